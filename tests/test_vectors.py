@@ -3,6 +3,8 @@
 import base64
 import io
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+
+from tests.tiny import as_saved_by_old_versions, text_pipeline
 
 SIZES = [(32, 32), (64, 48), (31, 200), (500, 333), (7, 9), (1, 1), (1200, 900)]
 TEXTS = ["a", "", "a photo of a cat", "word " * 60, "word " * 500, "日本語のテキスト", "🙂" * 40]
@@ -37,11 +41,7 @@ def assert_same(got: list[list[float]], want: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def vectors(server: str) -> dict[str, list[list[float]]]:
-    response = httpx.post(
-        f"{server}/vectorize", json={"texts": TEXTS, "images": [png(p) for p in pictures()]}, timeout=60
-    )
-    assert response.status_code == 200
-    return response.json()
+    return ask(server)
 
 
 def test_image_vectors_equal_the_reference(tiny_models: Path, vectors: dict[str, list[list[float]]]) -> None:
@@ -52,3 +52,37 @@ def test_image_vectors_equal_the_reference(tiny_models: Path, vectors: dict[str,
 def test_text_vectors_equal_the_reference(tiny_models: Path, vectors: dict[str, list[list[float]]]) -> None:
     reference = SentenceTransformer(str(tiny_models / "text"), device="cpu")
     assert_same(vectors["textVectors"], reference.encode(TEXTS, batch_size=1))
+
+
+def ask(url: str) -> dict[str, list[list[float]]]:
+    payload = {"texts": TEXTS, "images": [png(picture) for picture in pictures()]}
+    response = httpx.post(f"{url}/vectorize", json=payload, timeout=60)
+    assert response.status_code == 200, response.text
+    vectors: dict[str, list[list[float]]] = response.json()
+    return vectors
+
+
+@pytest.mark.parametrize("module_folder", ["", "0_CLIPModel"])
+def test_folders_of_old_versions(
+    serve: Callable[..., str], tiny_models: Path, tmp_path: Path, module_folder: str
+) -> None:
+    for name in ("clip", "text"):
+        as_saved_by_old_versions(tiny_models / name, tmp_path / name, module_folder)
+    url = serve(tmp_path)
+    got = ask(url)
+    reference = SentenceTransformer(str(tiny_models / "clip"), device="cpu")
+    assert_same(got["imageVectors"], reference.encode(pictures(), batch_size=1))
+    assert_same(got["textVectors"], reference.encode(TEXTS, batch_size=1))
+    assert httpx.get(f"{url}/meta").json()["text_model"]["projection_dim"] == 16
+
+
+def test_an_ordinary_text_model_beside_a_clip(
+    serve: Callable[..., str], tiny_models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_models / "clip", tmp_path / "clip")
+    text_pipeline(tmp_path / "text")
+    got = ask(serve(tmp_path))
+    images = SentenceTransformer(str(tmp_path / "clip"), device="cpu")
+    texts = SentenceTransformer(str(tmp_path / "text"), device="cpu")
+    assert_same(got["imageVectors"], images.encode(pictures(), batch_size=1))
+    assert_same(got["textVectors"], texts.encode(TEXTS, batch_size=1))

@@ -1,11 +1,22 @@
 """Tiny models with random weights, built through the real libraries."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
+from sentence_transformers.sentence_transformer import modules
+from transformers import (
+    BertTokenizerFast,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizerFast,
+    DistilBertConfig,
+    DistilBertModel,
+)
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizerFast:
@@ -45,4 +56,45 @@ def clip_pair(out: Path, seed: int = 0, width: int = 16) -> Path:
     CLIPProcessor(processor, tokenizer).save_pretrained(hub)
     for name in ("clip", "text"):
         SentenceTransformer(str(hub), device="cpu").save(str(out / name))
+    return out
+
+
+def as_saved_by_old_versions(new: Path, out: Path, module_folder: str) -> Path:
+    """Rewrite a folder as sentence-transformers 2.x and 3.x laid out a CLIP model."""
+    inner = out / module_folder
+    inner.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(new / name, inner / name)
+    processor = json.loads((new / "processor_config.json").read_text())["image_processor"]
+    (inner / "preprocessor_config.json").write_text(
+        json.dumps({**processor, "feature_extractor_type": "CLIPFeatureExtractor"})
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(new / name, inner / name)
+    module = {"idx": 0, "name": "0", "path": module_folder, "type": "sentence_transformers.models.CLIPModel"}
+    (out / "modules.json").write_text(json.dumps([module]))
+    (out / "config_sentence_transformers.json").write_text(
+        json.dumps(
+            {"__version__": {"sentence_transformers": "2.0.0", "transformers": "4.7.0", "pytorch": "1.9.0"}}
+        )
+    )
+    return out
+
+
+def text_pipeline(out: Path, width: int = 16) -> Path:
+    """A text model of transformer, mean pooling and dense layer, as the multilingual CLIP text models are."""
+    torch.manual_seed(2)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    tokens += [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
+    hub = out.parent / f"{out.name}-hub"
+    hub.mkdir(parents=True)
+    (hub / "vocab.txt").write_text("\n".join(tokens))
+    BertTokenizerFast(str(hub / "vocab.txt"), model_max_length=64).save_pretrained(hub)
+    config = DistilBertConfig(
+        vocab_size=len(tokens), dim=24, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=64
+    )
+    DistilBertModel(config).eval().save_pretrained(hub)
+    transformer = modules.Transformer(str(hub), max_seq_length=64)
+    dense = modules.Dense(24, width, bias=False, activation_function=torch.nn.Identity())
+    SentenceTransformer(modules=[transformer, modules.Pooling(24), dense], device="cpu").save(str(out))
     return out
