@@ -2,21 +2,48 @@
 
 import signal
 import sys
+import time
+from types import FrameType
 
 import uvicorn
 
 from app.contract import ConfigurationError
-from app.main import create_app
+from app.main import Lifecycle, create_app
 from app.settings import load_settings
 
 # Weaviate's client reuses idle connections for 90 s.
 KEEP_ALIVE_SECONDS = 120
 
 
+class DrainingServer(uvicorn.Server):
+    """On SIGTERM it goes on listening, so that ready says 503, until accepted requests are answered."""
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._deadline = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._lifecycle.draining:
+            super().handle_exit(sig, frame)  # asked a second time
+            return
+        self._captured_signals.append(sig)
+        self._lifecycle.draining = True
+        self._deadline = time.monotonic() + self._lifecycle.settings.grace_period
+
+    async def on_tick(self, counter: int) -> bool:
+        lifecycle = self._lifecycle
+        over = lifecycle.in_flight == 0 or time.monotonic() > self._deadline
+        if lifecycle.draining and over:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
 def main() -> int:
-    """Exit status: 0 after a clean stop, 1 when the server could not start."""
+    """Exit status: 0 after a clean stop, 1 when the server could not start or go on."""
     # uvicorn raises the signal again once it has shut down; a clean stop must still be status 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     try:
         settings = load_settings()
     except ConfigurationError as error:
@@ -30,14 +57,16 @@ def main() -> int:
         loop="uvloop",
         http="httptools",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=5,
         access_log=False,
         server_header=False,
     )
+    status = 0
     try:
-        uvicorn.Server(config).run()
+        DrainingServer(config, app.state.lifecycle).run()
     except SystemExit as stop:
-        return 1 if app.state.lifecycle.failure else int(stop.code or 0)
-    return 1 if app.state.lifecycle.failure else 0
+        status = int(stop.code or 0)
+    return 1 if app.state.lifecycle.failure else status
 
 
 if __name__ == "__main__":

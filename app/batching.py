@@ -1,78 +1,430 @@
-"""Requests to vectors: pictures are decoded in a thread pool, one worker thread owns the device."""
+"""Many requests to full batches, and each request its own rows back.
+
+The way of an item: raw -> (preparing thread) -> ready -> (device thread) -> a row of its request.
+The device takes what is ready as soon as it is free: no timer, no minimum. Images and texts take
+turns. One lock guards the whole state; it is never held while an item is prepared or computed.
+
+Both waiting places are ordered by start-time fair queuing: item i of a request gets the tag
+`virtual time + i`, and each computed item moves virtual time on by one over the number of requests
+that wait. A small request that arrives behind a huge one is next, and the huge one still gets its
+share (after Goyal, Vin and Cheng, "Start-time Fair Queueing", 1996).
+"""
 
 import asyncio
+import heapq
+import itertools
+import logging
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from app.contract import InvalidRequest, VectorizeRequest, Vectors
-from app.images import decode_image
-from app.models import Model, Tower
-from app.settings import Settings
+from app.contract import InvalidRequest, Overloaded, ServiceError, Unavailable, VectorizeRequest, Vectors
+from app.engines import EngineBroken, Inputs, OutOfMemory
+from app.metrics import Metrics
+from app.models import Tower
 
-T = TypeVar("T")
-_CHUNK = 8
-_DECODERS = 2
-# Decoded pictures are large: at most this many chunks hold them, whatever the number of requests.
-_CHUNKS_IN_MEMORY = 2
+_log = logging.getLogger("uvicorn.error")
+
+# A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
+_MOST_PADDING = 0.25
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """A batch holds at most `items` items and `tokens` tokens, padding included."""
+
+    items: int
+    tokens: int
+
+
+@dataclass(eq=False)
+class _Request:
+    """The items of one kind in one request; identical items are one item with several positions."""
+
+    raw: list[str]
+    positions: list[list[int]]
+    rows: Vectors
+    future: asyncio.Future[None]
+    unfinished: int
+    over: bool = False
+
+
+@dataclass(order=True, slots=True)
+class _Item:
+    tag: float
+    sequence: int
+    request: _Request = field(compare=False)
+    index: int = field(compare=False)
+    inputs: Inputs = field(compare=False, default_factory=dict)
+    tokens: int = field(compare=False, default=1)
+
+
+class _Queue:
+    """The waiting items of one kind. Guarded by the batcher's lock."""
+
+    def __init__(
+        self, kind: str, tower: Tower, prepare: Callable[[str], Inputs], limits: BatchLimits, max_ready: int
+    ) -> None:
+        self.kind = kind
+        self.tower = tower
+        self.prepare = prepare
+        self.requests: set[_Request] = set()
+        self._limits = limits
+        self._max_ready = max_ready
+        self._raw: list[_Item] = []
+        self._ready: list[_Item] = []
+        self._preparing = 0
+        self._sequence = itertools.count()
+        self._virtual_time = 0.0
+
+    def add(self, request: _Request) -> None:
+        self.requests.add(request)
+        for index in range(len(request.positions)):
+            item = _Item(self._virtual_time + index, next(self._sequence), request, index)
+            heapq.heappush(self._raw, item)
+
+    def next_raw(self) -> _Item | None:
+        """The next item to prepare; None while enough are prepared, whatever waits."""
+        while self._raw and self._preparing + len(self._ready) < self._max_ready:
+            item = heapq.heappop(self._raw)
+            if not item.request.over:
+                self._preparing += 1
+                return item
+        return None
+
+    def put_prepared(self, item: _Item) -> None:
+        self._preparing -= 1
+        if not item.request.over:
+            heapq.heappush(self._ready, item)
+
+    def next_batch(self) -> list[_Item]:
+        """The first item in turn and the ready ones that fit it; empty if none is ready."""
+        ready = sorted(item for item in self._ready if not item.request.over)
+        if not ready:
+            self._ready = []
+            return []
+        head, *rest = ready
+        batch, total, longest = [head], head.tokens, head.tokens
+        for item in sorted(rest, key=lambda item: abs(item.tokens - head.tokens)):
+            padded = (len(batch) + 1) * max(longest, item.tokens)
+            fits = padded <= self._limits.tokens and total + item.tokens >= (1 - _MOST_PADDING) * padded
+            if fits and len(batch) < self._limits.items:
+                batch.append(item)
+                total += item.tokens
+                longest = max(longest, item.tokens)
+        taken = {item.sequence for item in batch}
+        self._ready = [item for item in ready if item.sequence not in taken]  # sorted, so a heap
+        self._virtual_time += len(batch) / max(1, len(self.requests))
+        return batch
 
 
 class Batcher:
-    """Owns the threads through which every request passes."""
+    """Owns the threads through which every item passes, and all that waits for them.
 
-    def __init__(self, model: Model, settings: Settings) -> None:
-        self._model = model
-        self._settings = settings
-        self._device = ThreadPoolExecutor(1, "device")
-        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
-        self._image_chunks = asyncio.Semaphore(_CHUNKS_IN_MEMORY)
-        self._text_chunks = asyncio.Semaphore(_CHUNKS_IN_MEMORY)
+    `on_broken` is called once, from a worker thread, when the device cannot go on.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        max_waiting: int,
+        preparing_threads: int,
+        device_threads: int,
+        metrics: Metrics,
+        on_broken: Callable[[str], None],
+    ) -> None:
+        self._width = width
+        self._max_waiting = max_waiting
+        self._metrics = metrics
+        self._on_broken = on_broken
+        self._lock = threading.Lock()
+        self._raw_or_stop = threading.Condition(self._lock)
+        self._ready_or_stop = threading.Condition(self._lock)
+        self._device_turn = threading.Lock()
+        self._queues: dict[str, _Queue] = {}
+        self._turn = itertools.count()
+        self._waiting = 0
+        self._stopped = False
+        self._broken: str | None = None
+        self._running_since: dict[int, float] = {}
+        self._threads = [
+            threading.Thread(target=target, name=f"{name}-{i}", daemon=True)
+            for name, target, count in (
+                ("prepare", self._prepare_items, preparing_threads),
+                ("device", self._compute_batches, device_threads),
+            )
+            for i in range(count)
+        ]
+
+    def add_queue(
+        self, kind: str, tower: Tower, prepare: Callable[[str], Inputs], limits: BatchLimits
+    ) -> None:
+        """Take items of a kind ("texts", "images"); call before start()."""
+        self._queues[kind] = _Queue(kind, tower, prepare, limits, max_ready=4 * limits.items)
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads; what still waits fails with Unavailable."""
+        with self._lock:
+            self._stopped = True
+            self._fail_all(Unavailable("the server is shutting down"))
+            self._raw_or_stop.notify_all()
+            self._ready_or_stop.notify_all()
+
+    def longest_running(self) -> float:
+        """Seconds for which the oldest batch on the device has been computing; 0 when idle."""
+        with self._lock:
+            oldest = min(self._running_since.values(), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
 
     async def vectorize(self, request: VectorizeRequest) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
 
-        Raises InvalidRequest that names the first item at fault.
+        Raises InvalidRequest that names the first item at fault, Overloaded at once when too much
+        waits. A cancelled call drops what was not yet computed.
         """
-        texts, images = request.texts or [], request.images or []
-        image_vectors = await self._embed(self._model.image, images, self._decode, self._image_chunks)
-        text_vectors = await self._embed(self._model.text, texts, _same, self._text_chunks)
-        return text_vectors, image_vectors
-
-    async def _embed(
-        self, tower: Tower, items: list[str], prepare: Callable[[int, str], Any], chunks: asyncio.Semaphore
-    ) -> Vectors:
-        loop = asyncio.get_running_loop()
-        rows: dict[str, int] = {}
-        first: dict[str, int] = {}
-        for index, item in enumerate(items):
-            rows.setdefault(item, len(rows))
-            first.setdefault(item, index)
-        unique = list(rows)
-        parts: list[Vectors] = [np.empty((0, self._model.width), np.float32)]
-        for start in range(0, len(unique), _CHUNK):
-            async with chunks:
-                prepared = await asyncio.gather(
-                    *(
-                        loop.run_in_executor(self._decoders, prepare, first[item], item)
-                        for item in unique[start : start + _CHUNK]
-                    )
-                )
-                parts.append(await loop.run_in_executor(self._device, tower, list(prepared)))
-        return np.ascontiguousarray(np.concatenate(parts)[[rows[item] for item in items]])
-
-    def _decode(self, index: int, text: str) -> Any:
+        items = {"texts": request.texts or [], "images": request.images or []}
+        requests = {kind: self._make_request(raw) for kind, raw in items.items()}
+        self._accept(requests)
         try:
-            return decode_image(text, self._settings.max_pixels, self._settings.legacy_images)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"images[{index}]: {error}") from error
+            await asyncio.gather(*(each.future for each in requests.values()))
+        finally:
+            with self._lock:
+                for kind, each in requests.items():
+                    self._end(self._queues[kind], each)
+        return requests["texts"].rows, requests["images"].rows
 
-    def close(self) -> None:
-        """Wait for what runs, then end the threads."""
-        self._decoders.shutdown()
-        self._device.shutdown()
+    def _make_request(self, raw: list[str]) -> _Request:
+        positions: dict[str, list[int]] = {}
+        for position, item in enumerate(raw):
+            positions.setdefault(item, []).append(position)
+        rows = np.empty((len(raw), self._width), np.float32)
+        future = asyncio.get_running_loop().create_future()
+        if not raw:
+            future.set_result(None)
+        return _Request(list(positions), list(positions.values()), rows, future, len(positions), not raw)
+
+    def _accept(self, requests: dict[str, _Request]) -> None:
+        count = sum(each.unfinished for each in requests.values())
+        with self._lock:
+            if self._broken:
+                raise Unavailable(self._broken)
+            if self._stopped:
+                raise Unavailable("the server is shutting down")
+            if count > self._max_waiting:
+                raise InvalidRequest(
+                    f"the request has {count} items, more than the {self._max_waiting} allowed; split it"
+                )
+            if self._waiting + count > self._max_waiting:
+                self._metrics.refused.inc()
+                raise Overloaded(f"{self._waiting} items wait already; try again in a moment")
+            self._count_waiting(count)
+            for kind, each in requests.items():
+                if not each.over:
+                    self._queues[kind].add(each)
+            self._raw_or_stop.notify(count)
+
+    def _end(self, queue: _Queue, request: _Request, error: Exception | None = None) -> None:
+        """Nothing more of this request is computed. Holds the lock."""
+        if request.over:
+            return
+        request.over = True
+        request.raw = []  # a body may be large, and its items stay queued until their turn
+        queue.requests.discard(request)
+        self._count_waiting(-request.unfinished)
+        self._metrics.dropped.labels(queue.kind).inc(request.unfinished)
+        _settle(request.future, error)
+
+    def _count_waiting(self, change: int) -> None:
+        self._waiting += change
+        self._metrics.waiting.set(self._waiting)
+
+    def _fail_all(self, error: Exception) -> None:
+        for queue in self._queues.values():
+            for request in list(queue.requests):
+                self._end(queue, request, error)
+
+    # preparing threads ------------------------------------------------------------------------
+
+    def _prepare_items(self) -> None:
+        while (work := self._wait_for_raw()) is not None:
+            queue, item, raw = work
+            error: ServiceError | None = None
+            try:
+                item.inputs = queue.prepare(raw)
+                item.tokens = _tokens(item.inputs)
+            except ServiceError as cause:
+                error = cause
+            except Exception as cause:
+                _log.error("cannot prepare an item of %s", queue.kind, exc_info=cause)
+                error = ServiceError("could not be prepared; the server's log says why")
+            with self._lock:
+                if error is not None:
+                    self._end(queue, item.request, _name_item(queue, item, error))
+                queue.put_prepared(item)
+                self._ready_or_stop.notify()
+                self._raw_or_stop.notify()
+
+    def _wait_for_raw(self) -> tuple[_Queue, _Item, str] | None:
+        with self._lock:
+            while not self._stopped:
+                # Texts first: they cost next to nothing to prepare.
+                for queue in self._queues.values():
+                    if (item := queue.next_raw()) is not None:
+                        return queue, item, item.request.raw[item.index]
+                self._raw_or_stop.wait()
+        return None
+
+    # device threads ---------------------------------------------------------------------------
+
+    def _compute_batches(self) -> None:
+        """Several threads may run this: one has the device's turn while another waits for results."""
+        while True:
+            with self._device_turn:
+                work = self._wait_for_batch()
+                if work is None:
+                    return
+                queue, batch = work
+                started = self._started()
+                try:
+                    finish = queue.tower.engine.start(queue.tower.collate([item.inputs for item in batch]))
+                except Exception as error:
+                    finish = _raiser(error)
+            try:
+                vectors = finish()
+                self._deliver(queue, batch, vectors)
+            except Exception as error:
+                self._recover(queue, batch, error)
+            finally:
+                self._finished(queue, batch, started)
+
+    def _wait_for_batch(self) -> tuple[_Queue, list[_Item]] | None:
+        with self._lock:
+            while not self._stopped:
+                queues = list(self._queues.values())
+                if next(self._turn) % 2:
+                    queues.reverse()
+                for queue in queues:
+                    if batch := queue.next_batch():
+                        self._raw_or_stop.notify_all()
+                        return queue, batch
+                self._ready_or_stop.wait()
+        return None
+
+    def _started(self) -> float:
+        with self._lock:
+            self._running_since[threading.get_ident()] = started = time.monotonic()
+        return started
+
+    def _finished(self, queue: _Queue, batch: list[_Item], started: float) -> None:
+        with self._lock:
+            del self._running_since[threading.get_ident()]
+        self._metrics.batch_items.labels(queue.kind).observe(len(batch))
+        self._metrics.batch_seconds.labels(queue.kind).observe(time.monotonic() - started)
+
+    def _deliver(self, queue: _Queue, batch: list[_Item], vectors: Vectors) -> None:
+        if vectors.shape != (len(batch), self._width):
+            raise ValueError(f"the engine gave shape {vectors.shape} for {len(batch)} items")
+        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
+        with self._lock:
+            for item, vector, good in zip(batch, vectors, finite, strict=True):
+                request = item.request
+                if request.over:
+                    continue
+                if not good:
+                    error = ServiceError("the model gives no finite vector for this item")
+                    self._end(queue, request, _name_item(queue, item, error))
+                    continue
+                request.rows[request.positions[item.index]] = vector
+                request.unfinished -= 1
+                self._count_waiting(-1)
+                self._metrics.items.labels(queue.kind).inc()
+                if not request.unfinished:
+                    self._end(queue, request)
+
+    def _recover(self, queue: _Queue, batch: list[_Item], error: Exception) -> None:
+        """Try the halves of a batch that failed, down to the item that is at fault."""
+        if isinstance(error, EngineBroken):
+            self.give_up(str(error))
+            return
+        alive = [item for item in batch if not item.request.over]
+        if len(alive) == 1 and len(batch) == 1:
+            if not isinstance(error, ServiceError):
+                _log.error("cannot compute an item of %s", queue.kind, exc_info=error)
+                error = ServiceError("could not be computed; the server's log says why")
+            with self._lock:
+                self._end(queue, alive[0].request, _name_item(queue, alive[0], error))
+            return
+        if isinstance(error, OutOfMemory):
+            _log.warning("out of memory with %d %s; trying half", len(batch), queue.kind)
+        middle = (len(alive) + 1) // 2
+        for part in (alive[:middle], alive[middle:]):
+            if not part:
+                continue
+            try:
+                with self._device_turn:
+                    finish = queue.tower.engine.start(queue.tower.collate([item.inputs for item in part]))
+                self._deliver(queue, part, finish())
+            except Exception as cause:
+                self._recover(queue, part, cause)
+
+    def give_up(self, message: str) -> None:
+        """The device cannot go on: fail all that waits and call `on_broken`, once."""
+        with self._lock:
+            first = self._broken is None
+            self._broken = message
+            self._fail_all(Unavailable(message))
+        if first:
+            self._on_broken(message)
 
 
-def _same(index: int, text: str) -> str:
-    return text
+def measure_batch(tower: Tower, sample: Any, seconds: float, most: int) -> int:
+    """The largest power of two, at most `most`, of which a batch computes in about `seconds`."""
+    inputs = tower.prepare(sample)
+    size = 1
+    while size < most:
+        started = time.monotonic()
+        tower.engine.start(tower.collate([inputs] * size))()
+        if 2 * (time.monotonic() - started) > seconds:
+            break
+        size *= 2
+    return size
+
+
+def _tokens(inputs: Inputs) -> int:
+    ids = inputs.get("input_ids")
+    return 1 if ids is None else len(ids)
+
+
+def _name_item(queue: _Queue, item: _Item, error: ServiceError) -> ServiceError:
+    name = f"{queue.kind}[{item.request.positions[item.index][0]}]"
+    named = type(error)(f"{name}: {error}")
+    named.__cause__ = error
+    return named
+
+
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
+    def settle() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    future.get_loop().call_soon_threadsafe(settle)
+
+
+def _raiser(error: Exception) -> Callable[[], Vectors]:
+    def finish() -> Vectors:
+        raise error
+
+    return finish

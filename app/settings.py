@@ -20,10 +20,29 @@ class Settings(BaseSettings):
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     trust_remote_code: bool = Field(default=False, description="execute code from the model folder")
     max_pixels: int = Field(default=64_000_000, gt=0, description="largest picture, width x height")
-    max_body_bytes: int = Field(default=128 * 1024 * 1024, gt=0, description="largest request body")
     legacy_images: bool = Field(
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
+    )
+    max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
+    max_waiting_bytes: int = Field(
+        default=2**30, gt=0, description="most bytes of bodies in memory; beyond it requests get 503"
+    )
+    max_waiting_items: int = Field(
+        default=10_000, gt=0, description="most items that wait; beyond it requests get 503"
+    )
+    image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
+    text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
+    text_batch_tokens: int = Field(
+        default=0, ge=0, description="most tokens in a batch of texts, padding included; 0 follows TEXT_BATCH"
+    )
+    threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
+    body_timeout: float = Field(default=60.0, gt=0, description="seconds in which a body must arrive")
+    compute_timeout: float = Field(
+        default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
+    )
+    grace_period: float = Field(
+        default=30.0, ge=0, description="seconds in which accepted requests are finished after SIGTERM"
     )
 
 

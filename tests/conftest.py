@@ -1,16 +1,24 @@
 """A real server on a real port."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
+from app.main import Lifecycle, create_app
+from app.models import Model
+from app.settings import Settings
 from tests.tiny import clip_pair
 
 
@@ -60,3 +68,50 @@ def serve() -> Iterator[Callable[..., str]]:
 @pytest.fixture(scope="session")
 def server(serve: Callable[..., str], tiny_models: Path) -> str:
     return serve(tiny_models)
+
+
+class RunningApp:
+    """An app served by uvicorn on a free port, in a thread of this process."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.failures: list[str] = []
+        self.lifecycle: Lifecycle = app.state.lifecycle
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+        self._thread = threading.Thread(target=self._server.run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/.well-known/ready").status_code == 204:
+                    return self
+            time.sleep(0.02)
+        raise AssertionError("not ready")
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def metric(self, name: str) -> float:
+        """The sum of a counter over its labels."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+@pytest.fixture
+def run_app() -> Iterator[Callable[..., RunningApp]]:
+    """Serves create_app(Settings(**settings), load) in this process."""
+    with contextlib.ExitStack() as stack:
+
+        def run(load: Callable[[Settings], Model], **settings: Any) -> RunningApp:
+            failures: list[str] = []
+            app = create_app(Settings(**settings), load, lambda: failures.append("failed"))
+            running = stack.enter_context(RunningApp(app))
+            running.failures = failures
+            return running
+
+        yield run

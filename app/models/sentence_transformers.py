@@ -1,8 +1,9 @@
 """The sentence-transformers family: MODELS_DIR/clip for pictures, MODELS_DIR/text for texts."""
 
-import hashlib
-import json
+import logging
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,139 +11,181 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.contract import ConfigurationError, Vectors
-from app.models import Model
+from app.contract import ConfigurationError
+from app.cpus import usable_cpus
+from app.engines import Inputs
+from app.engines.torch import TorchEngine, torch_device
+from app.models import Model, Tower
+from app.models.files import HOW_TO_GET_A_MODEL, check_folder, digest, read_config, trust_remote_code
+from app.models.preparation import ImagePreparation, TextPreparation
 from app.settings import Settings
 
-_HOW = "set MODELS_DIR to a folder with clip/ and text/ (demo: MODELS_DIR=demo/models)"
-_LFS = b"version https://git-lfs"
+_log = logging.getLogger("uvicorn.error")
+
+_SAMPLE_TEXTS = [
+    "",
+    " ",
+    "\n",
+    "A photo of a Cat.",
+    "word " * 600,
+    "日本語",
+    "🙂é",
+    "<|endoftext|> [SEP] </s>",
+]
+_SAMPLE_SIZES = [(1, 1), (9, 7), (640, 480), (333, 500), (50, 400), (224, 224), (1001, 300)]
 
 
 def load(settings: Settings) -> Model:
-    """Load both folders, once where they hold the same weights.
+    """Load both folders, once where they hold the same files, and run a first inference.
 
     Raises ConfigurationError that names the folder and says how to get a model.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # a baked model must never be looked up
-    device = _device(settings)
+    torch.set_num_threads(settings.threads or usable_cpus())
+    device = torch_device(settings)
     trust = trust_remote_code(settings)
     clip, text = settings.models_dir / "clip", settings.models_dir / "text"
-    clip_digest, text_digest = check_folder(clip), check_folder(text)
-    image_model = _load_folder(clip, device, trust)
-    text_model = image_model if clip_digest == text_digest else _load_folder(text, device, trust)
-    model = Model(
-        text=_Tower(text_model, text),
-        image=_Tower(image_model, clip),
-        width=_width(image_model, clip, Image.new("RGB", (32, 32))),
-        meta={"clip_model": read_config(clip), "text_model": read_config(text)},
+    check_folder(clip)
+    check_folder(text)
+    image_model = _load_folder(clip, trust)
+    same = digest(clip) == digest(text)
+    text_model = image_model if same else _load_folder(text, trust)
+    image_tower, image_width = _first_inference(
+        lambda: _image_tower(image_model, device), clip, "pictures", Image.new("RGB", (32, 32))
     )
-    text_width = _width(text_model, text, "a")
-    if text_width != model.width:
+    text_tower, text_width = _first_inference(lambda: _text_tower(text_model, device), text, "texts", "a")
+    if text_width != image_width:
         raise ConfigurationError(
-            f"{text} gives vectors of width {text_width}, {clip} of width {model.width}; "
+            f"{text} gives vectors of width {text_width}, {clip} of width {image_width}; "
             "choose a text model that was made for this CLIP model"
         )
-    return model
+    meta = {"clip_model": read_config(clip), "text_model": read_config(text)}
+    return Model(text_tower, image_tower, image_width, meta)
 
 
-def trust_remote_code(settings: Settings) -> bool:
-    """The file MODELS_DIR/trust_remote_code wins over the environment, as baked."""
-    baked = settings.models_dir / "trust_remote_code"
-    if baked.is_file():
-        return baked.read_text().strip().lower() == "true"
-    return settings.trust_remote_code
+class _ImageModule(torch.nn.Module):
+    """Pixels to embeddings: uint8 (items, height, width, 3) as prepared by us, or the reference's floats."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: Any, preparation: ImagePreparation | None) -> None:
+        super().__init__()
+        self.model = model
+        if preparation is not None:
+            self.scale = preparation.scale
+            self.register_buffer("mean", torch.tensor(preparation.mean).reshape(3, 1, 1))
+            self.register_buffer("std", torch.tensor(preparation.std).reshape(3, 1, 1))
+
+    def forward(
+        self, pixels: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if pixels is not None:
+            pixel_values = (pixels.permute(0, 3, 1, 2) * self.scale - self.mean) / self.std
+        features = self.model({"pixel_values": pixel_values, "modality": "image"})
+        return _embedding(features)
 
 
-def check_folder(folder: Path) -> str:
-    """Digest of the weights in a model folder; raises ConfigurationError if it is no whole model."""
-    if not folder.is_dir():
-        raise ConfigurationError(f"there is no model folder {folder}; {_HOW}")
-    if not (folder / "modules.json").is_file():
-        raise ConfigurationError(f"{folder} is no sentence-transformers model (no modules.json); {_HOW}")
-    weights = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin"))
-    if not weights:
-        raise ConfigurationError(f"{folder} holds no weights; {_HOW}")
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md"):
-        _check_file(path)
-        digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+class _TextModule(torch.nn.Module):
+    """Token ids and their mask, int64 (items, tokens), to embeddings."""
+
+    def __init__(self, model: Any, extra: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.extra = extra
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return _embedding(self.model({**inputs, **self.extra}))
 
 
-def _check_file(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(len(_LFS))
-    if head == _LFS:
-        raise ConfigurationError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
-    if path.suffix != ".safetensors":
-        return
-    # Layout: 8 bytes of header length (little endian), a JSON header with byte offsets, the data.
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length)) if 0 < length <= size - 8 else None
-        except ValueError:
-            header = None
-    ends = [t["data_offsets"][1] for name, t in (header or {}).items() if name != "__metadata__"]
-    if header is None or size != 8 + length + max(ends, default=0):
-        raise ConfigurationError(f"{path} is cut off or damaged; download or copy the model again")
+def _embedding(features: dict[str, torch.Tensor]) -> torch.Tensor:
+    return features["sentence_embedding"]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The model's own config.json, wherever the layout keeps it."""
-    for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
-        path = place / "config.json"
-        if path.is_file():
-            config: dict[str, Any] = json.loads(path.read_text())
-            return config
-    return {}
+def _image_tower(model: Any, device: torch.device) -> Tower:
+    def reference(image: Image.Image) -> Inputs:
+        return {"pixel_values": model.preprocess([image])["pixel_values"][0].numpy()}
+
+    processor = model[0].processor
+    config = getattr(processor, "image_processor", processor).to_dict()
+    preparation = ImagePreparation.from_processor(config)
+    if preparation is not None and not _same_pictures(preparation, reference):
+        preparation = None
+    if preparation is None:
+        _log.info("pictures are prepared by transformers, for this processor does more than resize and crop")
+    return Tower(preparation or reference, TorchEngine(_ImageModule(model, preparation), device))
 
 
-def _device(settings: Settings) -> str:
-    if not settings.enable_cuda:
-        return "cpu"
-    index = int(settings.cuda_core.partition(":")[2] or 0)
-    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
-        raise ConfigurationError(
-            f"ENABLE_CUDA is set, but {settings.cuda_core} is not there "
-            f"({torch.cuda.device_count()} GPUs visible); start the container with --gpus all or unset it"
-        )
-    return settings.cuda_core
+def _same_pictures(preparation: ImagePreparation, reference: Callable[[Image.Image], Inputs]) -> bool:
+    rng = np.random.default_rng(0)
+    for width, height in _SAMPLE_SIZES:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        pixels = preparation(image)["pixels"].astype(np.float32)
+        ours = (pixels * np.float32(preparation.scale) - preparation.mean) / preparation.std
+        want = reference(image)["pixel_values"]
+        if ours.transpose(2, 0, 1).shape != want.shape or np.abs(ours.transpose(2, 0, 1) - want).max() > 1e-5:
+            return False
+    return True
 
 
-def _load_folder(folder: Path, device: str, trust: bool) -> Any:
+def _text_tower(model: Any, device: torch.device) -> Tower:
+    prompt = model.prompts.get(model.default_prompt_name) or None
+    lock = threading.Lock()  # the tokenizers of transformers change themselves while they work
+
+    def features(text: str) -> dict[str, Any]:
+        with lock:
+            return dict(model.preprocess([text], prompt=prompt))
+
+    def reference(text: str) -> Inputs:
+        return {name: value[0].numpy() for name, value in features(text).items() if torch.is_tensor(value)}
+
+    tokenizer = model.tokenizer
+    pad_values = {"input_ids": tokenizer.pad_token_id or 0}
+    extra = {name: value for name, value in features("a").items() if not torch.is_tensor(value)}
+    prepare: Callable[[str], Inputs] = reference
+    if getattr(tokenizer, "is_fast", False):
+        names = list(reference("a"))
+        length = min(model.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
+        fast = TextPreparation(tokenizer.backend_tokenizer.to_str(), int(length), names, prompt or "")
+        if all(_same_arrays(fast(text), reference(text)) for text in _SAMPLE_TEXTS):
+            prepare = fast
+    if prepare is reference:
+        _log.info("texts are tokenized by transformers, for this tokenizer does more than its tokenizer.json")
+    return Tower(prepare, TorchEngine(_TextModule(model, extra), device), pad_values)
+
+
+def _same_arrays(ours: Inputs, want: Inputs) -> bool:
+    return ours.keys() == want.keys() and all(np.array_equal(ours[name], want[name]) for name in want)
+
+
+def _load_folder(folder: Path, trust: bool) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(
+        return SentenceTransformer(
             str(folder.resolve()),
-            device=device,
+            device="cpu",
             trust_remote_code=trust,
             local_files_only=True,
             model_kwargs={"dtype": torch.float32},
         )
     except Exception as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigurationError(f"cannot load the model in {folder}: {cause}; {_HOW}") from error
-    return model.eval()
+        raise ConfigurationError(
+            f"cannot load the model in {folder}: {_first_line(error)}; {HOW_TO_GET_A_MODEL}"
+        ) from error
 
 
-def _width(model: Any, folder: Path, sample: Any) -> int:
+def _first_inference(make: Callable[[], Tower], folder: Path, kind: str, sample: Any) -> tuple[Tower, int]:
     try:
-        return int(_Tower(model, folder)([sample]).shape[1])
+        tower = make()
+        return tower, tower.embed([sample]).shape[1]
+    except ConfigurationError:
+        raise
     except Exception as error:
-        kind = "texts" if isinstance(sample, str) else "pictures"
-        raise ConfigurationError(f"the model in {folder} does not take {kind}; {_HOW}") from error
+        raise ConfigurationError(
+            f"the model in {folder} does not take {kind} ({_first_line(error)}); {HOW_TO_GET_A_MODEL}"
+        ) from error
 
 
-class _Tower:
-    def __init__(self, model: Any, folder: Path) -> None:
-        self._model = model
-        self._folder = folder
-
-    def __call__(self, items: list[Any]) -> Vectors:
-        vectors = self._model.encode(items, batch_size=32, show_progress_bar=False, convert_to_numpy=True)
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

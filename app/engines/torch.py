@@ -1,0 +1,63 @@
+"""The torch engine: CPU and CUDA."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from app.contract import ConfigurationError, Vectors
+from app.engines import EngineBroken, Inputs, OutOfMemory
+from app.settings import Settings
+
+
+def torch_device(settings: Settings) -> torch.device:
+    """The device asked for; raises ConfigurationError if it is not there, never falls back."""
+    if not settings.enable_cuda:
+        return torch.device("cpu")
+    device = torch.device(settings.cuda_core)
+    if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(
+            f"ENABLE_CUDA is set, but {settings.cuda_core} is not there ({torch.cuda.device_count()} GPUs "
+            "visible); give the container a GPU (--gpus all) or unset ENABLE_CUDA"
+        )
+    return device
+
+
+class TorchEngine:
+    """Runs a module that takes a batch's arrays by name and returns (items, width)."""
+
+    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
+        self._module = module.eval().to(device)
+        self._device = device
+
+    def start(self, batch: Inputs) -> Callable[[], Vectors]:
+        """See Engine. On CUDA the kernels are queued and the copies do not block."""
+        try:
+            with torch.inference_mode():
+                vectors = self._module(**{name: self._to_device(array) for name, array in batch.items()})
+        except RuntimeError as error:
+            raise self._translated(error) from error
+
+        def finish() -> Vectors:
+            try:
+                array: Vectors = vectors.float().cpu().numpy()
+                return array
+            except RuntimeError as error:
+                raise self._translated(error) from error
+
+        return finish
+
+    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+    def _translated(self, error: RuntimeError) -> Exception:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            return OutOfMemory("the batch does not fit into memory; send fewer or smaller items")
+        if self._device.type == "cuda" and "CUDA error" in str(error):
+            return EngineBroken(f"the GPU failed: {str(error).splitlines()[0]}")
+        return error

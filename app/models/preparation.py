@@ -1,0 +1,110 @@
+"""Preparing one item without torch: a picture to a crop, a text to token ids.
+
+Both follow a description in plain JSON, so that it can be kept beside a compiled model.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer
+
+from app.engines import Inputs
+
+# A resized picture above this many pixels is never made whole: only its crop is computed.
+_MOST_RESIZED_PIXELS = 16_000_000
+
+
+@dataclass(frozen=True)
+class ImagePreparation:
+    """Resize and centre-crop as the CLIP image processors of transformers do with Pillow.
+
+    `shortest_edge` keeps the aspect ratio; without it the picture is resized to `height` x `width`.
+    The pixels stay uint8: the engine computes (pixel * scale - mean) / std.
+    """
+
+    height: int
+    width: int
+    shortest_edge: int | None
+    resample: int
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_processor(cls, config: dict[str, Any]) -> "ImagePreparation | None":
+        """From the config of an image processor of transformers; None if it does something else."""
+        size, crop = config.get("size"), config.get("crop_size")
+        if isinstance(size, int):
+            size = (
+                {"shortest_edge": size} if config.get("do_center_crop") else {"height": size, "width": size}
+            )
+        if isinstance(crop, int):
+            crop = {"height": crop, "width": crop}
+        steps = (config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize"))
+        if not all(steps) or config.get("do_pad") or not isinstance(size, dict):
+            return None
+        final = crop if config.get("do_center_crop") else size
+        if not final or not {"height", "width"} <= final.keys() or size.get("longest_edge"):
+            return None
+        edge = size.get("shortest_edge")
+        too_small = edge is not None and edge < max(final["height"], final["width"])
+        if too_small or (edge is None and final != size):
+            return None
+        return cls(
+            height=final["height"],
+            width=final["width"],
+            shortest_edge=edge,
+            resample=int(config.get("resample", Image.Resampling.BICUBIC)),
+            scale=float(config.get("rescale_factor", 1 / 255)),
+            mean=tuple(config["image_mean"]),
+            std=tuple(config["image_std"]),
+        )
+
+    def __call__(self, image: Image.Image) -> Inputs:
+        """RGB picture to {"pixels": uint8 (height, width, 3)}."""
+        size = self._resized_size(image.width, image.height)
+        left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
+        if size[0] * size[1] <= _MOST_RESIZED_PIXELS:
+            image = image.resize(size, self.resample)
+            image = image.crop((left, top, left + self.width, top + self.height))
+        else:
+            across, down = image.width / size[0], image.height / size[1]
+            right = min(image.width, (left + self.width) * across)
+            bottom = min(image.height, (top + self.height) * down)
+            box = (left * across, top * down, right, bottom)
+            image = image.resize((self.width, self.height), self.resample, box=box)
+        return {"pixels": np.asarray(image)}
+
+    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
+        edge = self.shortest_edge
+        if edge is None:
+            return self.width, self.height
+        if width <= height:
+            return edge, int(edge * height / width)
+        return int(edge * width / height), edge
+
+
+class TextPreparation:
+    """Tokenize with the `tokenizers` library, cut at `max_length` tokens with the end token kept.
+
+    Safe to call from several threads: nothing is changed after construction.
+    """
+
+    def __init__(self, tokenizer_json: str, max_length: int, names: list[str], prompt: str = "") -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+        self._names = names
+        self._prompt = prompt
+
+    def __call__(self, text: str) -> Inputs:
+        """Text to int64 arrays of shape (tokens,), those that the model takes."""
+        encoding = self._tokenizer.encode(self._prompt + text)
+        arrays = {
+            "input_ids": encoding.ids,
+            "attention_mask": encoding.attention_mask,
+            "token_type_ids": encoding.type_ids,
+        }
+        return {name: np.array(arrays[name], np.int64) for name in self._names}
