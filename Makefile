@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 
-.PHONY: setup serve test lint
+.PHONY: setup serve test lint bench
 
 setup: $(VENV)/.installed
 
@@ -21,3 +21,6 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks.bench

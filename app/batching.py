@@ -161,9 +161,7 @@ class Batcher:
             for i in range(count)
         ]
 
-    def add_queue(
-        self, kind: str, tower: Tower, prepare: Callable[[str], Inputs], limits: BatchLimits
-    ) -> None:
+    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[str], Inputs], limits: BatchLimits) -> None:
         """Take items of a kind ("texts", "images"); call before start()."""
         self._queues[kind] = _Queue(kind, tower, prepare, limits, max_ready=4 * limits.items)
 

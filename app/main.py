@@ -57,9 +57,7 @@ class Admission:
 class Lifecycle:
     """Loading, ready, draining or failed: the one owner of that state. Used on the event loop."""
 
-    def __init__(
-        self, settings: Settings, load: Callable[[Settings], Model], on_failure: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: Settings, load: Callable[[Settings], Model], on_failure: Callable[[], None]) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.failure: str | None = None
@@ -139,9 +137,7 @@ class Lifecycle:
             metrics=self.metrics,
             on_broken=on_broken,
         )
-        texts = settings.text_batch or measure_batch(
-            model.text, _SAMPLE_TEXT, _BATCH_SECONDS, _MOST_ITEMS[device]
-        )
+        texts = settings.text_batch or measure_batch(model.text, _SAMPLE_TEXT, _BATCH_SECONDS, _MOST_ITEMS[device])
         images = settings.image_batch or measure_batch(
             model.image, Image.new("RGB", _SAMPLE_IMAGE_SIZE), _BATCH_SECONDS, _MOST_ITEMS[device]
         )

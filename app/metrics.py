@@ -26,9 +26,7 @@ class Metrics:
         self.batch_seconds = Histogram(
             "clip_batch_seconds", "time to compute a batch", ["kind"], registry=registry, buckets=_SECONDS
         )
-        self.responses = Counter(
-            "clip_responses", "answers to POST /vectorize", ["status"], registry=registry
-        )
+        self.responses = Counter("clip_responses", "answers to POST /vectorize", ["status"], registry=registry)
 
     def dump(self) -> bytes:
         """All counts in the text format of Prometheus."""

@@ -193,9 +193,7 @@ def test_a_client_that_leaves_costs_nothing_more(run_app: RunApp) -> None:
     running = run_app(fake_model(engine), **BATCH)
     body = b'{"texts": [' + b", ".join(b'"gone %d"' % i for i in range(800)) + b"]}"
     with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
-        client.sendall(
-            b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        )
+        client.sendall(b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         wait_until(lambda: any("gone" in item for batch in engine.batches for item in batch))
     wait_until(lambda: running.metric("clip_items_dropped_total") > 700)
     computed = sum("gone" in item for batch in engine.batches for item in batch)

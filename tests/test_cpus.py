@@ -43,9 +43,7 @@ def lay(root: Path, version: int, group: str, quotas: dict[str, str], mount_root
         (1, "/docker/abc", {"docker/abc": "500000"}, "/", 5),
     ],
 )
-def test_quota(
-    tmp_path: Path, version: int, group: str, quotas: dict[str, str], mount_root: str, cpus: int
-) -> None:
+def test_quota(tmp_path: Path, version: int, group: str, quotas: dict[str, str], mount_root: str, cpus: int) -> None:
     assert usable_cpus(lay(tmp_path, version, group, quotas, mount_root), affinity=64) == cpus
 
 

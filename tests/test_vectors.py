@@ -76,9 +76,7 @@ def test_folders_of_old_versions(
     assert httpx.get(f"{url}/meta").json()["text_model"]["projection_dim"] == 16
 
 
-def test_an_ordinary_text_model_beside_a_clip(
-    serve: Callable[..., str], tiny_models: Path, tmp_path: Path
-) -> None:
+def test_an_ordinary_text_model_beside_a_clip(serve: Callable[..., str], tiny_models: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_models / "clip", tmp_path / "clip")
     text_pipeline(tmp_path / "text")
     got = ask(serve(tmp_path))

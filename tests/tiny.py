@@ -74,9 +74,7 @@ def as_saved_by_old_versions(new: Path, out: Path, module_folder: str) -> Path:
     module = {"idx": 0, "name": "0", "path": module_folder, "type": "sentence_transformers.models.CLIPModel"}
     (out / "modules.json").write_text(json.dumps([module]))
     (out / "config_sentence_transformers.json").write_text(
-        json.dumps(
-            {"__version__": {"sentence_transformers": "2.0.0", "transformers": "4.7.0", "pytorch": "1.9.0"}}
-        )
+        json.dumps({"__version__": {"sentence_transformers": "2.0.0", "transformers": "4.7.0", "pytorch": "1.9.0"}})
     )
     return out
 

@@ -37,9 +37,7 @@ class ImagePreparation:
         """From the config of an image processor of transformers; None if it does something else."""
         size, crop = config.get("size"), config.get("crop_size")
         if isinstance(size, int):
-            size = (
-                {"shortest_edge": size} if config.get("do_center_crop") else {"height": size, "width": size}
-            )
+            size = {"shortest_edge": size} if config.get("do_center_crop") else {"height": size, "width": size}
         if isinstance(crop, int):
             crop = {"height": crop, "width": crop}
         steps = (config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize"))

@@ -77,9 +77,7 @@ class _ImageModule(torch.nn.Module):
             self.register_buffer("mean", torch.tensor(preparation.mean).reshape(3, 1, 1))
             self.register_buffer("std", torch.tensor(preparation.std).reshape(3, 1, 1))
 
-    def forward(
-        self, pixels: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         if pixels is not None:
             pixel_values = (pixels.permute(0, 3, 1, 2) * self.scale - self.mean) / self.std
         features = self.model({"pixel_values": pixel_values, "modality": "image"})
@@ -94,7 +92,15 @@ class _TextModule(torch.nn.Module):
         self.model = model
         self.extra = extra
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
         return _embedding(self.model({**inputs, **self.extra}))
 
 
