@@ -15,7 +15,8 @@ from typing import Any
 from app.cpus import usable_cpus
 from app.engines import Inputs
 from app.images import decode_image
-from app.models import Tower, load_model
+from app.models import Tower
+from app.models.loading import load_model
 from app.settings import load_settings
 from benchmarks.load import image_bodies, text_bodies
 
