@@ -17,7 +17,8 @@ from app.cpus import usable_cpus
 from app.engines import Inputs
 from app.images import decode_image
 from app.metrics import Metrics
-from app.models import Model, load_model
+from app.models import Model
+from app.models.loading import load_model
 from app.routes import add_error_handlers, router
 from app.settings import Settings
 

@@ -1,6 +1,7 @@
 """Every environment variable: name, type, default, meaning."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +19,16 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        default="auto", description="auto: torch on a GPU, OpenVINO on a CPU"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of the computation; vectors are float32 always"
+    )
+    cache_dir: Path = Field(
+        default=Path("~/.cache/multi2vec-clip").expanduser(),
+        description="where a compiled model is kept if MODELS_DIR is not writable",
+    )
     trust_remote_code: bool = Field(default=False, description="execute code from the model folder")
     max_pixels: int = Field(default=64_000_000, gt=0, description="largest picture, width x height")
     legacy_images: bool = Field(

@@ -12,58 +12,11 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-WORDS = [
-    "red",
-    "blue",
-    "green",
-    "old",
-    "young",
-    "wooden",
-    "metal",
-    "small",
-    "large",
-    "round",
-    "river",
-    "mountain",
-    "street",
-    "city",
-    "house",
-    "garden",
-    "table",
-    "chair",
-    "dog",
-    "cat",
-    "horse",
-    "bird",
-    "child",
-    "woman",
-    "man",
-    "crowd",
-    "market",
-    "bridge",
-    "train",
-    "bicycle",
-    "boat",
-    "airplane",
-    "snow",
-    "rain",
-    "sunset",
-    "night",
-    "morning",
-    "forest",
-    "desert",
-    "beach",
-    "kitchen",
-    "window",
-    "door",
-    "painting",
-    "statue",
-    "flower",
-    "apple",
-    "bread",
-    "coffee",
-    "guitar",
-]
+WORDS = (
+    "red blue green old young wooden metal small large round river mountain street city house garden table chair "
+    "dog cat horse bird child woman man crowd market bridge train bicycle boat airplane snow rain sunset night "
+    "morning forest desert beach kitchen window door painting statue flower apple bread coffee guitar"
+).split()
 
 
 @dataclass

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 
 from app.contract import ConfigurationError, Vectors
+from app.cpus import usable_cpus
 from app.engines import EngineBroken, Inputs, OutOfMemory
 from app.settings import Settings
 
 
 def torch_device(settings: Settings) -> torch.device:
     """The device asked for; raises ConfigurationError if it is not there, never falls back."""
+    torch.set_num_threads(settings.threads or usable_cpus())
     if not settings.enable_cuda:
         return torch.device("cpu")
     device = torch.device(settings.cuda_core)
@@ -23,11 +25,25 @@ def torch_device(settings: Settings) -> torch.device:
     return device
 
 
+def torch_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    """The precision asked for; raises ConfigurationError if this device does not compute in it."""
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if device.type == "cuda":
+        dtypes["float16"] = torch.float16
+        if not torch.cuda.is_bf16_supported():
+            del dtypes["bfloat16"]
+    if settings.precision not in dtypes:
+        raise ConfigurationError(
+            f"PRECISION={settings.precision}: torch on {device} takes {', '.join(dtypes)}; choose one of them"
+        )
+    return dtypes[settings.precision]
+
+
 class TorchEngine:
     """Runs a module that takes a batch's arrays by name and returns (items, width)."""
 
-    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
-        self._module = module.eval().to(device)
+    def __init__(self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self._module = module.eval().to(device, dtype)
         self._device = device
 
     def start(self, batch: Inputs) -> Callable[[], Vectors]:

@@ -2,38 +2,54 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.contract import Vectors
+from app.contract import ConfigurationError, Vectors
 from app.engines import Engine, Inputs
-from app.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+Preparation = Callable[[Any], Inputs]
+"""Turns one text, or one upright RGB picture, into the arrays of one item; safe on any thread."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of a model as its family loads it: a float32 torch module, and how its inputs are made.
+
+    The module takes a batch's arrays by name and returns (items, width). `pad_values` names the value
+    that pads an array on the right, where that is not 0. `sample` is an item that it can take.
+    """
+
+    module: "torch.nn.Module"
+    prepare: Preparation
+    sample: Any
+    pad_values: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A model as its family loads it, and what GET /meta reports of it."""
+
+    text: Half
+    image: Half
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Tower:
-    """One half of a model.
+    """One half of a model, ready to compute."""
 
-    `prepare` turns one text, or one upright RGB picture, into the arrays of one item; safe on any
-    thread. `pad_values` names the value that pads an array on the right, where that is not 0.
-    """
-
-    prepare: Callable[[Any], Inputs]
+    prepare: Preparation
     engine: Engine
     pad_values: dict[str, int] = field(default_factory=dict)
 
     def collate(self, items: list[Inputs]) -> Inputs:
         """Stack items into one batch, padded on the right to the longest."""
-        batch: Inputs = {}
-        for name, first in items[0].items():
-            shapes = [item[name].shape for item in items]
-            shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-            array = np.full((len(items), *shape), self.pad_values.get(name, 0), first.dtype)
-            for row, item in zip(array, items, strict=True):
-                row[tuple(slice(size) for size in item[name].shape)] = item[name]
-            batch[name] = array
-        return batch
+        return collate(items, self.pad_values)
 
     def embed(self, items: list[Any]) -> Vectors:
         """Vectors of shape (items, width), float32, computed as one batch on this thread."""
@@ -50,8 +66,24 @@ class Model:
     meta: dict[str, Any]
 
 
-def load_model(settings: Settings) -> Model:
-    """Load the model below `settings.models_dir` and run a first inference; raises ConfigurationError."""
-    from app.models import sentence_transformers
+def collate(items: list[Inputs], pad_values: dict[str, int]) -> Inputs:
+    """Stack items into one batch, padded on the right to the longest."""
+    batch: Inputs = {}
+    for name, first in items[0].items():
+        shapes = [item[name].shape for item in items]
+        shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+        array = np.full((len(items), *shape), pad_values.get(name, 0), first.dtype)
+        for row, item in zip(array, items, strict=True):
+            row[tuple(slice(size) for size in item[name].shape)] = item[name]
+        batch[name] = array
+    return batch
 
-    return sentence_transformers.load(settings)
+
+def check_widths(text: int, image: int) -> int:
+    """The common width; raises ConfigurationError if they differ."""
+    if text != image:
+        raise ConfigurationError(
+            f"the text model gives vectors of width {text}, the image model of width {image}; "
+            "choose a text model that was made for this image model"
+        )
+    return image

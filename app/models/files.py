@@ -9,6 +9,10 @@ from app.contract import ConfigurationError
 from app.settings import Settings
 
 HOW_TO_GET_A_MODEL = "set MODELS_DIR to a folder with a model (the demo: MODELS_DIR=demo/models)"
+FOLDERS = ("clip", "text")
+_READ_WHOLE = 2**20
+_SAMPLES = 1024
+_SAMPLE_BYTES = 512
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -20,29 +24,64 @@ def trust_remote_code(settings: Settings) -> bool:
     return settings.trust_remote_code
 
 
-def check_folder(folder: Path) -> None:
-    """Raises ConfigurationError unless the folder holds a whole sentence-transformers model."""
+def check_model(models_dir: Path) -> None:
+    """Raises ConfigurationError unless both model folders hold a whole sentence-transformers model."""
+    for name in FOLDERS:
+        _check_folder(models_dir / name)
+
+
+def fingerprint(models_dir: Path, version: str) -> str:
+    """A name for the content of the model folders under one `version` of what is made from them.
+
+    Of large files only a part is read: 1,024 places of it, beside its size. Weights that
+    were trained further differ in nearly all of their bytes.
+    """
+    whole = hashlib.sha256(version.encode())
+    for name in FOLDERS:
+        for path in _content(models_dir / name):
+            size = path.stat().st_size
+            whole.update(f"{name}/{path.relative_to(models_dir / name)} {size}\n".encode())
+            with path.open("rb") as file:
+                if size <= _READ_WHOLE:
+                    whole.update(file.read())
+                    continue
+                for part in range(_SAMPLES):
+                    file.seek(part * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                    whole.update(file.read(_SAMPLE_BYTES))
+    return whole.hexdigest()[:32]
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files, without its texts (*.md)."""
+    whole = hashlib.sha256()
+    for path in _content(folder):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return whole.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _content(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+
+
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigurationError(f"there is no model folder {folder}; {HOW_TO_GET_A_MODEL}")
     if not (folder / "modules.json").is_file():
         raise ConfigurationError(
             f"{folder} is no sentence-transformers model (no modules.json); {HOW_TO_GET_A_MODEL}"
         )
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    if not any(path.suffix in (".safetensors", ".bin") for path in files):
+    content = _content(folder)
+    if not any(path.suffix in (".safetensors", ".bin") for path in content):
         raise ConfigurationError(f"{folder} holds no weights; {HOW_TO_GET_A_MODEL}")
-    for path in files:
+    for path in content:
         _check_file(path)
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, without its texts (*.md)."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder)} {content}\n".encode())
-    return whole.hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Both follow a description in plain JSON, so that it can be kept beside a compiled model.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,15 @@ class ImagePreparation:
             std=tuple(config["image_std"]),
         )
 
+    def describe(self) -> dict[str, Any]:
+        """JSON for from_description()."""
+        return asdict(self)
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> "ImagePreparation":
+        mean, std = tuple(description["mean"]), tuple(description["std"])
+        return cls(**{**description, "mean": mean, "std": std})
+
     def __call__(self, image: Image.Image) -> Inputs:
         """RGB picture to {"pixels": uint8 (height, width, 3)}."""
         size = self._resized_size(image.width, image.height)
@@ -92,10 +102,21 @@ class TextPreparation:
 
     def __init__(self, tokenizer_json: str, max_length: int, names: list[str], prompt: str = "") -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer_json = tokenizer_json
+        self._max_length = max_length
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
         self._names = names
         self._prompt = prompt
+
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
+        (folder / "tokenizer.json").write_text(self._tokenizer_json)
+        return {"max_length": self._max_length, "names": self._names, "prompt": self._prompt}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any], folder: Path) -> "TextPreparation":
+        return cls((folder / "tokenizer.json").read_text(), **description)
 
     def __call__(self, text: str) -> Inputs:
         """Text to int64 arrays of shape (tokens,), those that the model takes."""

@@ -12,13 +12,10 @@ import torch
 from PIL import Image
 
 from app.contract import ConfigurationError
-from app.cpus import usable_cpus
 from app.engines import Inputs
-from app.engines.torch import TorchEngine, torch_device
-from app.models import Model, Tower
-from app.models.files import HOW_TO_GET_A_MODEL, check_folder, digest, read_config, trust_remote_code
+from app.models import Half, Halves, Preparation
+from app.models.files import HOW_TO_GET_A_MODEL, digest, first_line, read_config
 from app.models.preparation import ImagePreparation, TextPreparation
-from app.settings import Settings
 
 _log = logging.getLogger("uvicorn.error")
 
@@ -35,32 +32,27 @@ _SAMPLE_TEXTS = [
 _SAMPLE_SIZES = [(1, 1), (9, 7), (640, 480), (333, 500), (50, 400), (224, 224), (1001, 300)]
 
 
-def load(settings: Settings) -> Model:
-    """Load both folders, once where they hold the same files, and run a first inference.
+def load(models_dir: Path, trust_remote_code: bool) -> Halves:
+    """Load both folders on the CPU in float32, once where they hold the same files.
 
     Raises ConfigurationError that names the folder and says how to get a model.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # a baked model must never be looked up
-    torch.set_num_threads(settings.threads or usable_cpus())
-    device = torch_device(settings)
-    trust = trust_remote_code(settings)
-    clip, text = settings.models_dir / "clip", settings.models_dir / "text"
-    check_folder(clip)
-    check_folder(text)
-    image_model = _load_folder(clip, trust)
+    clip, text = models_dir / "clip", models_dir / "text"
+    image_model = _load_folder(clip, trust_remote_code)
     same = digest(clip) == digest(text)
-    text_model = image_model if same else _load_folder(text, trust)
-    image_tower, image_width = _first_inference(
-        lambda: _image_tower(image_model, device), clip, "pictures", Image.new("RGB", (32, 32))
+    text_model = image_model if same else _load_folder(text, trust_remote_code)
+    return Halves(
+        text=_checked(_text_half, text_model, text, "texts"),
+        image=_checked(_image_half, image_model, clip, "pictures"),
+        meta={"clip_model": read_config(clip), "text_model": read_config(text)},
     )
-    text_tower, text_width = _first_inference(lambda: _text_tower(text_model, device), text, "texts", "a")
-    if text_width != image_width:
-        raise ConfigurationError(
-            f"{text} gives vectors of width {text_width}, {clip} of width {image_width}; "
-            "choose a text model that was made for this CLIP model"
-        )
-    meta = {"clip_model": read_config(clip), "text_model": read_config(text)}
-    return Model(text_tower, image_tower, image_width, meta)
+
+
+def reference_preparation(models_dir: Path, half: str, trust_remote_code: bool) -> Preparation:
+    """The library's own preparation of one half, "image" or "text", without the weights."""
+    model = _load_folder(models_dir / {"image": "clip", "text": "text"}[half], trust_remote_code)
+    model.to("meta")
+    return _reference_image(model) if half == "image" else _reference_text(model)
 
 
 class _ImageModule(torch.nn.Module):
@@ -108,10 +100,15 @@ def _embedding(features: dict[str, torch.Tensor]) -> torch.Tensor:
     return features["sentence_embedding"]
 
 
-def _image_tower(model: Any, device: torch.device) -> Tower:
-    def reference(image: Image.Image) -> Inputs:
+def _reference_image(model: Any) -> Preparation:
+    def prepare(image: Image.Image) -> Inputs:
         return {"pixel_values": model.preprocess([image])["pixel_values"][0].numpy()}
 
+    return prepare
+
+
+def _image_half(model: Any) -> Half:
+    reference = _reference_image(model)
     processor = model[0].processor
     config = getattr(processor, "image_processor", processor).to_dict()
     preparation = ImagePreparation.from_processor(config)
@@ -119,10 +116,10 @@ def _image_tower(model: Any, device: torch.device) -> Tower:
         preparation = None
     if preparation is None:
         _log.info("pictures are prepared by transformers, for this processor does more than resize and crop")
-    return Tower(preparation or reference, TorchEngine(_ImageModule(model, preparation), device))
+    return Half(_ImageModule(model, preparation), preparation or reference, Image.new("RGB", (32, 32)))
 
 
-def _same_pictures(preparation: ImagePreparation, reference: Callable[[Image.Image], Inputs]) -> bool:
+def _same_pictures(preparation: ImagePreparation, reference: Preparation) -> bool:
     rng = np.random.default_rng(0)
     for width, height in _SAMPLE_SIZES:
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -134,30 +131,36 @@ def _same_pictures(preparation: ImagePreparation, reference: Callable[[Image.Ima
     return True
 
 
-def _text_tower(model: Any, device: torch.device) -> Tower:
+def _features(model: Any, text: str) -> dict[str, Any]:
     prompt = model.prompts.get(model.default_prompt_name) or None
+    return dict(model.preprocess([text], prompt=prompt))
+
+
+def _reference_text(model: Any) -> Preparation:
     lock = threading.Lock()  # the tokenizers of transformers change themselves while they work
 
-    def features(text: str) -> dict[str, Any]:
+    def prepare(text: str) -> Inputs:
         with lock:
-            return dict(model.preprocess([text], prompt=prompt))
+            features = _features(model, text)
+        return {name: value[0].numpy() for name, value in features.items() if torch.is_tensor(value)}
 
-    def reference(text: str) -> Inputs:
-        return {name: value[0].numpy() for name, value in features(text).items() if torch.is_tensor(value)}
+    return prepare
 
+
+def _text_half(model: Any) -> Half:
+    reference = _reference_text(model)
     tokenizer = model.tokenizer
-    pad_values = {"input_ids": tokenizer.pad_token_id or 0}
-    extra = {name: value for name, value in features("a").items() if not torch.is_tensor(value)}
-    prepare: Callable[[str], Inputs] = reference
+    extra = {name: value for name, value in _features(model, "a").items() if not torch.is_tensor(value)}
+    prepare = reference
     if getattr(tokenizer, "is_fast", False):
-        names = list(reference("a"))
         length = min(model.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
-        fast = TextPreparation(tokenizer.backend_tokenizer.to_str(), int(length), names, prompt or "")
+        prompt = model.prompts.get(model.default_prompt_name) or ""
+        fast = TextPreparation(tokenizer.backend_tokenizer.to_str(), int(length), list(reference("a")), prompt)
         if all(_same_arrays(fast(text), reference(text)) for text in _SAMPLE_TEXTS):
             prepare = fast
     if prepare is reference:
         _log.info("texts are tokenized by transformers, for this tokenizer does more than its tokenizer.json")
-    return Tower(prepare, TorchEngine(_TextModule(model, extra), device), pad_values)
+    return Half(_TextModule(model, extra), prepare, "a photo of a dog", {"input_ids": tokenizer.pad_token_id or 0})
 
 
 def _same_arrays(ours: Inputs, want: Inputs) -> bool:
@@ -165,10 +168,11 @@ def _same_arrays(ours: Inputs, want: Inputs) -> bool:
 
 
 def _load_folder(folder: Path, trust: bool) -> Any:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import: a baked model must never be looked up
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(
+        model = SentenceTransformer(
             str(folder.resolve()),
             device="cpu",
             trust_remote_code=trust,
@@ -177,21 +181,15 @@ def _load_folder(folder: Path, trust: bool) -> Any:
         )
     except Exception as error:
         raise ConfigurationError(
-            f"cannot load the model in {folder}: {_first_line(error)}; {HOW_TO_GET_A_MODEL}"
+            f"cannot load the model in {folder}: {first_line(error)}; {HOW_TO_GET_A_MODEL}"
         ) from error
+    return model.eval()
 
 
-def _first_inference(make: Callable[[], Tower], folder: Path, kind: str, sample: Any) -> tuple[Tower, int]:
+def _checked(make: Callable[[Any], Half], model: Any, folder: Path, kind: str) -> Half:
     try:
-        tower = make()
-        return tower, tower.embed([sample]).shape[1]
-    except ConfigurationError:
-        raise
+        return make(model)
     except Exception as error:
         raise ConfigurationError(
-            f"the model in {folder} does not take {kind} ({_first_line(error)}); {HOW_TO_GET_A_MODEL}"
+            f"the model in {folder} does not take {kind} ({first_line(error)}); {HOW_TO_GET_A_MODEL}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

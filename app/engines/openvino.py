@@ -1,0 +1,86 @@
+"""The OpenVINO engine: compiled towers on the CPU. Serving needs no torch."""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import openvino as ov
+
+from app.contract import ConfigurationError, Vectors
+from app.cpus import usable_cpus
+from app.engines import Inputs
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+_CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+_MADV_DONTNEED = 4
+
+
+def openvino_precision(settings: Settings) -> str:
+    """OpenVINO's name of the precision asked for; ConfigurationError if this CPU does not compute in it."""
+    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    names = [name for name, capability in _CAPABILITIES.items() if capability in able]
+    if settings.precision not in names:
+        raise ConfigurationError(
+            f"PRECISION={settings.precision}: OpenVINO on this CPU takes {', '.join(names)}; choose one of them"
+        )
+    return _PRECISIONS[settings.precision]
+
+
+def convert(module: "torch.nn.Module", sample: Inputs, path: Path) -> None:
+    """Write a module as OpenVINO IR (`path` with .xml and .bin), float32, batch and length dynamic.
+
+    `sample` is a batch of two items. An axis that differs between its items' kind, tokens, is taken to
+    be every axis 1 of an array with two axes.
+    """
+    import torch
+
+    items = torch.export.Dim("items", min=1, max=65536)
+    tokens = torch.export.Dim("tokens", min=2, max=65536)
+    dynamic = {name: {0: items, 1: tokens} if array.ndim == 2 else {0: items} for name, array in sample.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in sample.items()}
+    with torch.no_grad():
+        exported = torch.export.export(module.eval(), (), tensors, dynamic_shapes=dynamic, strict=False)
+    model = ov.convert_model(exported)
+    shapes = {name: [-1, -1] if array.ndim == 2 else [-1, *array.shape[1:]] for name, array in sample.items()}
+    model.reshape({name: ov.PartialShape(shape) for name, shape in shapes.items()})
+    ov.save_model(model, path, compress_to_fp16=False)
+
+
+class OpenVINOEngine:
+    """Runs a tower from its IR file, on as many threads as the CPU quota gives."""
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        core = ov.Core()
+        self._compiled = core.compile_model(
+            path,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": threads or usable_cpus(),
+                "INFERENCE_PRECISION_HINT": precision,
+            },
+        )
+        self._request = self._compiled.create_infer_request()
+        self._names = [port.get_any_name() for port in self._compiled.inputs]
+        self._file = path.with_suffix(".bin").resolve()
+
+    def start(self, batch: Inputs) -> Callable[[], Vectors]:
+        """See Engine. The CPU computes here: it has nothing to overlap with."""
+        self._request.infer({name: batch[name] for name in self._names}, share_inputs=True)
+        vectors: Vectors = np.array(self._request.get_output_tensor(0).data, np.float32)
+        return lambda: vectors
+
+    def give_back_file_pages(self) -> None:
+        """Drop the pages of the mapped weights: they have been repacked, and come back when touched."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if line.endswith(str(self._file)):
+                start, end = (int(address, 16) for address in line.split()[0].split("-"))
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)

@@ -1,0 +1,220 @@
+"""Compiled models: made once, kept beside the model, loaded without torch.
+
+    <models>/compiled/<fingerprint>/   or the same below the cache folder
+        manifest.json                  what it was made from and how items are prepared
+        image.xml image.bin text.xml text.bin tokenizer.json
+
+A folder appears under its final name only when it is whole, by one rename, so a half-written one is
+never loaded and two servers that compile at once do not harm each other.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from app.contract import ConfigurationError
+from app.models import Half, Halves, Model, Preparation, Tower, check_widths, collate, files
+from app.models.preparation import ImagePreparation, TextPreparation
+from app.settings import Settings
+
+_log = logging.getLogger("uvicorn.error")
+
+# Raise it when what is written here changes.
+_FORMAT = 1
+_SAMPLE_TEXT = "a photo of a dog"
+
+
+class NotCompiled(Exception):
+    """This model does not run compiled; the message says why."""
+
+
+def load(settings: Settings) -> Model:
+    """The compiled model of `settings.models_dir`; compiles it first, in a process of its own, if need be.
+
+    Raises NotCompiled if this model cannot be compiled, ConfigurationError if it is wrong.
+    """
+    from app.engines.openvino import openvino_precision
+
+    precision = openvino_precision(settings)
+    fingerprint = files.fingerprint(settings.models_dir, version())
+    for place in places(settings):
+        if (folder := place / fingerprint / "manifest.json").is_file():
+            return _load_folder(folder.parent, settings, precision)
+    for place in places(settings):
+        if _is_writable(place):
+            _compile(settings, place)
+            return _load_folder(place / fingerprint, settings, precision)
+    with tempfile.TemporaryDirectory() as temporary:
+        _log.warning("no folder to keep the compiled model in; set CACHE_DIR to a writable folder")
+        _compile(settings, Path(temporary))
+        return _load_folder(Path(temporary) / fingerprint, settings, precision)
+
+
+def places(settings: Settings) -> Iterator[Path]:
+    """Where a compiled model may be: beside the model, then in the cache folder."""
+    yield settings.models_dir / "compiled"
+    yield settings.cache_dir / "compiled"
+
+
+def version() -> str:
+    """What decides, beside the model's files, whether a compiled model still fits."""
+    import openvino
+
+    return f"format {_FORMAT}, openvino {openvino.get_version()}"
+
+
+def _is_writable(place: Path) -> bool:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return True
+    except OSError:
+        return False
+
+
+def _compile(settings: Settings, place: Path) -> None:
+    """In a process of its own, so that torch does not stay in this one's memory."""
+    _log.info("compiling the model into %s; this happens once", place)
+    environment = {**os.environ, "MODELS_DIR": str(settings.models_dir)}
+    trust = str(files.trust_remote_code(settings)).lower()
+    environment["TRUST_REMOTE_CODE"] = trust
+    command = [sys.executable, "-m", "app.models.compiled", str(place)]
+    root = Path(__file__).resolve().parents[2]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), environment.get("PYTHONPATH"))))
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode == 0:
+        return
+    lines = result.stdout.strip().splitlines() or result.stderr.strip().splitlines() or ["no output"]
+    if result.returncode == 1 and result.stdout:
+        raise ConfigurationError(lines[-1])
+    raise NotCompiled(lines[-1])
+
+
+def write(models_dir: Path, halves: Halves, place: Path) -> Path:
+    """Compile both halves into a folder below `place`; returns it. Raises NotCompiled."""
+    from app.engines.openvino import convert
+
+    fingerprint = files.fingerprint(models_dir, version())
+    place.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".making-", dir=place))
+    try:
+        manifest: dict[str, Any] = {"made_from": version(), "meta": halves.meta}
+        for name, half in (("image", halves.image), ("text", halves.text)):
+            batch = collate([half.prepare(half.sample)] * 2, half.pad_values)
+            try:
+                convert(half.module, batch, made / f"{name}.xml")
+            except Exception as error:
+                raise NotCompiled(f"OpenVINO does not take the {name} model: {files.first_line(error)}") from error
+            manifest[name] = {"pad_values": half.pad_values, "preparation": _describe(half, made)}
+        (made / "manifest.json").write_text(json.dumps(manifest))
+        _check(made, halves)
+        made.chmod(0o755)
+        final = place / fingerprint
+        try:
+            made.rename(final)
+        except OSError:
+            if not (final / "manifest.json").is_file():  # else another server was first
+                raise
+        _remove_stale(place, fingerprint)
+        return final
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _remove_stale(place: Path, fingerprint: str) -> None:
+    for folder in place.iterdir():
+        if folder.name != fingerprint and (folder / "manifest.json").is_file() and folder.name[:1] != ".":
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _describe(half: Half, folder: Path) -> dict[str, Any] | None:
+    """JSON from which the preparation can be made again; None if it is the reference library's."""
+    if isinstance(half.prepare, ImagePreparation):
+        return half.prepare.describe()
+    if isinstance(half.prepare, TextPreparation):
+        return half.prepare.describe(folder)
+    return None
+
+
+def _check(folder: Path, halves: Halves) -> None:
+    """Raises NotCompiled unless the compiled halves give the vectors of the torch modules."""
+    import torch
+
+    from app.engines.openvino import OpenVINOEngine
+
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (90, w, 3), dtype=np.uint8)) for w in (40, 90, 300)]
+    samples: dict[str, list[Any]] = {"image": pictures, "text": ["", "a", "a photo of a dog in the snow " * 4]}
+    for name, half in (("image", halves.image), ("text", halves.text)):
+        engine = OpenVINOEngine(folder / f"{name}.xml", "f32", 0)
+        for items in (samples[name], samples[name][:1]):
+            batch = collate([half.prepare(item) for item in items], half.pad_values)
+            with torch.inference_mode():
+                tensors = {key: torch.from_numpy(array) for key, array in batch.items()}
+                want = half.module.eval()(**tensors).numpy()
+            got = engine.start(batch)()
+            if got.shape != want.shape or not np.allclose(got, want, atol=1e-3 * np.abs(want).max()):
+                raise NotCompiled(f"OpenVINO gives other vectors than torch for the {name} model")
+
+
+def _load_folder(folder: Path, settings: Settings, precision: str) -> Model:
+    from app.engines.openvino import OpenVINOEngine
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    towers: dict[str, Tower] = {}
+    widths: dict[str, int] = {}
+    for name, sample in (("image", Image.new("RGB", (32, 32))), ("text", _SAMPLE_TEXT)):
+        description = manifest[name]
+        prepare = _preparation(name, description["preparation"], folder, settings)
+        engine = OpenVINOEngine(folder / f"{name}.xml", precision, settings.threads)
+        towers[name] = Tower(prepare, engine, description["pad_values"])
+        widths[name] = towers[name].embed([sample]).shape[1]
+        engine.give_back_file_pages()
+    width = check_widths(widths["text"], widths["image"])
+    return Model(towers["text"], towers["image"], width, manifest["meta"])
+
+
+def _preparation(name: str, description: dict[str, Any] | None, folder: Path, settings: Settings) -> Preparation:
+    if description is None:
+        _log.info("the %s model needs the reference library to prepare its inputs", name)
+        from app.models import sentence_transformers as family
+
+        return family.reference_preparation(settings.models_dir, name, files.trust_remote_code(settings))
+    if name == "image":
+        return ImagePreparation.from_description(description)
+    return TextPreparation.from_description(description, folder)
+
+
+def main() -> int:
+    """python -m app.models.compiled PLACE: compile the model of MODELS_DIR into PLACE.
+
+    The last line of the output says what went wrong. Exit status 1: the model is wrong; 2: it cannot be
+    compiled.
+    """
+    from app.models import sentence_transformers as family
+
+    settings = Settings()
+    try:
+        halves = family.load(settings.models_dir, files.trust_remote_code(settings))
+        write(settings.models_dir, halves, Path(sys.argv[1]))
+    except ConfigurationError as error:
+        print(error)
+        return 1
+    except NotCompiled as error:
+        print(error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
