@@ -26,6 +26,7 @@ from benchmarks.load import image_bodies, load, poll_ready, text_bodies
 CONNECTIONS = (1, 4, 16, 64)
 SERVERS: dict[str, tuple[str, dict[str, str]]] = {
     "yardstick": ("benchmarks.yardstick", {}),
+    "ours, torch": ("app", {"ENGINE": "torch"}),
     "ours": ("app", {}),
 }
 

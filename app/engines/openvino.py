@@ -35,14 +35,13 @@ def openvino_precision(settings: Settings) -> str:
 def convert(module: "torch.nn.Module", sample: Inputs, path: Path) -> None:
     """Write a module as OpenVINO IR (`path` with .xml and .bin), float32, batch and length dynamic.
 
-    `sample` is a batch of two items. An axis that differs between its items' kind, tokens, is taken to
-    be every axis 1 of an array with two axes.
+    `sample` is a batch of two items. An array with two axes is taken to be (items, tokens).
     """
     import torch
 
-    items = torch.export.Dim("items", min=1, max=65536)
-    tokens = torch.export.Dim("tokens", min=2, max=65536)
-    dynamic = {name: {0: items, 1: tokens} if array.ndim == 2 else {0: items} for name, array in sample.items()}
+    # DYNAMIC: torch finds the bounds, and fails where an axis would be fixed.
+    free = torch.export.Dim.DYNAMIC
+    dynamic = {name: {0: free, 1: free} if array.ndim == 2 else {0: free} for name, array in sample.items()}
     tensors = {name: torch.from_numpy(array) for name, array in sample.items()}
     with torch.no_grad():
         exported = torch.export.export(module.eval(), (), tensors, dynamic_shapes=dynamic, strict=False)
