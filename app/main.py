@@ -152,8 +152,9 @@ class Lifecycle:
         batcher.add_queue("images", model.image, prepare_image, BatchLimits(images, images))
         batcher.start()
         _log.info(
-            "ready on %s: vectors of width %d, batches of %d texts (%d tokens) and %d images",
-            settings.cuda_core if settings.enable_cuda else "the CPU",
+            "ready: %s in %s, vectors of width %d, batches of %d texts (%d tokens) and %d images",
+            model.engine,
+            settings.precision,
             model.width,
             texts,
             tokens,

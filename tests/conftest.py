@@ -65,9 +65,9 @@ def serve() -> Iterator[Callable[..., str]]:
         assert process.wait(20) == 0
 
 
-@pytest.fixture(scope="session")
-def server(serve: Callable[..., str], tiny_models: Path) -> str:
-    return serve(tiny_models)
+@pytest.fixture(scope="session", params=["openvino", "torch"])
+def server(request: pytest.FixtureRequest, serve: Callable[..., str], tiny_models: Path) -> str:
+    return serve(tiny_models, ENGINE=request.param)
 
 
 class RunningApp:

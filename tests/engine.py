@@ -61,6 +61,8 @@ def fake_model(texts: FakeEngine, images: FakeEngine | None = None) -> Callable[
     """A `load` for create_app."""
 
     def load(_: Settings) -> Model:
-        return Model(Tower(prepare_text, texts), Tower(prepare_image, images or FakeEngine()), WIDTH, {"a": 1})
+        return Model(
+            Tower(prepare_text, texts), Tower(prepare_image, images or FakeEngine()), WIDTH, {"a": 1}, "a test engine"
+        )
 
     return load

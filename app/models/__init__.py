@@ -58,12 +58,16 @@ class Tower:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: vectors of both towers have the same `width`. `meta` is what GET /meta reports."""
+    """A loaded model: vectors of both towers have the same `width`. `meta` is what GET /meta reports.
+
+    `engine` says in words what computes it.
+    """
 
     text: Tower
     image: Tower
     width: int
     meta: dict[str, Any]
+    engine: str
 
 
 def collate(items: list[Inputs], pad_values: dict[str, int]) -> Inputs:

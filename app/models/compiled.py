@@ -8,6 +8,7 @@ A folder appears under its final name only when it is whole, by one rename, so a
 never loaded and two servers that compile at once do not harm each other.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -15,7 +16,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ _log = logging.getLogger("uvicorn.error")
 
 # Raise it when what is written here changes.
 _FORMAT = 1
+_INTERRUPTED = 3600  # seconds after which a folder that is being written counts as left behind
 _SAMPLE_TEXT = "a photo of a dog"
 
 
@@ -48,14 +52,16 @@ def load(settings: Settings) -> Model:
     precision = openvino_precision(settings)
     fingerprint = files.fingerprint(settings.models_dir, version())
     for place in places(settings):
-        if (folder := place / fingerprint / "manifest.json").is_file():
-            return _load_folder(folder.parent, settings, precision)
+        if _is_whole(place / fingerprint):
+            return _load_folder(place / fingerprint, settings, precision)
     for place in places(settings):
         if _is_writable(place):
-            _compile(settings, place)
+            with _locked(place):
+                if not _is_whole(place / fingerprint):  # else another server was first
+                    _compile(settings, place)
             return _load_folder(place / fingerprint, settings, precision)
+    _log.warning("no folder to keep the compiled model in; set CACHE_DIR to a writable folder")
     with tempfile.TemporaryDirectory() as temporary:
-        _log.warning("no folder to keep the compiled model in; set CACHE_DIR to a writable folder")
         _compile(settings, Path(temporary))
         return _load_folder(Path(temporary) / fingerprint, settings, precision)
 
@@ -71,6 +77,18 @@ def version() -> str:
     import openvino
 
     return f"format {_FORMAT}, openvino {openvino.get_version()}"
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file()
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process that holds it."""
+    with (place / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _is_writable(place: Path) -> bool:
@@ -118,12 +136,12 @@ def write(models_dir: Path, halves: Halves, place: Path) -> Path:
             manifest[name] = {"pad_values": half.pad_values, "preparation": _describe(half, made)}
         (made / "manifest.json").write_text(json.dumps(manifest))
         _check(made, halves)
-        made.chmod(0o755)
+        made.chmod(0o755)  # mkdtemp's folder is its owner's alone; another user may serve it
         final = place / fingerprint
         try:
             made.rename(final)
         except OSError:
-            if not (final / "manifest.json").is_file():  # else another server was first
+            if not _is_whole(final):  # else another server was first
                 raise
         _remove_stale(place, fingerprint)
         return final
@@ -132,8 +150,12 @@ def write(models_dir: Path, halves: Halves, place: Path) -> Path:
 
 
 def _remove_stale(place: Path, fingerprint: str) -> None:
+    """What was made from other files or by another version, and what an interrupted process left."""
     for folder in place.iterdir():
-        if folder.name != fingerprint and (folder / "manifest.json").is_file() and folder.name[:1] != ".":
+        if not folder.is_dir() or folder.name == fingerprint:
+            continue
+        interrupted = folder.name.startswith(".making-") and time.time() - folder.stat().st_mtime > _INTERRUPTED
+        if interrupted or (_is_whole(folder) and not folder.name.startswith(".")):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -181,7 +203,7 @@ def _load_folder(folder: Path, settings: Settings, precision: str) -> Model:
         widths[name] = towers[name].embed([sample]).shape[1]
         engine.give_back_file_pages()
     width = check_widths(widths["text"], widths["image"])
-    return Model(towers["text"], towers["image"], width, manifest["meta"])
+    return Model(towers["text"], towers["image"], width, manifest["meta"], "OpenVINO on the CPU")
 
 
 def _preparation(name: str, description: dict[str, Any] | None, folder: Path, settings: Settings) -> Preparation:

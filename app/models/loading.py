@@ -61,4 +61,4 @@ def _load_on_torch(settings: Settings) -> Model:
 
     text, text_width = tower(halves.text)
     image, image_width = tower(halves.image)
-    return Model(text, image, check_widths(text_width, image_width), halves.meta)
+    return Model(text, image, check_widths(text_width, image_width), halves.meta, f"torch on {device}")
