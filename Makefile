@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
 
-.PHONY: setup serve test lint bench
+.PHONY: setup demo serve test lint bench
 
 setup: $(VENV)/.installed
 
@@ -11,6 +11,9 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@
+
+demo: setup
+	MODELS_DIR=demo/models PORT=$(PORT) $(BIN)/python -m app
 
 serve: setup
 	MODELS_DIR=$(or $(MODELS_DIR),models) PORT=$(PORT) $(BIN)/python -m app
