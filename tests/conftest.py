@@ -27,6 +27,14 @@ def start_server(models: Path, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "app"], env=environment, stderr=subprocess.PIPE, text=True)
 
 
+_PROCESSES: dict[str, subprocess.Popen[str]] = {}
+
+
+def process_of(url: str) -> subprocess.Popen[str]:
+    """The process of a server that the `serve` fixture started."""
+    return _PROCESSES[url]
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -48,6 +56,7 @@ def serve() -> Iterator[Callable[..., str]]:
         process = start_server(models, PORT=str(port), **env)
         running.append(process)
         url = f"http://127.0.0.1:{port}"
+        _PROCESSES[url] = process
         for _ in range(600):
             assert process.poll() is None, process.stderr.read() if process.stderr else ""
             try:

@@ -5,6 +5,7 @@ import io
 import random
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -84,3 +85,36 @@ def test_an_ordinary_text_model_beside_a_clip(serve: Callable[..., str], tiny_mo
     texts = SentenceTransformer(str(tmp_path / "text"), device="cpu")
     assert_same(got["imageVectors"], images.encode(pictures(), batch_size=1))
     assert_same(got["textVectors"], texts.encode(TEXTS, batch_size=1))
+
+
+def test_vectors_do_not_depend_on_what_else_is_asked(server: str) -> None:
+    """32 clients at once, single items and mixed requests: each vector equals the one computed alone."""
+    images = [png(picture) for picture in pictures()]
+    texts = [f"{'word ' * (n * 7 % 60)}number {n}" for n in range(40)]
+    alone = {item: ask_for(server, item, item in images) for item in (*texts, *images)}
+
+    def client(seed: int) -> float:
+        rng = random.Random(seed)
+        worst = 1.0
+        for _ in range(12):
+            some = rng.sample(texts, rng.choice([0, 1, 1, 5, 30])), rng.sample(images, rng.choice([0, 1, 1, 4]))
+            answer = httpx.post(f"{server}/vectorize", json={"texts": some[0], "images": some[1]}, timeout=60)
+            assert answer.status_code == 200, answer.text
+            got = answer.json()
+            for item, vector in zip((*some[0], *some[1]), (*got["textVectors"], *got["imageVectors"]), strict=True):
+                worst = min(worst, cosine(vector, alone[item]))
+        return worst
+
+    with ThreadPoolExecutor(32) as pool:
+        assert min(pool.map(client, range(32))) >= 0.99999
+
+
+def ask_for(url: str, item: str, is_image: bool) -> list[float]:
+    payload = {"images": [item]} if is_image else {"texts": [item]}
+    got = httpx.post(f"{url}/vectorize", json=payload, timeout=60).json()
+    vector: list[float] = (got["imageVectors"] or got["textVectors"])[0]
+    return vector
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))

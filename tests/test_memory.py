@@ -1,0 +1,52 @@
+"""Memory is bounded whatever the number and size of requests."""
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from tests.conftest import process_of
+
+
+def peak_mb(pid: int) -> float:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+def test_large_pictures_in_flight_are_not_all_decoded(serve: Callable[..., str], tiny_models: Path) -> None:
+    """Each picture takes 36 MB once decoded; 128 of them at once would take 4.6 GB."""
+    url = serve(tiny_models, ENGINE="openvino", THREADS="2")
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 3000), "teal").save(buffer, "PNG")
+    payload = {"images": [base64.b64encode(buffer.getvalue()).decode()]}
+
+    def ask(_: int) -> int:
+        return httpx.post(f"{url}/vectorize", json=payload, timeout=120).status_code
+
+    ask(0)
+    before = peak_mb(process_of(url).pid)
+    with ThreadPoolExecutor(64) as pool:
+        assert set(pool.map(ask, range(128))) == {200}
+    assert peak_mb(process_of(url).pid) - before < 300
+
+
+def test_a_request_of_many_items_is_computed_in_parts(serve: Callable[..., str], tiny_models: Path) -> None:
+    url = serve(tiny_models, ENGINE="torch")
+    buffer = io.BytesIO()
+    images = []
+    for n in range(300):
+        buffer = io.BytesIO()
+        Image.new("RGB", (400, 300), (n % 256, n // 256, 7)).save(buffer, "PNG")
+        images.append(base64.b64encode(buffer.getvalue()).decode())
+    texts = [f"text number {n} " + "word " * (n % 50) for n in range(2000)]
+    httpx.post(f"{url}/vectorize", json={"texts": texts[:10], "images": images[:10]}, timeout=60)
+    before = peak_mb(process_of(url).pid)
+    got = httpx.post(f"{url}/vectorize", json={"texts": texts, "images": images}, timeout=120).json()
+    assert (len(got["textVectors"]), len(got["imageVectors"])) == (2000, 300)
+    assert peak_mb(process_of(url).pid) - before < 300
