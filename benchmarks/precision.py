@@ -1,0 +1,133 @@
+"""What the fast precisions cost and gain, against float32.
+
+    python -m benchmarks.precision [--models DIR] [--output benchmarks/precision.json]
+
+For each precision that this machine takes: pictures and texts per second of the engine alone, memory,
+worst and mean cosine to the float32 vectors over 300 pictures and 300 texts of many kinds, and the
+demo model's figure (a held-out picture found among 50 by its caption).
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from app.models import Model, Tower
+from app.models.loading import load_model
+from app.settings import load_settings
+from benchmarks.bare_loop import prepared, rate
+from benchmarks.bench import memory
+from benchmarks.load import WORDS
+from demo.world import held_out, random_scene, random_size, top_1_accuracy
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+
+
+def pictures(count: int = 300) -> list[Image.Image]:
+    """Drawn scenes, smooth and fine noise, at many sizes."""
+    rng = random.Random(3)
+    made: list[Image.Image] = []
+    for number in range(count):
+        size = random_size(rng)
+        if number % 3 == 0:
+            made.append(random_scene(rng).draw(rng, size))
+            continue
+        coarse = (rng.randint(2, 12), rng.randint(2, 12)) if number % 3 == 1 else size
+        noise = Image.frombytes("RGB", coarse, rng.randbytes(coarse[0] * coarse[1] * 3))
+        made.append(noise.resize(size, Image.Resampling.BICUBIC))
+    return made
+
+
+def texts(count: int = 300) -> list[str]:
+    rng = random.Random(4)
+    return [" ".join(rng.choices(WORDS, k=1 + number % 60)) for number in range(count)]
+
+
+def embed(tower: Tower, items: list[Any], size: int = 8) -> np.ndarray:
+    return np.concatenate([tower.embed(items[start : start + size]) for start in range(0, len(items), size)])
+
+
+def retrieval(model: Model) -> float:
+    scores = []
+    for group in held_out():
+        images, captions = zip(*group, strict=True)
+        scores.append(top_1_accuracy(embed(model.image, list(images)), embed(model.text, list(captions))))
+    return float(np.mean(scores))
+
+
+def measure(vectors_path: Path, with_retrieval: bool) -> dict[str, Any]:
+    model = load_model(load_settings())
+    if with_retrieval:
+        return {"demo_top_1": retrieval(model)}
+    np.savez(vectors_path, image=embed(model.image, pictures()), text=embed(model.text, texts()))
+    some = [str(number) for number in range(64)]
+    drawn = dict(zip(some, pictures(64), strict=True))
+    return {
+        "images_per_second": rate(model.image, prepared(some, lambda key: model.image.prepare(drawn[key]), 4)),
+        "texts_per_second": rate(model.text, prepared(texts(64), model.text.prepare, 16)),
+        **memory(os.getpid()),
+    }
+
+
+def in_process(precision: str, models: Path, vectors: Path, with_retrieval: bool) -> dict[str, Any] | None:
+    """The figures of one precision; None where this machine does not compute in it."""
+    environment = {**os.environ, "MODELS_DIR": str(models), "PRECISION": precision}
+    command = [sys.executable, "-m", "benchmarks.precision", "--measure", str(vectors)]
+    command += ["--retrieval"] if with_retrieval else []
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        if "ConfigurationError: PRECISION" in result.stderr:
+            return None
+        raise RuntimeError(result.stderr)
+    figures: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return figures
+
+
+def compare(models: Path, demo: Path) -> dict[str, dict[str, Any]]:
+    report: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in PRECISIONS:
+            path = Path(folder) / f"{precision}.npz"
+            figures = in_process(precision, models, path, False)
+            if figures is None:
+                print(f"{precision}: this machine does not compute in it")
+                continue
+            vectors, want = np.load(path), np.load(Path(folder) / "float32.npz")
+            for kind in ("image", "text"):
+                a, b = vectors[kind], want[kind]
+                cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+                figures[f"{kind}_worst_cosine"] = float(cosines.min())
+                figures[f"{kind}_mean_cosine"] = float(cosines.mean())
+            figures.update(in_process(precision, demo, path, True) or {})
+            report[precision] = figures
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, default=Path("benchmarks/.cache/model"))
+    parser.add_argument("--demo", type=Path, default=Path("demo/models"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/precision.json"))
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--retrieval", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.retrieval)))
+        return
+    report = compare(options.models, options.demo)
+    options.output.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"{'':22}" + "".join(f"{precision:>12}" for precision in report))
+    for figure in report["float32"]:
+        print(f"{figure:22}" + "".join(f"{figures[figure]:12.5f}" for figures in report.values()))
+
+
+if __name__ == "__main__":
+    main()
