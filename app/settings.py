@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     engine: Literal["auto", "torch", "openvino"] = Field(
         default="auto", description="auto: torch on a GPU, OpenVINO on a CPU"
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
         default="float32", description="of the computation; vectors are float32 always"
     )
     cache_dir: Path = Field(

@@ -61,7 +61,8 @@ def text_bodies() -> Iterator[bytes]:
 
 async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str, body: bytes) -> int:
     """Send one request on an open connection and read its answer; the status."""
-    writer.write(f"{head} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    headers = f"Host: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    writer.write(f"{head} HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body)
     await writer.drain()
     answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     length = int(answer.partition("content-length:")[2].partition("\r\n")[0] or 0)

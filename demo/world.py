@@ -7,7 +7,7 @@ captions come back.
     >>> scene = Scene("star", "yellow", "blue", "large", 1, "top left")
     >>> picture = scene.draw(rng, 224)
     >>> scene.caption(rng, ["colour", "shape", "background"])
-    'golden star against blue'
+    'yellow star against blue'
 """
 
 from __future__ import annotations

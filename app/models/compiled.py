@@ -47,23 +47,23 @@ def load(settings: Settings) -> Model:
 
     Raises NotCompiled if this model cannot be compiled, ConfigurationError if it is wrong.
     """
-    from app.engines.openvino import openvino_precision
+    from app.engines.openvino import check_precision
 
-    precision = openvino_precision(settings)
+    check_precision(settings)
     fingerprint = files.fingerprint(settings.models_dir, version())
     for place in places(settings):
         if _is_whole(place / fingerprint):
-            return _load_folder(place / fingerprint, settings, precision)
+            return _load_folder(place / fingerprint, settings)
     for place in places(settings):
         if _is_writable(place):
             with _locked(place):
                 if not _is_whole(place / fingerprint):  # else another server was first
                     _compile(settings, place)
-            return _load_folder(place / fingerprint, settings, precision)
+            return _load_folder(place / fingerprint, settings)
     _log.warning("no folder to keep the compiled model in; set CACHE_DIR to a writable folder")
     with tempfile.TemporaryDirectory() as temporary:
         _compile(settings, Path(temporary))
-        return _load_folder(Path(temporary) / fingerprint, settings, precision)
+        return _load_folder(Path(temporary) / fingerprint, settings)
 
 
 def places(settings: Settings) -> Iterator[Path]:
@@ -178,7 +178,7 @@ def _check(folder: Path, halves: Halves) -> None:
     pictures = [Image.fromarray(rng.integers(0, 256, (90, w, 3), dtype=np.uint8)) for w in (40, 90, 300)]
     samples: dict[str, list[Any]] = {"image": pictures, "text": ["", "a", "a photo of a dog in the snow " * 4]}
     for name, half in (("image", halves.image), ("text", halves.text)):
-        engine = OpenVINOEngine(folder / f"{name}.xml", "f32", 0)
+        engine = OpenVINOEngine(folder / f"{name}.xml", "float32", 0)
         for items in (samples[name], samples[name][:1]):
             batch = collate([half.prepare(item) for item in items], half.pad_values)
             with torch.inference_mode():
@@ -189,7 +189,7 @@ def _check(folder: Path, halves: Halves) -> None:
                 raise NotCompiled(f"OpenVINO gives other vectors than torch for the {name} model")
 
 
-def _load_folder(folder: Path, settings: Settings, precision: str) -> Model:
+def _load_folder(folder: Path, settings: Settings) -> Model:
     from app.engines.openvino import OpenVINOEngine
 
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -198,7 +198,7 @@ def _load_folder(folder: Path, settings: Settings, precision: str) -> Model:
     for name, sample in (("image", Image.new("RGB", (32, 32))), ("text", _SAMPLE_TEXT)):
         description = manifest[name]
         prepare = _preparation(name, description["preparation"], folder, settings)
-        engine = OpenVINOEngine(folder / f"{name}.xml", precision, settings.threads)
+        engine = OpenVINOEngine(folder / f"{name}.xml", settings.precision, settings.threads)
         towers[name] = Tower(prepare, engine, description["pad_values"])
         widths[name] = towers[name].embed([sample]).shape[1]
         engine.give_back_file_pages()
