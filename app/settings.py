@@ -15,6 +15,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     models_dir: Path = Field(default=Path("models"), description="folder that holds the model folders")
+    clip_model_name: str | None = Field(default=None, description="what download.py bakes for pictures")
+    text_model_name: str | None = Field(default=None, description="what download.py bakes for texts")
     host: str = Field(default="0.0.0.0", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")

@@ -41,6 +41,20 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def wait_for_ready(url: str, process: subprocess.Popen[str] | None = None) -> None:
+    """Returns once the server is ready; fails as soon as its `process` has ended, with what it said."""
+    for _ in range(900):
+        if process is not None and process.poll() is not None:
+            raise AssertionError(process.stderr.read() if process.stderr else "ended")
+        try:
+            if httpx.get(f"{url}/.well-known/ready").status_code == 204:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("not ready within 90 seconds")
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clip_pair(tmp_path_factory.mktemp("models"))
@@ -57,15 +71,8 @@ def serve() -> Iterator[Callable[..., str]]:
         running.append(process)
         url = f"http://127.0.0.1:{port}"
         _PROCESSES[url] = process
-        for _ in range(600):
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
-            try:
-                if httpx.get(f"{url}/.well-known/ready", timeout=2).status_code == 204:
-                    return url
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError("not ready within a minute")
+        wait_for_ready(url, process)
+        return url
 
     yield start
     for process in running:

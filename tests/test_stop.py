@@ -6,18 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import free_port, start_server
-
-
-def wait_for_ready(url: str) -> None:
-    for _ in range(600):
-        try:
-            if httpx.get(f"{url}/.well-known/ready").status_code == 204:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError("not ready within a minute")
+from tests.conftest import free_port, start_server, wait_for_ready
 
 
 def test_sigterm_loses_nothing(tiny_models: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from app.contract import ConfigurationError
 from app.settings import Settings
 
-HOW_TO_GET_A_MODEL = "set MODELS_DIR to a folder with a model (the demo: MODELS_DIR=demo/models)"
+HOW_TO_GET_A_MODEL = "get a model with ./download.py, or serve the demo with MODELS_DIR=demo/models"
 FOLDERS = ("clip", "text")
 _READ_WHOLE = 2**20
 _SAMPLES = 1024

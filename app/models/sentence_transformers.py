@@ -38,9 +38,9 @@ def load(models_dir: Path, trust_remote_code: bool) -> Halves:
     Raises ConfigurationError that names the folder and says how to get a model.
     """
     clip, text = models_dir / "clip", models_dir / "text"
-    image_model = _load_folder(clip, trust_remote_code)
+    image_model = load_folder(clip, trust_remote_code)
     same = digest(clip) == digest(text)
-    text_model = image_model if same else _load_folder(text, trust_remote_code)
+    text_model = image_model if same else load_folder(text, trust_remote_code)
     return Halves(
         text=_checked(_text_half, text_model, text, "texts"),
         image=_checked(_image_half, image_model, clip, "pictures"),
@@ -50,7 +50,7 @@ def load(models_dir: Path, trust_remote_code: bool) -> Halves:
 
 def reference_preparation(models_dir: Path, half: str, trust_remote_code: bool) -> Preparation:
     """The library's own preparation of one half, "image" or "text", without the weights."""
-    model = _load_folder(models_dir / {"image": "clip", "text": "text"}[half], trust_remote_code)
+    model = load_folder(models_dir / {"image": "clip", "text": "text"}[half], trust_remote_code)
     model.to("meta")
     return _reference_image(model) if half == "image" else _reference_text(model)
 
@@ -167,7 +167,8 @@ def _same_arrays(ours: Inputs, want: Inputs) -> bool:
     return ours.keys() == want.keys() and all(np.array_equal(ours[name], want[name]) for name in want)
 
 
-def _load_folder(folder: Path, trust: bool) -> Any:
+def load_folder(folder: Path, trust: bool) -> Any:
+    """The SentenceTransformer in a folder, on the CPU, in float32; raises ConfigurationError."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import: a baked model must never be looked up
     from sentence_transformers import SentenceTransformer
 
