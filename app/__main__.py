@@ -1,5 +1,6 @@
 """python -m app: serve until SIGTERM."""
 
+import ctypes
 import signal
 import sys
 import time
@@ -13,6 +14,17 @@ from app.settings import load_settings
 
 # Weaviate's client reuses idle connections for 90 s.
 KEEP_ALIVE_SECONDS = 120
+
+
+# glibc's mallopt(3): the number of heaps that threads share.
+M_ARENA_MAX = -8
+
+
+def use_one_heap() -> None:
+    """A heap a thread would keep what its thread freed, and memory would grow for hours before it is flat."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has one heap anyway
+        mallopt(M_ARENA_MAX, 1)
 
 
 class DrainingServer(uvicorn.Server):
@@ -49,6 +61,7 @@ def main() -> int:
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    use_one_heap()
     app = create_app(settings)
     config = uvicorn.Config(
         app,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 _CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
 _MADV_DONTNEED = 4
+# OpenVINO keeps kernels for this many shapes an operation; more grow the memory and save no time.
+_SHAPES_KEPT = 64
 
 
 def check_precision(settings: Settings) -> None:
@@ -82,6 +84,7 @@ class OpenVINOEngine:
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads or usable_cpus(),
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "CPU_RUNTIME_CACHE_CAPACITY": _SHAPES_KEPT,
         }
         model = core.read_model(path)
         if precision == "int8":

@@ -17,17 +17,48 @@ Preparation = Callable[[Any], Inputs]
 
 
 @dataclass(frozen=True)
+class Padding:
+    """How items of different lengths become one batch: padded on the right.
+
+    `values` names the value that pads an array, where that is not 0. With `max_tokens`, the longest that
+    the model takes, long batches are padded to a few lengths only: an engine keeps what it made for each
+    shape that it meets, and would fill the memory with them.
+    """
+
+    values: dict[str, int] = field(default_factory=dict)
+    max_tokens: int | None = None
+
+    def collate(self, items: list[Inputs]) -> Inputs:
+        """Stack items into one batch."""
+        batch: Inputs = {}
+        for name, first in items[0].items():
+            shapes = [item[name].shape for item in items]
+            shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+            if len(shape) == 1 and self.max_tokens is not None:
+                shape = (self._length(shape[0], self.max_tokens),)
+            array = np.full((len(items), *shape), self.values.get(name, 0), first.dtype)
+            for row, item in zip(array, items, strict=True):
+                row[tuple(slice(size) for size in item[name].shape)] = item[name]
+            batch[name] = array
+        return batch
+
+    @staticmethod
+    def _length(tokens: int, most: int) -> int:
+        step = 1 if tokens <= 16 else 4 if tokens <= 32 else 8 if tokens <= 128 else 32
+        return max(tokens, min(most, -(-tokens // step) * step))
+
+
+@dataclass(frozen=True)
 class Half:
     """One half of a model as its family loads it: a float32 torch module, and how its inputs are made.
 
-    The module takes a batch's arrays by name and returns (items, width). `pad_values` names the value
-    that pads an array on the right, where that is not 0. `sample` is an item that it can take.
+    The module takes a batch's arrays by name and returns (items, width). `sample` is an item that it can take.
     """
 
     module: "torch.nn.Module"
     prepare: Preparation
     sample: Any
-    pad_values: dict[str, int] = field(default_factory=dict)
+    padding: Padding = Padding()
 
 
 @dataclass(frozen=True)
@@ -45,11 +76,11 @@ class Tower:
 
     prepare: Preparation
     engine: Engine
-    pad_values: dict[str, int] = field(default_factory=dict)
+    padding: Padding = Padding()
 
     def collate(self, items: list[Inputs]) -> Inputs:
-        """Stack items into one batch, padded on the right to the longest."""
-        return collate(items, self.pad_values)
+        """Stack items into one batch."""
+        return self.padding.collate(items)
 
     def embed(self, items: list[Any]) -> Vectors:
         """Vectors of shape (items, width), float32, computed as one batch on this thread."""
@@ -68,19 +99,6 @@ class Model:
     width: int
     meta: dict[str, Any]
     engine: str
-
-
-def collate(items: list[Inputs], pad_values: dict[str, int]) -> Inputs:
-    """Stack items into one batch, padded on the right to the longest."""
-    batch: Inputs = {}
-    for name, first in items[0].items():
-        shapes = [item[name].shape for item in items]
-        shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-        array = np.full((len(items), *shape), pad_values.get(name, 0), first.dtype)
-        for row, item in zip(array, items, strict=True):
-            row[tuple(slice(size) for size in item[name].shape)] = item[name]
-        batch[name] = array
-    return batch
 
 
 def check_widths(text: int, image: int) -> int:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ import numpy as np
 from PIL import Image
 
 from app.contract import ConfigurationError
-from app.models import Half, Halves, Model, Preparation, Tower, check_widths, collate, files
+from app.models import Half, Halves, Model, Padding, Preparation, Tower, check_widths, files
 from app.models.preparation import ImagePreparation, TextPreparation
 from app.settings import Settings
 
 _log = logging.getLogger("uvicorn.error")
 
 # Raise it when what is written here changes.
-_FORMAT = 1
+_FORMAT = 2
 _INTERRUPTED = 3600  # seconds after which a folder that is being written counts as left behind
 _SAMPLE_TEXT = "a photo of a dog"
 
@@ -128,12 +129,12 @@ def write(models_dir: Path, halves: Halves, place: Path) -> Path:
     try:
         manifest: dict[str, Any] = {"made_from": version(), "meta": halves.meta}
         for name, half in (("image", halves.image), ("text", halves.text)):
-            batch = collate([half.prepare(half.sample)] * 2, half.pad_values)
+            batch = half.padding.collate([half.prepare(half.sample)] * 2)
             try:
                 convert(half.module, batch, made / f"{name}.xml")
             except Exception as error:
                 raise NotCompiled(f"OpenVINO does not take the {name} model: {files.first_line(error)}") from error
-            manifest[name] = {"pad_values": half.pad_values, "preparation": _describe(half, made)}
+            manifest[name] = {"padding": asdict(half.padding), "preparation": _describe(half, made)}
         (made / "manifest.json").write_text(json.dumps(manifest))
         _check(made, halves)
         made.chmod(0o755)  # mkdtemp's folder is its owner's alone; another user may serve it
@@ -180,7 +181,7 @@ def _check(folder: Path, halves: Halves) -> None:
     for name, half in (("image", halves.image), ("text", halves.text)):
         engine = OpenVINOEngine(folder / f"{name}.xml", "float32", 0)
         for items in (samples[name], samples[name][:1]):
-            batch = collate([half.prepare(item) for item in items], half.pad_values)
+            batch = half.padding.collate([half.prepare(item) for item in items])
             with torch.inference_mode():
                 tensors = {key: torch.from_numpy(array) for key, array in batch.items()}
                 want = half.module.eval()(**tensors).numpy()
@@ -199,7 +200,7 @@ def _load_folder(folder: Path, settings: Settings) -> Model:
         description = manifest[name]
         prepare = _preparation(name, description["preparation"], folder, settings)
         engine = OpenVINOEngine(folder / f"{name}.xml", settings.precision, settings.threads)
-        towers[name] = Tower(prepare, engine, description["pad_values"])
+        towers[name] = Tower(prepare, engine, Padding(**description["padding"]))
         widths[name] = towers[name].embed([sample]).shape[1]
         engine.give_back_file_pages()
     width = check_widths(widths["text"], widths["image"])

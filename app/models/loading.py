@@ -56,7 +56,7 @@ def _load_on_torch(settings: Settings) -> Model:
 
     def tower(half: Half) -> tuple[Tower, int]:
         engine = torch_engine.TorchEngine(half.module, device, dtype)
-        made = Tower(half.prepare, engine, half.pad_values)
+        made = Tower(half.prepare, engine, half.padding)
         return made, made.embed([half.sample]).shape[1]
 
     text, text_width = tower(halves.text)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.contract import ConfigurationError
 from app.engines import Inputs
-from app.models import Half, Halves, Preparation
+from app.models import Half, Halves, Padding, Preparation
 from app.models.files import HOW_TO_GET_A_MODEL, digest, first_line, read_config
 from app.models.preparation import ImagePreparation, TextPreparation
 
@@ -152,15 +152,16 @@ def _text_half(model: Any) -> Half:
     tokenizer = model.tokenizer
     extra = {name: value for name, value in _features(model, "a").items() if not torch.is_tensor(value)}
     prepare = reference
+    length = int(min(model.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length))
     if getattr(tokenizer, "is_fast", False):
-        length = min(model.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
         prompt = model.prompts.get(model.default_prompt_name) or ""
-        fast = TextPreparation(tokenizer.backend_tokenizer.to_str(), int(length), list(reference("a")), prompt)
+        fast = TextPreparation(tokenizer.backend_tokenizer.to_str(), length, list(reference("a")), prompt)
         if all(_same_arrays(fast(text), reference(text)) for text in _SAMPLE_TEXTS):
             prepare = fast
     if prepare is reference:
         _log.info("texts are tokenized by transformers, for this tokenizer does more than its tokenizer.json")
-    return Half(_TextModule(model, extra), prepare, "a photo of a dog", {"input_ids": tokenizer.pad_token_id or 0})
+    padding = Padding({"input_ids": tokenizer.pad_token_id or 0}, length)
+    return Half(_TextModule(model, extra), prepare, "a photo of a dog", padding)
 
 
 def _same_arrays(ours: Inputs, want: Inputs) -> bool:
