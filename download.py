@@ -9,24 +9,25 @@ A name may pin a revision (NAME@REVISION). Private models: set HF_TOKEN. Run twi
 
 import argparse
 import sys
+from dataclasses import fields
 
 from app.contract import ConfigurationError
-from app.models.baking import bake
-from app.settings import load_settings
+from app.models.baking import Names, bake
+from app.settings import Settings, load_settings
 
 
 def main() -> int:
     try:
         settings = load_settings()
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--clip-model", default=settings.clip_model_name, help="CLIP_MODEL_NAME")
-        parser.add_argument("--text-model", default=settings.text_model_name, help="TEXT_MODEL_NAME")
-        parser.add_argument(
-            "--trust-remote-code",
-            action=argparse.BooleanOptionalAction,
-            default=settings.trust_remote_code,
-            help="TRUST_REMOTE_CODE: execute code that comes with the model, here and when serving",
-        )
+        for field in fields(Names):
+            default = getattr(settings, field.name)
+            option = f"--{field.name.removesuffix('_name').replace('_', '-')}"
+            action = argparse.BooleanOptionalAction if isinstance(default, bool) else "store"
+            meaning = Settings.model_fields[field.name].description
+            parser.add_argument(
+                option, dest=field.name, action=action, default=default, help=f"{field.name.upper()}: {meaning}"
+            )
         parser.add_argument("--models-dir", type=type(settings.models_dir), default=settings.models_dir)
         parser.add_argument(
             "--compile",
@@ -35,13 +36,8 @@ def main() -> int:
             help="compile the model for the CPU (--no-compile for an image that serves on a GPU)",
         )
         options = parser.parse_args()
-        bake(
-            options.models_dir,
-            clip_model=options.clip_model,
-            text_model=options.text_model,
-            trust_remote_code=options.trust_remote_code,
-            compile_towers=options.compile,
-        )
+        names = Names(**{field.name: getattr(options, field.name) for field in fields(Names)})
+        bake(options.models_dir, names, compile_towers=options.compile)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizerFast:
+def clip_tokenizer(folder: Path) -> CLIPTokenizerFast:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     chars = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     vocab = chars + [c + "</w>" for c in chars] + ["<|startoftext|>", "<|endoftext|>"]
@@ -43,7 +43,7 @@ def _tokenizer(folder: Path) -> CLIPTokenizerFast:
 def clip_pair(out: Path, seed: int = 0, width: int = 16) -> Path:
     """Write out/clip and out/text as sentence-transformers saves a CLIP; returns `out`."""
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(out / "work" / "tokenizer")
+    tokenizer = clip_tokenizer(out / "work" / "tokenizer")
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(
         text_config={**shape, "vocab_size": len(tokenizer), "bos_token_id": 512, "eos_token_id": 513},

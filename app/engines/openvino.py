@@ -55,21 +55,36 @@ def quantize_weights(model: ov.Model) -> None:
         node.input(1).replace_source_output(product.output(0))
 
 
-def convert(module: "torch.nn.Module", sample: Inputs, path: Path) -> None:
-    """Write a module as OpenVINO IR (`path` with .xml and .bin), float32, batch and length dynamic.
+def convert(module: "torch.nn.Module", sample: Inputs, path: Path, any_length: bool) -> None:
+    """Write a module as OpenVINO IR (`path` with .xml and .bin), float32, for batches of any size.
 
-    `sample` is a batch of two items. An array with two axes is taken to be (items, tokens).
+    `sample` is a batch of two items. With `any_length` its arrays are (items, tokens), and take any number
+    of tokens.
     """
     import torch
 
+    names, tensors = list(sample), tuple(torch.from_numpy(array) for array in sample.values())
+
+    class ByPosition(torch.nn.Module):
+        """Export does not take a module whose inputs are only known by name."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module.eval()
+
+        def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
+            vectors: torch.Tensor = self.module(**dict(zip(names, arrays, strict=True)))
+            return vectors
+
     # DYNAMIC: torch finds the bounds, and fails where an axis would be fixed.
     free = torch.export.Dim.DYNAMIC
-    dynamic = {name: {0: free, 1: free} if array.ndim == 2 else {0: free} for name, array in sample.items()}
-    tensors = {name: torch.from_numpy(array) for name, array in sample.items()}
+    dynamic = tuple({0: free, 1: free} if any_length else {0: free} for _ in names)
     with torch.no_grad():
-        exported = torch.export.export(module.eval(), (), tensors, dynamic_shapes=dynamic, strict=False)
+        exported = torch.export.export(ByPosition(), tensors, dynamic_shapes=(dynamic,), strict=False)
     model = ov.convert_model(exported)
-    shapes = {name: [-1, -1] if array.ndim == 2 else [-1, *array.shape[1:]] for name, array in sample.items()}
+    for port, name in zip(model.inputs, names, strict=True):
+        port.get_tensor().set_names({name})
+    shapes = {name: [-1, -1] if any_length else [-1, *array.shape[1:]] for name, array in sample.items()}
     model.reshape({name: ov.PartialShape(shape) for name, shape in shapes.items()})
     ov.save_model(model, path, compress_to_fp16=False)
 

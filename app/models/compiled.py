@@ -28,6 +28,7 @@ from PIL import Image
 
 from app.contract import ConfigurationError
 from app.models import Half, Halves, Model, Padding, Preparation, Tower, check_widths, files
+from app.models.families import Family, find_family
 from app.models.preparation import ImagePreparation, TextPreparation
 from app.settings import Settings
 
@@ -43,7 +44,7 @@ class NotCompiled(Exception):
     """This model does not run compiled; the message says why."""
 
 
-def load(settings: Settings) -> Model:
+def load(settings: Settings, family: Family) -> Model:
     """The compiled model of `settings.models_dir`; compiles it first, in a process of its own, if need be.
 
     Raises NotCompiled if this model cannot be compiled, ConfigurationError if it is wrong.
@@ -51,20 +52,20 @@ def load(settings: Settings) -> Model:
     from app.engines.openvino import check_precision
 
     check_precision(settings)
-    fingerprint = files.fingerprint(settings.models_dir, version())
+    fingerprint = files.fingerprint(settings.models_dir, family, version())
     for place in places(settings):
         if _is_whole(place / fingerprint):
-            return _load_folder(place / fingerprint, settings)
+            return _load_folder(place / fingerprint, settings, family)
     for place in places(settings):
         if _is_writable(place):
             with _locked(place):
                 if not _is_whole(place / fingerprint):  # else another server was first
                     _compile(settings, place)
-            return _load_folder(place / fingerprint, settings)
+            return _load_folder(place / fingerprint, settings, family)
     _log.warning("no folder to keep the compiled model in; set CACHE_DIR to a writable folder")
     with tempfile.TemporaryDirectory() as temporary:
         _compile(settings, Path(temporary))
-        return _load_folder(Path(temporary) / fingerprint, settings)
+        return _load_folder(Path(temporary) / fingerprint, settings, family)
 
 
 def places(settings: Settings) -> Iterator[Path]:
@@ -119,11 +120,11 @@ def _compile(settings: Settings, place: Path) -> None:
     raise NotCompiled(lines[-1])
 
 
-def write(models_dir: Path, halves: Halves, place: Path) -> Path:
+def write(models_dir: Path, family: Family, halves: Halves, place: Path) -> Path:
     """Compile both halves into a folder below `place`; returns it. Raises NotCompiled."""
     from app.engines.openvino import convert
 
-    fingerprint = files.fingerprint(models_dir, version())
+    fingerprint = files.fingerprint(models_dir, family, version())
     place.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".making-", dir=place))
     try:
@@ -131,7 +132,7 @@ def write(models_dir: Path, halves: Halves, place: Path) -> Path:
         for name, half in (("image", halves.image), ("text", halves.text)):
             batch = half.padding.collate([half.prepare(half.sample)] * 2)
             try:
-                convert(half.module, batch, made / f"{name}.xml")
+                convert(half.module, batch, made / f"{name}.xml", any_length=half.padding.max_tokens is not None)
             except Exception as error:
                 raise NotCompiled(f"OpenVINO does not take the {name} model: {files.first_line(error)}") from error
             manifest[name] = {"padding": asdict(half.padding), "preparation": _describe(half, made)}
@@ -190,7 +191,7 @@ def _check(folder: Path, halves: Halves) -> None:
                 raise NotCompiled(f"OpenVINO gives other vectors than torch for the {name} model")
 
 
-def _load_folder(folder: Path, settings: Settings) -> Model:
+def _load_folder(folder: Path, settings: Settings, family: Family) -> Model:
     from app.engines.openvino import OpenVINOEngine
 
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -198,7 +199,7 @@ def _load_folder(folder: Path, settings: Settings) -> Model:
     widths: dict[str, int] = {}
     for name, sample in (("image", Image.new("RGB", (32, 32))), ("text", _SAMPLE_TEXT)):
         description = manifest[name]
-        prepare = _preparation(name, description["preparation"], folder, settings)
+        prepare = _preparation(name, description["preparation"], folder, settings, family)
         engine = OpenVINOEngine(folder / f"{name}.xml", settings.precision, settings.threads)
         towers[name] = Tower(prepare, engine, Padding(**description["padding"]))
         widths[name] = towers[name].embed([sample]).shape[1]
@@ -207,11 +208,11 @@ def _load_folder(folder: Path, settings: Settings) -> Model:
     return Model(towers["text"], towers["image"], width, manifest["meta"], "OpenVINO on the CPU")
 
 
-def _preparation(name: str, description: dict[str, Any] | None, folder: Path, settings: Settings) -> Preparation:
+def _preparation(
+    name: str, description: dict[str, Any] | None, folder: Path, settings: Settings, family: Family
+) -> Preparation:
     if description is None:
         _log.info("the %s model needs the reference library to prepare its inputs", name)
-        from app.models import sentence_transformers as family
-
         return family.reference_preparation(settings.models_dir, name, files.trust_remote_code(settings))
     if name == "image":
         return ImagePreparation.from_description(description)
@@ -224,12 +225,11 @@ def main() -> int:
     The last line of the output says what went wrong. Exit status 1: the model is wrong; 2: it cannot be
     compiled.
     """
-    from app.models import sentence_transformers as family
-
     settings = Settings()
+    family = find_family(settings.models_dir)
     try:
         halves = family.load(settings.models_dir, files.trust_remote_code(settings))
-        write(settings.models_dir, halves, Path(sys.argv[1]))
+        write(settings.models_dir, family, halves, Path(sys.argv[1]))
     except ConfigurationError as error:
         print(error)
         return 1

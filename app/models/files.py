@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from app.contract import ConfigurationError
+from app.models.families import Family
 from app.settings import Settings
 
 HOW_TO_GET_A_MODEL = "get a model with ./download.py, or serve the demo with MODELS_DIR=demo/models"
-FOLDERS = ("clip", "text")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _READ_WHOLE = 2**20
 _SAMPLES = 1024
 _SAMPLE_BYTES = 512
@@ -24,20 +25,29 @@ def trust_remote_code(settings: Settings) -> bool:
     return settings.trust_remote_code
 
 
-def check_model(models_dir: Path) -> None:
-    """Raises ConfigurationError unless both model folders hold a whole sentence-transformers model."""
-    for name in FOLDERS:
-        _check_folder(models_dir / name)
+def check_model(models_dir: Path, family: Family) -> None:
+    """Raises ConfigurationError unless the folders of `family` are there and whole."""
+    for name in family.folders:
+        folder = models_dir / name
+        if not folder.is_dir():
+            raise ConfigurationError(f"there is no model folder {folder}; {HOW_TO_GET_A_MODEL}")
+        if name in family.weights and not (folder / family.marker).is_file():
+            raise ConfigurationError(f"{folder} is no {family.name} model (no {family.marker}); {HOW_TO_GET_A_MODEL}")
+        content = _content(folder)
+        if name in family.weights and not any(path.suffix in WEIGHTS for path in content):
+            raise ConfigurationError(f"{folder} holds no weights; {HOW_TO_GET_A_MODEL}")
+        for path in content:
+            _check_file(path)
 
 
-def fingerprint(models_dir: Path, version: str) -> str:
+def fingerprint(models_dir: Path, family: Family, version: str) -> str:
     """A name for the content of the model folders under one `version` of what is made from them.
 
     Of large files only a part is read: 1,024 places of it, beside its size. Weights that
     were trained further differ in nearly all of their bytes.
     """
     whole = hashlib.sha256(version.encode())
-    for name in FOLDERS:
+    for name in family.folders:
         for path in _content(models_dir / name):
             size = path.stat().st_size
             whole.update(f"{name}/{path.relative_to(models_dir / name)} {size}\n".encode())
@@ -70,20 +80,6 @@ def _content(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ConfigurationError(f"there is no model folder {folder}; {HOW_TO_GET_A_MODEL}")
-    if not (folder / "modules.json").is_file():
-        raise ConfigurationError(
-            f"{folder} is no sentence-transformers model (no modules.json); {HOW_TO_GET_A_MODEL}"
-        )
-    content = _content(folder)
-    if not any(path.suffix in (".safetensors", ".bin") for path in content):
-        raise ConfigurationError(f"{folder} holds no weights; {HOW_TO_GET_A_MODEL}")
-    for path in content:
-        _check_file(path)
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The model's own config.json, in the folder or in that of its first module."""
     for path in (folder / "config.json", *sorted(folder.glob("*/config.json"))):
@@ -91,6 +87,19 @@ def read_config(folder: Path) -> dict[str, Any]:
             config: dict[str, Any] = json.loads(path.read_text())
             return config
     return {}
+
+
+def hub_snapshot(cache: Path) -> Path:
+    """The folder of the one model in a hub cache (models--OWNER--NAME/snapshots/COMMIT).
+
+    Raises ConfigurationError unless there is exactly one.
+    """
+    snapshots = [path for path in cache.glob("models--*/snapshots/*") if path.is_dir()]
+    if len(snapshots) != 1:
+        raise ConfigurationError(
+            f"{cache} holds {len(snapshots)} models of a hub cache instead of one; {HOW_TO_GET_A_MODEL}"
+        )
+    return snapshots[0]
 
 
 def _check_file(path: Path) -> None:

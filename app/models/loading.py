@@ -5,6 +5,7 @@ import logging
 
 from app.contract import ConfigurationError
 from app.models import Half, Model, Tower, check_widths, compiled, files
+from app.models.families import Family, find_family
 from app.settings import Settings
 
 _log = logging.getLogger("uvicorn.error")
@@ -15,15 +16,16 @@ def load_model(settings: Settings) -> Model:
 
     Raises ConfigurationError that names what is wrong and says how to mend it.
     """
-    files.check_model(settings.models_dir)
+    family = find_family(settings.models_dir)
+    files.check_model(settings.models_dir, family)
     if _chosen_engine(settings) == "openvino":
         try:
-            return compiled.load(settings)
+            return compiled.load(settings, family)
         except compiled.NotCompiled as error:
             if settings.engine == "openvino":
                 raise ConfigurationError(f"ENGINE=openvino: {error}; set ENGINE=auto or torch") from error
             _log.warning("ENGINE=auto uses torch, which is slower: %s", error)
-    return _load_on_torch(settings)
+    return _load_on_torch(settings, family)
 
 
 def _chosen_engine(settings: Settings) -> str:
@@ -42,10 +44,9 @@ def _chosen_engine(settings: Settings) -> str:
     return "openvino"
 
 
-def _load_on_torch(settings: Settings) -> Model:
+def _load_on_torch(settings: Settings, family: Family) -> Model:
     try:
         from app.engines import torch as torch_engine
-        from app.models import sentence_transformers as family
     except ImportError as error:
         raise ConfigurationError(
             f"this model needs {error.name}, which is not installed; pip install -r requirements.txt"

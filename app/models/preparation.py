@@ -12,6 +12,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from app.engines import Inputs
+from app.models.cleaning import clean
 
 # A resized picture above this many pixels is never made whole: only its crop is computed.
 _MOST_RESIZED_PIXELS = 16_000_000
@@ -22,7 +23,8 @@ class ImagePreparation:
     """Resize and centre-crop as the CLIP image processors of transformers do with Pillow.
 
     `shortest_edge` keeps the aspect ratio; without it the picture is resized to `height` x `width`.
-    The pixels stay uint8: the engine computes (pixel * scale - mean) / std.
+    The pixels stay uint8: the engine computes (pixel * scale - mean) / std. Half a pixel left of the crop is
+    rounded down, with `crop_to_even` to the even pixel, as torchvision's CenterCrop does.
     """
 
     height: int
@@ -32,6 +34,7 @@ class ImagePreparation:
     scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop_to_even: bool = False
 
     @classmethod
     def from_processor(cls, config: dict[str, Any]) -> "ImagePreparation | None":
@@ -59,6 +62,7 @@ class ImagePreparation:
             scale=float(config.get("rescale_factor", 1 / 255)),
             mean=tuple(config["image_mean"]),
             std=tuple(config["image_std"]),
+            crop_to_even=config.get("crop_to_even", False),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -73,7 +77,7 @@ class ImagePreparation:
     def __call__(self, image: Image.Image) -> Inputs:
         """RGB picture to {"pixels": uint8 (height, width, 3)}."""
         size = self._resized_size(image.width, image.height)
-        left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
+        left, top = self._start(size[0] - self.width), self._start(size[1] - self.height)
         if size[0] * size[1] <= _MOST_RESIZED_PIXELS:
             image = image.resize(size, self.resample)
             image = image.crop((left, top, left + self.width, top + self.height))
@@ -84,6 +88,9 @@ class ImagePreparation:
             box = (left * across, top * down, right, bottom)
             image = image.resize((self.width, self.height), self.resample, box=box)
         return {"pixels": np.asarray(image)}
+
+    def _start(self, surplus: int) -> int:
+        return round(surplus / 2) if self.crop_to_even else surplus // 2
 
     def _resized_size(self, width: int, height: int) -> tuple[int, int]:
         edge = self.shortest_edge
@@ -97,22 +104,53 @@ class ImagePreparation:
 class TextPreparation:
     """Tokenize with the `tokenizers` library, cut at `max_length` tokens with the end token kept.
 
-    Safe to call from several threads: nothing is changed after construction.
+    `names` are the arrays that the model takes. With `pad_id` each text is padded on the right to
+    `max_length`. `clean` names what comes first (app/models/cleaning.py). Safe to call from several threads:
+    nothing is changed after construction.
     """
 
-    def __init__(self, tokenizer_json: str, max_length: int, names: list[str], prompt: str = "") -> None:
+    def __init__(
+        self,
+        tokenizer_json: str,
+        max_length: int,
+        names: list[str],
+        prompt: str = "",
+        pad_id: int | None = None,
+        clean: str = "",
+    ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer_json = tokenizer_json
         self._max_length = max_length
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length)
         self._names = names
         self._prompt = prompt
+        self._pad_id = pad_id
+        self._clean = clean
+        self._tokenizer.enable_truncation(max_length)
+        if pad_id is None:
+            self._tokenizer.no_padding()
+        else:
+            self._tokenizer.enable_padding(direction="right", pad_id=pad_id, length=max_length)
+
+    @classmethod
+    def from_tokenizer(
+        cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = "", pad_to_length: bool = False
+    ) -> "TextPreparation | None":
+        """From a tokenizer of transformers; None if that is not made with the `tokenizers` library."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            return None
+        return cls(backend.to_str(), max_length, names, prompt, tokenizer.pad_token_id if pad_to_length else None)
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
         (folder / "tokenizer.json").write_text(self._tokenizer_json)
-        return {"max_length": self._max_length, "names": self._names, "prompt": self._prompt}
+        return {
+            "max_length": self._max_length,
+            "names": self._names,
+            "prompt": self._prompt,
+            "pad_id": self._pad_id,
+            "clean": self._clean,
+        }
 
     @classmethod
     def from_description(cls, description: dict[str, Any], folder: Path) -> "TextPreparation":
@@ -120,7 +158,7 @@ class TextPreparation:
 
     def __call__(self, text: str) -> Inputs:
         """Text to int64 arrays of shape (tokens,), those that the model takes."""
-        encoding = self._tokenizer.encode(self._prompt + text)
+        encoding = self._tokenizer.encode(self._prompt + clean(text, self._clean))
         arrays = {
             "input_ids": encoding.ids,
             "attention_mask": encoding.attention_mask,

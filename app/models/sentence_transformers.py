@@ -1,35 +1,22 @@
 """The sentence-transformers family: MODELS_DIR/clip for pictures, MODELS_DIR/text for texts."""
 
-import logging
-import os
-import threading
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from app.contract import ConfigurationError
-from app.engines import Inputs
 from app.models import Half, Halves, Padding, Preparation
 from app.models.files import HOW_TO_GET_A_MODEL, digest, first_line, read_config
+from app.models.hub import download
+from app.models.modules import first_item, image_half, locked, stay_offline, text_half
 from app.models.preparation import ImagePreparation, TextPreparation
+from app.models.pretrained import cannot_load
 
-_log = logging.getLogger("uvicorn.error")
-
-_SAMPLE_TEXTS = [
-    "",
-    " ",
-    "\n",
-    "A photo of a Cat.",
-    "word " * 600,
-    "日本語",
-    "🙂é",
-    "<|endoftext|> [SEP] </s>",
-]
-_SAMPLE_SIZES = [(1, 1), (9, 7), (640, 480), (333, 500), (50, 400), (224, 224), (1001, 300)]
+if TYPE_CHECKING:
+    from app.models.baking import Names
 
 
 def load(models_dir: Path, trust_remote_code: bool) -> Halves:
@@ -52,28 +39,31 @@ def reference_preparation(models_dir: Path, half: str, trust_remote_code: bool) 
     """The library's own preparation of one half, "image" or "text", without the weights."""
     model = load_folder(models_dir / {"image": "clip", "text": "text"}[half], trust_remote_code)
     model.to("meta")
-    return _reference_image(model) if half == "image" else _reference_text(model)
+    return _image_reference(model) if half == "image" else _text_reference(model)
+
+
+def bake(names: "Names", downloads: Path, made: Path) -> None:
+    """Write clip/ and text/ into `made`; raises ConfigurationError."""
+    for folder, name in (("clip", names.clip_model_name), ("text", names.text_model_name)):
+        assert name
+        source = download(name if "/" in name else f"sentence-transformers/{name}", downloads)
+        try:
+            model = load_folder(source, names.trust_remote_code)
+        except ConfigurationError:
+            shutil.rmtree(source)  # what arrived is of no use: the next call starts afresh
+            raise
+        model.save(str(made / folder), create_model_card=False)
 
 
 class _ImageModule(torch.nn.Module):
-    """Pixels to embeddings: uint8 (items, height, width, 3) as prepared by us, or the reference's floats."""
+    """Pixel values, float32 (items, 3, height, width), to embeddings."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, model: Any, preparation: ImagePreparation | None) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        if preparation is not None:
-            self.scale = preparation.scale
-            self.register_buffer("mean", torch.tensor(preparation.mean).reshape(3, 1, 1))
-            self.register_buffer("std", torch.tensor(preparation.std).reshape(3, 1, 1))
 
-    def forward(self, pixels: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
-        if pixels is not None:
-            pixel_values = (pixels.permute(0, 3, 1, 2) * self.scale - self.mean) / self.std
-        features = self.model({"pixel_values": pixel_values, "modality": "image"})
-        return _embedding(features)
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return _embedding(self.model({"pixel_values": pixel_values, "modality": "image"}))
 
 
 class _TextModule(torch.nn.Module):
@@ -100,77 +90,44 @@ def _embedding(features: dict[str, torch.Tensor]) -> torch.Tensor:
     return features["sentence_embedding"]
 
 
-def _reference_image(model: Any) -> Preparation:
-    def prepare(image: Image.Image) -> Inputs:
-        return {"pixel_values": model.preprocess([image])["pixel_values"][0].numpy()}
-
-    return prepare
+def _image_reference(model: Any) -> Preparation:
+    return lambda image: {"pixel_values": first_item(model.preprocess([image]))["pixel_values"]}
 
 
 def _image_half(model: Any) -> Half:
-    reference = _reference_image(model)
     processor = model[0].processor
     config = getattr(processor, "image_processor", processor).to_dict()
-    preparation = ImagePreparation.from_processor(config)
-    if preparation is not None and not _same_pictures(preparation, reference):
-        preparation = None
-    if preparation is None:
-        _log.info("pictures are prepared by transformers, for this processor does more than resize and crop")
-    return Half(_ImageModule(model, preparation), preparation or reference, Image.new("RGB", (32, 32)))
+    return image_half(_ImageModule(model), ImagePreparation.from_processor(config), _image_reference(model))
 
 
-def _same_pictures(preparation: ImagePreparation, reference: Preparation) -> bool:
-    rng = np.random.default_rng(0)
-    for width, height in _SAMPLE_SIZES:
-        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        pixels = preparation(image)["pixels"].astype(np.float32)
-        ours = (pixels * np.float32(preparation.scale) - preparation.mean) / preparation.std
-        want = reference(image)["pixel_values"]
-        if ours.transpose(2, 0, 1).shape != want.shape or np.abs(ours.transpose(2, 0, 1) - want).max() > 1e-5:
-            return False
-    return True
+def _prompt(model: Any) -> str:
+    return model.prompts.get(model.default_prompt_name) or ""
 
 
 def _features(model: Any, text: str) -> dict[str, Any]:
-    prompt = model.prompts.get(model.default_prompt_name) or None
-    return dict(model.preprocess([text], prompt=prompt))
+    return dict(model.preprocess([text], prompt=_prompt(model) or None))
 
 
-def _reference_text(model: Any) -> Preparation:
-    lock = threading.Lock()  # the tokenizers of transformers change themselves while they work
-
-    def prepare(text: str) -> Inputs:
-        with lock:
-            features = _features(model, text)
-        return {name: value[0].numpy() for name, value in features.items() if torch.is_tensor(value)}
-
-    return prepare
+def _text_reference(model: Any) -> Preparation:
+    return locked(lambda text: _features(model, text))
 
 
 def _text_half(model: Any) -> Half:
-    reference = _reference_text(model)
     tokenizer = model.tokenizer
-    extra = {name: value for name, value in _features(model, "a").items() if not torch.is_tensor(value)}
-    prepare = reference
     length = int(min(model.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length))
-    if getattr(tokenizer, "is_fast", False):
-        prompt = model.prompts.get(model.default_prompt_name) or ""
-        fast = TextPreparation(tokenizer.backend_tokenizer.to_str(), length, list(reference("a")), prompt)
-        if all(_same_arrays(fast(text), reference(text)) for text in _SAMPLE_TEXTS):
-            prepare = fast
-    if prepare is reference:
-        _log.info("texts are tokenized by transformers, for this tokenizer does more than its tokenizer.json")
-    padding = Padding({"input_ids": tokenizer.pad_token_id or 0}, length)
-    return Half(_TextModule(model, extra), prepare, "a photo of a dog", padding)
-
-
-def _same_arrays(ours: Inputs, want: Inputs) -> bool:
-    return ours.keys() == want.keys() and all(np.array_equal(ours[name], want[name]) for name in want)
+    reference = _text_reference(model)
+    extra = {name: value for name, value in _features(model, "a").items() if not torch.is_tensor(value)}
+    return text_half(
+        _TextModule(model, extra),
+        TextPreparation.from_tokenizer(tokenizer, length, list(reference("a")), _prompt(model)),
+        reference,
+        Padding({"input_ids": tokenizer.pad_token_id or 0}, length),
+    )
 
 
 def load_folder(folder: Path, trust: bool) -> Any:
     """The SentenceTransformer in a folder, on the CPU, in float32; raises ConfigurationError."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import: a baked model must never be looked up
+    stay_offline()
     from sentence_transformers import SentenceTransformer
 
     try:
@@ -180,11 +137,10 @@ def load_folder(folder: Path, trust: bool) -> Any:
             trust_remote_code=trust,
             local_files_only=True,
             model_kwargs={"dtype": torch.float32},
+            processor_kwargs={"backend": "pil"},
         )
     except Exception as error:
-        raise ConfigurationError(
-            f"cannot load the model in {folder}: {first_line(error)}; {HOW_TO_GET_A_MODEL}"
-        ) from error
+        raise cannot_load(folder, error) from error
     return model.eval()
 
 

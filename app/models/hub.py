@@ -1,0 +1,68 @@
+"""Downloading a model from the hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from app.contract import ConfigurationError
+from app.models.files import first_line
+
+# Weights of other libraries, which would be downloaded for nothing.
+_NOT_NEEDED = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "onnx/*", "openvino/*", "coreml/*", "*.pb")
+TOKENIZER = (
+    "config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> Path:
+    """The files of a model on the hub, in a folder below `downloads`; only those that match `only`, if given.
+
+    `name` is OWNER/MODEL or OWNER/MODEL@REVISION. A second call downloads only what is missing. Raises
+    ConfigurationError that says what to do.
+    """
+    repository, _, revision = name.partition("@")
+    folder = downloads / repository.replace("/", "--")
+    print(f"downloading {repository}")
+    try:
+        snapshot_download(
+            repository,
+            revision=revision or None,
+            local_dir=folder,
+            allow_patterns=list(only) if only else None,
+            ignore_patterns=list(_NOT_NEEDED),
+        )
+    except GatedRepoError as error:
+        raise ConfigurationError(
+            f"{repository} is gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ConfigurationError(
+            f"there is no model {repository} on the hub, or it is private: check the name, or set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ConfigurationError(f"{repository} has no revision {revision}; leave out @{revision}") from error
+    except HFValidationError as error:
+        raise ConfigurationError(f"{name} is no name of a model: {first_line(error)}") from error
+    except (LocalEntryNotFoundError, httpx.TransportError, ConnectionError) as error:
+        raise ConfigurationError(
+            f"the hub does not answer, so {repository} cannot be downloaded: check network and HF_ENDPOINT"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ConfigurationError(f"{repository} cannot be downloaded: {first_line(error)}") from error
+    return folder

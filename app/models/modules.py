@@ -1,0 +1,123 @@
+"""What the families share in torch: halves whose inputs are prepared by us where that gives the same."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from app.engines import Inputs
+from app.models import Half, Padding, Preparation
+from app.models.preparation import ImagePreparation, TextPreparation
+
+_log = logging.getLogger("uvicorn.error")
+
+_SAMPLE_TEXT = "a photo of a dog"
+_SAMPLE_TEXTS = [
+    "",
+    " ",
+    "\n",
+    "A photo of a Cat.",
+    "it's   50% off; don't (really) \t wait... <b>NOW</b> &amp; here, #1!",
+    "word " * 600,
+    "日本語 Ünïcode ﬁne ½ Straße",
+    "🙂é",
+    "<|endoftext|> [SEP] </s> <eos> <image>",
+]
+_SAMPLE_SIZES = [(1, 1), (9, 7), (640, 480), (333, 500), (50, 400), (224, 224), (1001, 300)]
+
+
+def stay_offline() -> None:
+    """Call it before the first import of a library of the hub: a baked model must never be looked up."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+class Normalized(torch.nn.Module):
+    """A module's embeddings (items, width), scaled to length 1."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(self.module(**inputs), dim=-1)
+
+
+class FromPixels(torch.nn.Module):
+    """Embeds uint8 crops (items, height, width, 3) with a module that takes float pixel values."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, module: torch.nn.Module, preparation: ImagePreparation) -> None:
+        super().__init__()
+        self.module = module
+        self.scale = preparation.scale
+        self.register_buffer("mean", torch.tensor(preparation.mean).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor(preparation.std).reshape(3, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        pixel_values = (pixels.permute(0, 3, 1, 2) * self.scale - self.mean) / self.std
+        embeddings: torch.Tensor = self.module(pixel_values=pixel_values)
+        return embeddings
+
+
+def image_half(module: torch.nn.Module, preparation: ImagePreparation | None, reference: Preparation) -> Half:
+    """An image half with our `preparation`, if it gives the pixel values of the `reference`, else with that."""
+    sample = Image.new("RGB", (32, 32))
+    if preparation is not None and _same_pictures(preparation, reference):
+        return Half(FromPixels(module, preparation), preparation, sample)
+    _log.info("pictures are prepared by the reference library, for it does more than resize and crop")
+    return Half(module, reference, sample)
+
+
+def text_half(
+    module: torch.nn.Module,
+    preparation: TextPreparation | None,
+    reference: Preparation,
+    padding: Padding | None = None,
+) -> Half:
+    """A text half with our `preparation`, if it gives the tokens of the `reference`, else with that."""
+    if preparation is not None and all(_same_arrays(preparation(t), reference(t)) for t in _SAMPLE_TEXTS):
+        return Half(module, preparation, _SAMPLE_TEXT, padding or Padding())
+    _log.info("texts are tokenized by the reference library, for it does more than its tokenizer.json")
+    return Half(module, reference, _SAMPLE_TEXT, padding or Padding())
+
+
+def locked(tokenize: Callable[[str], Mapping[str, Any]]) -> Preparation:
+    """A preparation from a tokenizer that gives batches of one, and that changes itself while it works."""
+    lock = threading.Lock()
+
+    def prepare(text: str) -> Inputs:
+        with lock:
+            features = tokenize(text)
+        return first_item(features)
+
+    return prepare
+
+
+def first_item(features: Mapping[str, Any]) -> Inputs:
+    """The arrays of the first item in a batch of tensors."""
+    return {name: value[0].numpy() for name, value in features.items() if torch.is_tensor(value)}
+
+
+def _same_pictures(preparation: ImagePreparation, reference: Preparation) -> bool:
+    rng = np.random.default_rng(0)
+    for width, height in _SAMPLE_SIZES:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        pixels = preparation(image)["pixels"].astype(np.float32)
+        ours = ((pixels * np.float32(preparation.scale) - preparation.mean) / preparation.std).transpose(2, 0, 1)
+        want = reference(image)
+        if want.keys() != {"pixel_values"} or ours.shape != want["pixel_values"].shape:
+            return False
+        if np.abs(ours - want["pixel_values"]).max() > 1e-5:
+            return False
+    return True
+
+
+def _same_arrays(ours: Inputs, want: Inputs) -> bool:
+    return ours.keys() == want.keys() and all(np.array_equal(ours[name], want[name]) for name in want)
