@@ -21,8 +21,8 @@ from transformers import (
     SiglipTokenizer,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from tests.tiny import clip_tokenizer
 
@@ -81,7 +81,8 @@ WORDS = ("dog", "cat", "house", "river", "bicycle", "mountain", "flower", "bridg
 
 
 def _siglip2_tokenizer() -> Siglip2Tokenizer:
-    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS, *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
+    pieces += [f"<0x{byte:02X}>" for byte in range(256)]
     vocab = {piece: number for number, piece in enumerate(pieces)}
     return Siglip2Tokenizer(vocab=vocab, merges=[], model_max_length=64, padding_side="right",
                             model_input_names=["input_ids"])  # fmt: skip
@@ -183,7 +184,8 @@ def modern_vbert(hub: Path) -> Path:
     special += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     vocab = {token: n for n, token in enumerate([*special, *LETTERS, *LETTERS.upper(), *":.,!?0123456789"])}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Split("", "isolated")])
+    steps = [pre_tokenizers.Whitespace(), pre_tokenizers.Split("", "isolated")]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

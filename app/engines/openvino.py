@@ -102,12 +102,13 @@ class OpenVINOEngine:
             "CPU_RUNTIME_CACHE_CAPACITY": _SHAPES_KEPT,
         }
         model = core.read_model(path)
+        names = [port.get_any_name() for port in model.inputs]  # compiling adds others
         if precision == "int8":
             quantize_weights(model)
             options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 32
         self._compiled = core.compile_model(model, "CPU", options)
         self._request = self._compiled.create_infer_request()
-        self._names = [port.get_any_name() for port in self._compiled.inputs]
+        self._names = names
         self._file = path.with_suffix(".bin").resolve()
 
     def start(self, batch: Inputs) -> Callable[[], Vectors]:

@@ -91,5 +91,7 @@ def _verify(models_dir: Path, family: Family, compile_towers: bool) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
     settings = Settings(models_dir=models_dir, engine="auto" if compile_towers else "torch", enable_cuda=False)
     model = load_model(settings)
-    kept = (models_dir / "compiled" / files.fingerprint(models_dir, family, compiled.version())).is_dir()
+    kept = (
+        models_dir / "compiled" / files.fingerprint(models_dir, family, compiled.version()) / "text.xml"
+    ).is_file()
     print(f"{models_dir}: {model.engine}, vectors of width {model.width}{', compiled' if kept else ''}")

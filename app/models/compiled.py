@@ -1,7 +1,8 @@
 """Compiled models: made once, kept beside the model, loaded without torch.
 
     <models>/compiled/<fingerprint>/   or the same below the cache folder
-        manifest.json                  what it was made from and how items are prepared
+        manifest.json                  what it was made from and how items are prepared,
+                                       or why OpenVINO does not take this model
         image.xml image.bin text.xml text.bin tokenizer.json
 
 A folder appears under its final name only when it is whole, by one rename, so a half-written one is
@@ -29,13 +30,13 @@ from PIL import Image
 from app.contract import ConfigurationError
 from app.models import Half, Halves, Model, Padding, Preparation, Tower, check_widths, files
 from app.models.families import Family, find_family
-from app.models.preparation import ImagePreparation, TextPreparation
+from app.models.preparation import ImagePreparation, PatchPreparation, TextPreparation
 from app.settings import Settings
 
 _log = logging.getLogger("uvicorn.error")
 
 # Raise it when what is written here changes.
-_FORMAT = 2
+_FORMAT = 3
 _INTERRUPTED = 3600  # seconds after which a folder that is being written counts as left behind
 _SAMPLE_TEXT = "a photo of a dog"
 
@@ -121,23 +122,21 @@ def _compile(settings: Settings, place: Path) -> None:
 
 
 def write(models_dir: Path, family: Family, halves: Halves, place: Path) -> Path:
-    """Compile both halves into a folder below `place`; returns it. Raises NotCompiled."""
-    from app.engines.openvino import convert
+    """Compile both halves into a folder below `place`; returns it.
 
+    Where OpenVINO does not take the model, the folder holds only the reason, so that it is not tried again.
+    """
     fingerprint = files.fingerprint(models_dir, family, version())
     place.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".making-", dir=place))
     try:
-        manifest: dict[str, Any] = {"made_from": version(), "meta": halves.meta}
-        for name, half in (("image", halves.image), ("text", halves.text)):
-            batch = half.padding.collate([half.prepare(half.sample)] * 2)
-            try:
-                convert(half.module, batch, made / f"{name}.xml", any_length=half.padding.max_tokens is not None)
-            except Exception as error:
-                raise NotCompiled(f"OpenVINO does not take the {name} model: {files.first_line(error)}") from error
-            manifest[name] = {"padding": asdict(half.padding), "preparation": _describe(half, made)}
-        (made / "manifest.json").write_text(json.dumps(manifest))
-        _check(made, halves)
+        try:
+            manifest = _convert(halves, made)
+        except NotCompiled as error:
+            for path in made.iterdir():
+                path.unlink()
+            manifest = {"refused": str(error)}
+        (made / "manifest.json").write_text(json.dumps({"made_from": version(), **manifest}))
         made.chmod(0o755)  # mkdtemp's folder is its owner's alone; another user may serve it
         final = place / fingerprint
         try:
@@ -149,6 +148,24 @@ def write(models_dir: Path, family: Family, halves: Halves, place: Path) -> Path
         return final
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _convert(halves: Halves, folder: Path) -> dict[str, Any]:
+    """Write both halves into `folder`; returns what the manifest says of them. Raises NotCompiled."""
+    from app.engines.openvino import convert
+
+    manifest: dict[str, Any] = {"meta": halves.meta}
+    for name, half in (("image", halves.image), ("text", halves.text)):
+        batch = half.padding.collate([half.prepare(half.sample)] * 2)
+        try:
+            convert(half.module, batch, folder / f"{name}.xml", any_length=half.padding.max_tokens is not None)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise NotCompiled(f"OpenVINO does not take the {name} model: {files.first_line(error)}") from error
+        manifest[name] = {"padding": asdict(half.padding), "preparation": _describe(half, folder)}
+    _check(folder, halves)
+    return manifest
 
 
 def _remove_stale(place: Path, fingerprint: str) -> None:
@@ -163,7 +180,7 @@ def _remove_stale(place: Path, fingerprint: str) -> None:
 
 def _describe(half: Half, folder: Path) -> dict[str, Any] | None:
     """JSON from which the preparation can be made again; None if it is the reference library's."""
-    if isinstance(half.prepare, ImagePreparation):
+    if isinstance(half.prepare, ImagePreparation | PatchPreparation):
         return half.prepare.describe()
     if isinstance(half.prepare, TextPreparation):
         return half.prepare.describe(folder)
@@ -195,6 +212,8 @@ def _load_folder(folder: Path, settings: Settings, family: Family) -> Model:
     from app.engines.openvino import OpenVINOEngine
 
     manifest = json.loads((folder / "manifest.json").read_text())
+    if "refused" in manifest:
+        raise NotCompiled(manifest["refused"])
     towers: dict[str, Tower] = {}
     widths: dict[str, int] = {}
     for name, sample in (("image", Image.new("RGB", (32, 32))), ("text", _SAMPLE_TEXT)):
@@ -215,15 +234,15 @@ def _preparation(
         _log.info("the %s model needs the reference library to prepare its inputs", name)
         return family.reference_preparation(settings.models_dir, name, files.trust_remote_code(settings))
     if name == "image":
-        return ImagePreparation.from_description(description)
+        kind = PatchPreparation if "max_patches" in description else ImagePreparation
+        return kind.from_description(description)
     return TextPreparation.from_description(description, folder)
 
 
 def main() -> int:
     """python -m app.models.compiled PLACE: compile the model of MODELS_DIR into PLACE.
 
-    The last line of the output says what went wrong. Exit status 1: the model is wrong; 2: it cannot be
-    compiled.
+    Exit status 1: the model is wrong, and the last line of the output says how.
     """
     settings = Settings()
     family = find_family(settings.models_dir)
@@ -233,9 +252,6 @@ def main() -> int:
     except ConfigurationError as error:
         print(error)
         return 1
-    except NotCompiled as error:
-        print(error)
-        return 2
     return 0
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ from PIL import Image
 
 from app.engines import Inputs
 from app.models import Half, Padding, Preparation
-from app.models.preparation import ImagePreparation, TextPreparation
+from app.models.preparation import ImagePreparation, PatchPreparation, TextPreparation
 
 _log = logging.getLogger("uvicorn.error")
 
 _SAMPLE_TEXT = "a photo of a dog"
-_SAMPLE_TEXTS = [
+SAMPLE_TEXTS = [
     "",
     " ",
     "\n",
@@ -66,11 +66,15 @@ class FromPixels(torch.nn.Module):
         return embeddings
 
 
-def image_half(module: torch.nn.Module, preparation: ImagePreparation | None, reference: Preparation) -> Half:
+def image_half(
+    module: torch.nn.Module, preparation: ImagePreparation | PatchPreparation | None, reference: Preparation
+) -> Half:
     """An image half with our `preparation`, if it gives the pixel values of the `reference`, else with that."""
     sample = Image.new("RGB", (32, 32))
-    if preparation is not None and _same_pictures(preparation, reference):
+    if isinstance(preparation, ImagePreparation) and _same_pictures(_as_floats(preparation), reference):
         return Half(FromPixels(module, preparation), preparation, sample)
+    if isinstance(preparation, PatchPreparation) and _same_pictures(preparation, reference):
+        return Half(module, preparation, sample)
     _log.info("pictures are prepared by the reference library, for it does more than resize and crop")
     return Half(module, reference, sample)
 
@@ -80,9 +84,10 @@ def text_half(
     preparation: TextPreparation | None,
     reference: Preparation,
     padding: Padding | None = None,
+    samples: Sequence[str] = SAMPLE_TEXTS,
 ) -> Half:
     """A text half with our `preparation`, if it gives the tokens of the `reference`, else with that."""
-    if preparation is not None and all(_same_arrays(preparation(t), reference(t)) for t in _SAMPLE_TEXTS):
+    if preparation is not None and all(_same_arrays(preparation(text), reference(text)) for text in samples):
         return Half(module, preparation, _SAMPLE_TEXT, padding or Padding())
     _log.info("texts are tokenized by the reference library, for it does more than its tokenizer.json")
     return Half(module, reference, _SAMPLE_TEXT, padding or Padding())
@@ -105,16 +110,25 @@ def first_item(features: Mapping[str, Any]) -> Inputs:
     return {name: value[0].numpy() for name, value in features.items() if torch.is_tensor(value)}
 
 
-def _same_pictures(preparation: ImagePreparation, reference: Preparation) -> bool:
+def _as_floats(preparation: ImagePreparation) -> Preparation:
+    """What FromPixels makes of the crops, without a batch."""
+
+    def prepare(image: Any) -> Inputs:
+        pixels = preparation(image)["pixels"].astype(np.float32)
+        values = (pixels * np.float32(preparation.scale) - preparation.mean) / preparation.std
+        return {"pixel_values": values.transpose(2, 0, 1)}
+
+    return prepare
+
+
+def _same_pictures(preparation: Preparation, reference: Preparation) -> bool:
     rng = np.random.default_rng(0)
     for width, height in _SAMPLE_SIZES:
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        pixels = preparation(image)["pixels"].astype(np.float32)
-        ours = ((pixels * np.float32(preparation.scale) - preparation.mean) / preparation.std).transpose(2, 0, 1)
-        want = reference(image)
-        if want.keys() != {"pixel_values"} or ours.shape != want["pixel_values"].shape:
+        ours, want = preparation(image), reference(image)
+        if ours.keys() != want.keys():
             return False
-        if np.abs(ours - want["pixel_values"]).max() > 1e-5:
+        if any(ours[k].shape != want[k].shape or np.abs(ours[k] - want[k]).max() > 1e-5 for k in want):
             return False
     return True
 

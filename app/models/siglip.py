@@ -7,10 +7,12 @@ padded to the length that the model was trained with (64 tokens), whatever else 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
 from app.models import Halves, Preparation
 from app.models.files import hub_snapshot, read_config
-from app.models.modules import first_item, image_half, locked, text_half
-from app.models.preparation import ImagePreparation, TextPreparation
+from app.models.modules import SAMPLE_TEXTS, first_item, image_half, locked, text_half
+from app.models.preparation import ImagePreparation, PatchPreparation, TextPreparation
 from app.models.pretrained import ImageFeatures, TextFeatures, download_model, load_model, load_processor
 
 if TYPE_CHECKING:
@@ -30,13 +32,13 @@ def load(models_dir: Path, trust_remote_code: bool) -> Halves:
     return Halves(
         text=text_half(
             TextFeatures(model),
-            TextPreparation.from_tokenizer(processor.tokenizer, length, list(text("a")), pad_to_length=True),
+            _text_preparation(processor.tokenizer, length, list(text("a"))),
             text,
+            # A special token that a text spells out is read otherwise after the conversion, and means nothing.
+            samples=SAMPLE_TEXTS[:-1] if _is_sentencepiece(processor.tokenizer) else SAMPLE_TEXTS,
         ),
         image=image_half(
-            ImageFeatures(model),
-            ImagePreparation.from_processor(processor.image_processor.to_dict()),
-            _image_reference(processor),
+            ImageFeatures(model), _image_preparation(processor.image_processor), _image_reference(processor)
         ),
         meta=config,
     )
@@ -77,3 +79,53 @@ def _image_reference(processor: Any) -> Preparation:
 def _text_reference(tokenizer: Any, length: int) -> Preparation:
     options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
     return locked(lambda text: tokenizer([text], **options))
+
+
+def _image_preparation(image_processor: Any) -> ImagePreparation | PatchPreparation | None:
+    config = image_processor.to_dict()
+    if "max_num_patches" in config:
+        return PatchPreparation.from_processor(config)
+    return ImagePreparation.from_processor(config)
+
+
+def _is_sentencepiece(tokenizer: Any) -> bool:
+    return hasattr(tokenizer, "sp_model")
+
+
+def _text_preparation(tokenizer: Any, length: int, names: list[str]) -> TextPreparation | None:
+    if not _is_sentencepiece(tokenizer):
+        return TextPreparation.from_tokenizer(tokenizer, length, names, pad_to_length=True)
+    return TextPreparation(_as_tokenizer_json(tokenizer), length, names, pad_id=tokenizer.pad_token_id)
+
+
+def _as_tokenizer_json(tokenizer: Any) -> str:
+    """The sentencepiece model of SigLIP, and the cleaning before it, as one of the `tokenizers` library.
+
+    The cleaning is that of big_vision: lower case, no ASCII punctuation, single spaces.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto.ParseFromString(Path(tokenizer.vocab_file).read_bytes())
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    trainer = proto.trainer_spec
+    converted = Tokenizer(models.Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback))
+    converted.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace("▁", " "),
+            *([normalizers.Lowercase()] if tokenizer.do_lower_case else []),
+            normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+            normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Strip(),
+        ]
+    )
+    converted.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    converted.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    converted.post_processor = processors.TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    json_text: str = converted.to_str()
+    return json_text
