@@ -81,6 +81,23 @@ def serve() -> Iterator[Callable[..., str]]:
         assert process.wait(20) == 0
 
 
+@pytest.fixture(scope="session")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a server that cannot connect anywhere but to this machine, and whose hub is not there."""
+    folder = tmp_path_factory.mktemp("offline")
+    (folder / "sitecustomize.py").write_text(
+        "import socket\n"
+        "def refuse(self, address, connect):\n"
+        "    if self.family != socket.AF_UNIX and not str(address[0]).startswith(('127.', '::1')):\n"
+        "        raise PermissionError(f'this test refuses a connection to {address}')\n"
+        "    return connect(self, address)\n"
+        "for name in ('connect', 'connect_ex'):\n"
+        "    original = getattr(socket.socket, name)\n"
+        "    setattr(socket.socket, name, lambda self, address, c=original: refuse(self, address, c))\n"
+    )
+    return {"PYTHONPATH": str(folder), "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
 @pytest.fixture(scope="session", params=["openvino", "torch"])
 def server(request: pytest.FixtureRequest, serve: Callable[..., str], tiny_models: Path) -> str:
     return serve(tiny_models, ENGINE=request.param)

@@ -108,10 +108,10 @@ def naflex(hub: Path) -> Path:
     tokenizer = _siglip2_tokenizer()
     config = Siglip2Config(
         text_config={**SHAPE, "vocab_size": len(tokenizer), "max_position_embeddings": 64},
-        vision_config={**SHAPE, "num_patches": 16, "patch_size": 8},
+        vision_config={**SHAPE, "num_patches": 16, "patch_size": 16},
     )
     Siglip2Model(config).eval().save_pretrained(hub)
-    images = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=32)
+    images = Siglip2ImageProcessorPil()
     Siglip2Processor(images, tokenizer).save_pretrained(hub)
     return hub
 

@@ -73,7 +73,7 @@ def _length(config: dict[str, Any]) -> int:
 
 
 def _image_reference(processor: Any) -> Preparation:
-    return lambda image: first_item(processor.image_processor(images=[image], return_tensors="pt"))
+    return lambda image: first_item(processor(images=[image], return_tensors="pt"))
 
 
 def _text_reference(tokenizer: Any, length: int) -> Preparation:
