@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FAMILIES := .venv-families
 PORT ?= 8080
 
 .PHONY: setup demo serve test lint bench
@@ -18,8 +19,16 @@ demo: setup
 serve: setup
 	MODELS_DIR=$(or $(MODELS_DIR),models) PORT=$(PORT) $(BIN)/python -m app
 
-test: setup
+test: setup $(FAMILIES)/.installed
 	$(BIN)/python -m pytest -q
+	$(FAMILIES)/bin/python -m pytest -q tests/more_families
+
+# Apart, for torchvision needs a torch from the same index; whatever pip is told of others does not count here.
+$(FAMILIES)/.installed: requirements.txt requirements-openclip.txt requirements-colpali.txt requirements-test.txt
+	$(PYTHON) -m venv $(FAMILIES)
+	PIP_FIND_LINKS= $(FAMILIES)/bin/pip install --isolated --quiet -r requirements-openclip.txt -r requirements-colpali.txt \
+		-r requirements-test.txt
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .
