@@ -10,7 +10,12 @@ from urllib.parse import urlsplit
 import httpx
 import weaviate
 from weaviate.classes.init import AdditionalConfig, Auth, Timeout
-from weaviate.exceptions import WeaviateBaseError, WeaviateGRPCUnavailableError, WeaviateStartUpError
+from weaviate.exceptions import (
+    WeaviateBaseError,
+    WeaviateConnectionError,
+    WeaviateGRPCUnavailableError,
+    WeaviateStartUpError,
+)
 
 COLLECTION = "ClipExample"
 MODULE = "multi2vec-clip"
@@ -64,10 +69,10 @@ def connect() -> weaviate.WeaviateClient:
             auth_credentials=Auth.api_key(key) if key else None,
             additional_config=AdditionalConfig(timeout=Timeout(insert=_INSERT_SECONDS)),
         )
-    except WeaviateStartUpError as error:
-        if "version" in str(error):
-            raise Failed(one_line(error)) from error
+    except WeaviateConnectionError as error:
         raise Failed(f"no Weaviate at {url}; start it with `docker compose up -d`, or set WEAVIATE_URL") from error
+    except WeaviateStartUpError as error:  # too old, for one
+        raise Failed(one_line(error)) from error
     except WeaviateGRPCUnavailableError as error:
         raise Failed(
             f"Weaviate answers at {url}, but not for gRPC on port {grpc_port}; publish its port 50051, "
