@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
         self.requests: list[tuple[str, str, Any]] = []
         self.batches: list[batch_pb2.BatchObjectsRequest] = []
         self.searches: list[search_get_pb2.SearchRequest] = []
+        self.hangs_up = False
         self.before_batch: Callable[[], grpc.StatusCode | None] = lambda: None
         self._class: dict[str, Any] | None = None
         self.objects: dict[str, tuple[dict[str, str], Vector]] = {}
@@ -112,12 +114,9 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
         self._module = Module(self._client, at_once=2 * (os.cpu_count() or 1))
 
     def close(self) -> None:
-        self.close_http()
-        self._grpc.stop(0)
-
-    def close_http(self) -> None:
         self._http.shutdown()
         self._http.server_close()
+        self._grpc.stop(0)
 
     # HTTP: meta and schema ---------------------------------------------------------------------
 
@@ -128,9 +127,12 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
+                if standin.hangs_up:
+                    self.close_connection = True
+                    return
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 payload = json.loads(body) if body else None
-                standin.requests.append((self.command, self.path, payload))
+                standin.requests.append((self.command, self.path, json.loads(body) if body else None))
                 status, answer = standin.answer(self.command, self.path, payload)
                 content = json.dumps(answer).encode()
                 self.send_response(status)
@@ -153,6 +155,11 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
         if (method, path) == ("POST", "/v1/schema"):
             for vector in payload["vectorConfig"].values():
                 vector["vectorIndexConfig"] = _HNSW_DEFAULTS | vector["vectorIndexConfig"]
+            for each in payload["properties"]:
+                is_text = each["dataType"] == ["text"]
+                each |= {"indexFilterable": True, "indexSearchable": is_text, "indexRangeFilters": False}
+                if is_text:
+                    each["tokenization"] = "word"
             self._class = _CLASS_DEFAULTS | payload
             return 200, self._class
         if self._class and path == f"/v1/schema/{self._class['class']}":
@@ -235,7 +242,7 @@ def _result(
     id: str, distance: float | None = None, properties: dict[str, str] | None = None, wanted: Any = ()
 ) -> search_get_pb2.SearchResult:
     result = search_get_pb2.SearchResult()
-    result.metadata.id = id
+    result.metadata.id, result.metadata.id_as_bytes = id, uuid.UUID(id).bytes
     if distance is not None:
         result.metadata.distance, result.metadata.distance_present = distance, True
         result.metadata.certainty, result.metadata.certainty_present = 1 - distance / 2, True
@@ -258,6 +265,12 @@ def container(serve: Callable[..., str]) -> str:
 def standin(container: str) -> Iterator[Standin]:
     with closing(Standin(container)) as standin:
         yield standin
+
+
+def at_once(calls: Iterable[Callable[[], str]]) -> list[str]:
+    """What each call gives; two run at a time, as a script spends most of its time on imports."""
+    with ThreadPoolExecutor(2) as pool:
+        return [each.result() for each in [pool.submit(call) for call in calls]]
 
 
 def run_script(name: str, *arguments: str | Path, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -367,9 +380,12 @@ def hits(output: str) -> list[tuple[float, float, str]]:
 
 
 def test_words_find_the_picture(walker: User, shapes: Path) -> None:
-    for number in (3, 40):
-        row = pictures_of(shapes)[number]
-        output = walker.run("search.py", "--text", row["name"], "--limit", "5")
+    rows = [pictures_of(shapes)[number] for number in (3, 40)]
+    outputs = at_once(
+        partial(walker.run, "search.py", "--text", row["name"], "--limit", "5", "--sheet", row["path"])
+        for row in rows
+    )
+    for row, output in zip(rows, outputs, strict=True):
         assert len(hits(output)) == 5
         assert hits(output)[0][2] == row["path"]
         for distance, certainty, _ in hits(output):
@@ -377,12 +393,13 @@ def test_words_find_the_picture(walker: User, shapes: Path) -> None:
 
 
 def test_a_picture_finds_its_like_and_the_sheet_shows_it(walker: User, shapes: Path) -> None:
-    found = [
-        hits(walker.run("search.py", "--image", path, "--limit", "7", "--sheet", "like.png"))[0][2]
+    outputs = at_once(
+        partial(walker.run, "search.py", "--image", path, "--limit", "7", "--sheet", path.name)
         for path in sorted((shapes / "queries").iterdir())
-    ]
+    )
+    found = [hits(output)[0][2] for output in outputs]
     assert sum(name == f"{number:04}.png" for number, name in enumerate(found, 1)) >= 4
-    with Image.open(walker.folder / "like.png") as sheet:
+    with Image.open(walker.folder / "like-0003.png") as sheet:
         assert sheet.width > 5 * 180
         assert sheet.height > 3 * 180, "the query and two rows of hits"
         assert len(sheet.getcolors(sheet.width * sheet.height) or []) > 50, "nothing is drawn"
@@ -400,15 +417,20 @@ def test_thresholds(walker: User, shapes: Path) -> None:
 
 def test_moves_shift_the_hits(walker: User, shapes: Path) -> None:
     rows = pictures_of(shapes)
-    search = "search.py", "--text", rows[3]["name"], "--limit", str(PICTURES)
-
-    def rank(*options: str) -> int:
-        return [path for _, _, path in hits(walker.run(*search, *options))].index(rows[40]["path"])
-
-    plain = rank()
-    assert rank("--move-to", rows[40]["name"], "--move-to-force", "0.9") < plain
-    assert rank("--move-away", rows[40]["name"], "--move-away-force", "0.9") > plain
-    assert rank("--move-to", rows[40]["name"], "--move-to-force", "0") == plain
+    name, target = rows[3]["name"], rows[40]
+    options: list[tuple[str, ...]] = [
+        (),
+        ("--move-to", target["name"], "--move-to-force", "0.9"),
+        ("--move-away", target["name"], "--move-away-force", "0.9"),
+        ("--move-to", target["name"], "--move-to-force", "0"),
+    ]
+    outputs = at_once(
+        partial(walker.run, "search.py", "--text", name, "--limit", str(PICTURES), "--sheet", f"{number}.png", *each)
+        for number, each in enumerate(options)
+    )
+    plain, to, away, nowhere = ([path for _, _, path in hits(output)].index(target["path"]) for output in outputs)
+    assert to < plain < away
+    assert nowhere == plain
 
 
 def test_a_second_import_imports_nothing(walker: User, shapes: Path) -> None:
@@ -575,7 +597,7 @@ def test_an_import_stops_when_weaviate_stops(standin: Standin, user: User, shape
     def stop() -> grpc.StatusCode | None:
         if len(standin.batches) < 3:
             return None
-        standin.close_http()
+        standin.hangs_up = True
         return grpc.StatusCode.INTERNAL
 
     standin.before_batch = stop
@@ -598,60 +620,61 @@ def test_files_that_cannot_be_read_are_listed(standin: Standin, user: User, shap
 
 def test_who_is_not_there_is_named(standin: Standin, tmp_path: Path, container: str) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    assert f"no Weaviate at {nobody}; start it with" in User(tmp_path, {"WEAVIATE_URL": nobody}).fail(
-        "create_collection.py"
-    )
-    assert "is no Weaviate" in User(tmp_path, {"WEAVIATE_URL": container}).fail("create_collection.py")
-    without_grpc = {**standin.env, "WEAVIATE_GRPC_PORT": str(free_port())}
-    assert "not for gRPC" in User(tmp_path, without_grpc).fail("create_collection.py")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     user = User(tmp_path, standin.env)
-    for script, option in (("import_images.py", str(SCRIPTS)), ("search.py", "--text=a")):
-        if script == "import_images.py":
-            Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-            option = str(tmp_path)
-        assert "run create_collection.py first" in user.fail(script, option)
+    calls = {
+        f"no Weaviate at {nobody}; start it with": partial(
+            User(tmp_path, {"WEAVIATE_URL": nobody}).fail, "create_collection.py"
+        ),
+        "is no Weaviate": partial(User(tmp_path, {"WEAVIATE_URL": container}).fail, "create_collection.py"),
+        "not for gRPC": partial(
+            User(tmp_path, standin.env | {"WEAVIATE_GRPC_PORT": str(free_port())}).fail, "create_collection.py"
+        ),
+        "run create_collection.py first": partial(user.fail, "import_images.py", tmp_path),
+        "there is no collection ClipExample": partial(user.fail, "search.py", "--text", "a"),
+    }
+    for message, line in zip(calls, at_once(calls.values()), strict=True):
+        assert message in line
     standin.connect_container(nobody)
     assert "container does not answer Weaviate" in user.fail("create_collection.py")
     standin.modules = []
     assert "ENABLE_MODULES" in user.fail("create_collection.py")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("file,name\na.png,one\n", "has no column `path`, only file, name"),
-        ("path,name\n", "has no rows"),
-        ("path,name\na.png,one\n,two\n", "row 3: `path` is empty"),
-        ("path,name\na.png,one\na.png,two\n", "row 3: a.png is in row 2 already"),
-    ],
-)
-def test_a_csv_that_does_not_fit(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "some.csv").write_text(content)
-    assert message in User(tmp_path, {}).fail("import_images.py", "some.csv")
+def test_a_source_that_cannot_be_used(tmp_path: Path) -> None:
+    tables = {
+        "file,name\na.png,one\n": "has no column `path`, only file, name",
+        "path,name\n": "has no rows",
+        "path,name\na.png,one\n,two\n": "row 3: `path` is empty",
+        "path,name\na.png,one\na.png,two\n": "row 3: a.png is in row 2 already",
+    }
+    sources = {"nothing": "neither a folder nor a CSV", "nothing.csv": "cannot read", ".": "no pictures in"}
+    for number, (content, message) in enumerate(tables.items()):
+        (tmp_path / f"{number}.csv").write_text(content)
+        sources[f"{number}.csv"] = message
+    lines = at_once(partial(User(tmp_path, {}).fail, "import_images.py", source) for source in sources)
+    for line, message in zip(lines, sources.values(), strict=True):
+        assert message in line
 
 
-def test_a_source_that_is_none(tmp_path: Path) -> None:
-    user = User(tmp_path, {})
-    assert "neither a folder nor a CSV" in user.fail("import_images.py", "nothing")
-    assert "cannot read" in user.fail("import_images.py", "nothing.csv")
-    assert "no pictures in" in user.fail("import_images.py", tmp_path)
+def test_a_search_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    def refused(*arguments: str) -> str:
+        result = run_script("search.py", *arguments, env={}, cwd=tmp_path)
+        assert result.returncode == 2, arguments
+        return result.stderr
 
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("--text", "a", "--image", "b.png"),
-        ("--image", "b.png", "--move-to", "a"),
-        ("--text", "a", "--distance", "1", "--certainty", "1"),
-        ("--text", "a", "--move-to", "b", "--move-to-force", "2"),
-        ("--text", "a", "--limit", "0"),
-    ],
-)
-def test_a_search_that_makes_no_sense_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    result = run_script("search.py", *arguments, env={}, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "usage: search.py" in result.stderr
+    for line in at_once(
+        partial(refused, *arguments)
+        for arguments in (
+            (),
+            ("--text", "a", "--image", "b.png"),
+            ("--image", "b.png", "--move-to", "a"),
+            ("--text", "a", "--distance", "1", "--certainty", "1"),
+            ("--text", "a", "--move-to", "b", "--move-to-force", "2"),
+            ("--text", "a", "--limit", "0"),
+        )
+    ):
+        assert "usage: search.py" in line
 
 
 def test_the_same_packages_as_the_service() -> None:

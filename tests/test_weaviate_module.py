@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -49,15 +48,12 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Started as Weaviate sees it start: polled from before it listens, with a model not compiled yet."""
-    models = tmp_path_factory.mktemp("demo")
-    for name in ("clip", "text"):
-        shutil.copytree(Path("demo/models") / name, models / name)
+def service() -> Iterator[Service]:
+    """Started as Weaviate sees it start: polled from before it listens; in a fresh checkout it compiles first."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    process = start_server(models, PORT=str(port))
+    process = start_server(Path("demo/models"), PORT=str(port))
     try:
-        yield Service(url, GoClient(url).wait_for_startup(interval=0.2))
+        yield Service(url, GoClient(url).wait_for_startup(interval=0.1))
     finally:
         process.terminate()
         assert process.wait(20) == 0
