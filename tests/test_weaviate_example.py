@@ -6,6 +6,7 @@ against that Weaviate too; its container must serve the demo model.
 """
 
 import base64
+import copy
 import csv
 import json
 import os
@@ -318,6 +319,22 @@ def user(standin: Standin, tmp_path: Path) -> User:
 
 
 @pytest.fixture(scope="module")
+def documented_class(container: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What create_collection.py sends."""
+    with closing(Standin(container)) as standin:
+        User(tmp_path_factory.mktemp("user"), standin.env).run("create_collection.py")
+        [sent] = [body for method, path, body in standin.requests if (method, path) == ("POST", "/v1/schema")]
+    return sent
+
+
+@pytest.fixture
+def importer(standin: Standin, user: User, documented_class: dict[str, Any]) -> User:
+    """A user whose collection is there."""
+    standin.answer("POST", "/v1/schema", copy.deepcopy(documented_class))
+    return user
+
+
+@pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
     result = run_script("draw_pictures.py", "--count", str(PICTURES), env={}, cwd=folder)
@@ -471,9 +488,8 @@ def test_a_search_says_what_the_service_has_against_the_picture(walker: User) ->
 # what is sent, against the stand-in alone ------------------------------------------------------
 
 
-def test_the_class_is_the_documented_one(standin: Standin, user: User) -> None:
-    user.run("create_collection.py")
-    [sent] = [payload for method, path, payload in standin.requests if (method, path) == ("POST", "/v1/schema")]
+def test_the_class_is_the_documented_one(documented_class: dict[str, Any]) -> None:
+    sent = documented_class
     assert sent["class"] == "ClipExample"
     assert {each["name"]: each["dataType"] for each in sent["properties"]} == {
         "name": ["text"],
@@ -496,7 +512,7 @@ def test_a_collection_is_replaced_only_if_asked(standin: Standin, user: User) ->
     user.run("create_collection.py")
     assert "--recreate" in user.fail("create_collection.py")
     user.run("create_collection.py", "--recreate", "--text-weight", "1", "--image-weight", "0")
-    assert standin.settings.text_weights == (1,)
+    assert standin.settings == ClassSettings(text_fields=("name",), text_weights=(1,))
     assert [request[0] for request in standin.requests if "schema" in request[1]].count("DELETE") == 1
 
 
@@ -509,74 +525,76 @@ def test_a_collection_with_a_container_of_its_own(standin: Standin, user: User, 
     assert hits(user.run("search.py", "--image", shapes / "0007.png"))[0][2] == "0007.png"
 
 
-def test_objects_as_they_are_sent(standin: Standin, user: User, shapes: Path) -> None:
-    user.run("create_collection.py")
-    (user.folder / "some.csv").write_text(
+def test_objects_as_they_are_sent(standin: Standin, importer: User, shapes: Path) -> None:
+    (importer.folder / "some.csv").write_text(
         f"id,path,name\nkey 1,{shapes / '0001.png'},a red ring\nkey 2,{shapes / '0002.png'},\n"
     )
-    user.run("import_images.py", "some.csv")
+    importer.run("import_images.py", "some.csv")
     [batch] = standin.batches
     first, second = (dict(each.properties.non_ref_properties) for each in batch.objects)
     assert first.keys() == {"image", "name", "path"}
     assert second.keys() == {"image", "path"}, "an empty text would be vectorized"
     assert base64.b64decode(first["image"]) == (shapes / "0001.png").read_bytes()
     assert batch.objects[0].uuid == str(uuid.uuid5(uuid.NAMESPACE_URL, "ClipExample/key 1"))
-    user.run("import_images.py", "some.csv", "--overwrite")
+    importer.run("import_images.py", "some.csv", "--overwrite")
     assert [each.uuid for each in standin.batches[1].objects] == [each.uuid for each in batch.objects]
     assert len(standin.objects) == 2
 
 
-def test_names_of_files_as_texts(standin: Standin, user: User, shapes: Path) -> None:
-    user.run("create_collection.py")
-    (user.folder / "photos" / "deep").mkdir(parents=True)
-    (user.folder / "photos" / "deep" / "green_star-left.PNG").write_bytes((shapes / "0001.png").read_bytes())
-    (user.folder / "photos" / "notes.txt").write_text("no picture")
-    user.run("import_images.py", "photos", "--names-as-text")
+def test_pictures_without_texts_where_texts_do_not_count(standin: Standin, user: User, shapes: Path) -> None:
+    """Weaviate would give such a picture the weight of the text."""
+    user.run("create_collection.py", "--text-weight", "0", "--image-weight", "1")
+    user.run("import_images.py", shapes / "queries")
+    assert len(standin.objects) == 5
+    assert all(np.linalg.norm(vector) > 1 for _, vector in standin.objects.values())
+
+
+def test_names_of_files_as_texts(standin: Standin, importer: User, shapes: Path) -> None:
+    (importer.folder / "photos" / "deep").mkdir(parents=True)
+    (importer.folder / "photos" / "deep" / "green_star-left.PNG").write_bytes((shapes / "0001.png").read_bytes())
+    (importer.folder / "photos" / "notes.txt").write_text("no picture")
+    importer.run("import_images.py", "photos", "--names-as-text")
     [(properties, _)] = standin.objects.values()
     assert properties["name"] == "green star left"
     assert properties["path"] == "deep/green_star-left.PNG"
 
 
 def test_batches_keep_to_their_size_and_to_weaviates_message_size(
-    container: str, tmp_path: Path, shapes: Path
+    container: str, tmp_path: Path, shapes: Path, documented_class: dict[str, Any]
 ) -> None:
     with closing(Standin(container, message_bytes=20_000)) as standin:
-        user = User(tmp_path, standin.env)
-        user.run("create_collection.py")
-        user.run("import_images.py", shapes / "pictures.csv", "--batch-size", "50")
+        standin.answer("POST", "/v1/schema", copy.deepcopy(documented_class))
+        User(tmp_path, standin.env).run("import_images.py", shapes / "pictures.csv", "--batch-size", "50")
         assert len(standin.objects) == PICTURES
         assert max(len(batch.objects) for batch in standin.batches) <= 50
         assert max(batch.ByteSize() for batch in standin.batches) < 20_000
         assert len(standin.batches) > 3
 
 
-def test_a_batch_that_fails_as_a_whole_is_sent_in_halves(standin: Standin, user: User, shapes: Path) -> None:
-    user.run("create_collection.py")
+def test_a_batch_that_fails_as_a_whole_is_sent_in_halves(standin: Standin, importer: User, shapes: Path) -> None:
 
     def too_slow() -> grpc.StatusCode | None:
         return grpc.StatusCode.DEADLINE_EXCEEDED if len(standin.batches[-1].objects) > 40 else None
 
     standin.before_batch = too_slow
-    user.run("import_images.py", shapes / "pictures.csv")
+    importer.run("import_images.py", shapes / "pictures.csv")
     assert len(standin.objects) == PICTURES
 
 
-def test_each_of_a_batch_that_fails_wholly_has_its_own_reason(user: User) -> None:
-    user.run("create_collection.py")
-    (user.folder / "photos").mkdir()
-    (user.folder / "photos" / "a.png").write_text("<html>")
-    (user.folder / "photos" / "b.png").write_text("%PDF-1.7")
-    (user.folder / "photos" / "c.png").write_text("<svg/>")
-    assert user.try_("import_images.py", "photos").returncode == 1
-    with (user.folder / "failures.csv").open(newline="") as file:
+def test_each_of_a_batch_that_fails_wholly_has_its_own_reason(importer: User) -> None:
+    (importer.folder / "photos").mkdir()
+    (importer.folder / "photos" / "a.png").write_text("<html>")
+    (importer.folder / "photos" / "b.png").write_text("%PDF-1.7")
+    (importer.folder / "photos" / "c.png").write_text("<svg/>")
+    assert importer.try_("import_images.py", "photos").returncode == 1
+    with (importer.folder / "failures.csv").open(newline="") as file:
         reasons = [row["reason"] for row in csv.DictReader(file)]
     assert [reason.split("it looks like ")[1] for reason in reasons] == ["an HTML page", "a PDF", "an SVG"]
 
 
 def test_an_import_goes_on_where_the_container_left_it(
-    standin: Standin, user: User, shapes: Path, container: str
+    standin: Standin, importer: User, shapes: Path, container: str
 ) -> None:
-    user.run("create_collection.py")
 
     def stop_container() -> None:
         if len(standin.batches) == 3:
@@ -584,15 +602,14 @@ def test_an_import_goes_on_where_the_container_left_it(
 
     standin.before_batch = stop_container
     import_ = "import_images.py", shapes / "pictures.csv", "--batch-size", "20"
-    assert "the container no longer answers Weaviate" in user.fail(*import_)
+    assert "the container no longer answers Weaviate" in importer.fail(*import_)
     assert len(standin.objects) == 40
     standin.before_batch = lambda: None
     standin.connect_container(container)
-    assert f"imported {PICTURES - 40}, there already 40, failed 0" in user.run(*import_)
+    assert f"imported {PICTURES - 40}, there already 40, failed 0" in importer.run(*import_)
 
 
-def test_an_import_stops_when_weaviate_stops(standin: Standin, user: User, shapes: Path) -> None:
-    user.run("create_collection.py")
+def test_an_import_stops_when_weaviate_stops(standin: Standin, importer: User, shapes: Path) -> None:
 
     def stop() -> grpc.StatusCode | None:
         if len(standin.batches) < 3:
@@ -601,16 +618,15 @@ def test_an_import_stops_when_weaviate_stops(standin: Standin, user: User, shape
         return grpc.StatusCode.INTERNAL
 
     standin.before_batch = stop
-    line = user.fail("import_images.py", shapes / "pictures.csv", "--batch-size", "20")
+    line = importer.fail("import_images.py", shapes / "pictures.csv", "--batch-size", "20")
     assert "Weaviate no longer answers" in line
     assert "run the same command again" in line
 
 
-def test_files_that_cannot_be_read_are_listed(standin: Standin, user: User, shapes: Path) -> None:
-    user.run("create_collection.py")
-    (user.folder / "some.csv").write_text(f"path,name\n{shapes / '0001.png'},one\nnowhere.png,two\n")
-    assert user.try_("import_images.py", "some.csv").returncode == 1
-    assert "nowhere.png" in (failures := (user.folder / "failures.csv").read_text())
+def test_files_that_cannot_be_read_are_listed(standin: Standin, importer: User, shapes: Path) -> None:
+    (importer.folder / "some.csv").write_text(f"path,name\n{shapes / '0001.png'},one\nnowhere.png,two\n")
+    assert importer.try_("import_images.py", "some.csv").returncode == 1
+    assert "nowhere.png" in (failures := (importer.folder / "failures.csv").read_text())
     assert "cannot read the file: No such file" in failures
     assert len(standin.objects) == 1
 

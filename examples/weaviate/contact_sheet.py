@@ -5,7 +5,7 @@ import io
 import math
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 _SIDE = 180
 _GAP = 16
@@ -49,8 +49,8 @@ def paste(sheet: Image.Image, data: bytes, corner: tuple[int, int]) -> None:
     x, y = corner
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.thumbnail((_SIDE, _SIDE))
-            small = image.convert("RGBA")
+            small = ImageOps.exif_transpose(image).convert("RGBA")
+            small.thumbnail((_SIDE, _SIDE))
     except (UnidentifiedImageError, OSError):
         pass
     else:

@@ -9,8 +9,12 @@ from weaviate.classes.config import Configure, DataType, Multi2VecField, Propert
 def main() -> int:
     parser = ArgumentParser(description=__doc__)
     add_collection_option(parser)
-    parser.add_argument("--text-weight", type=float, default=0.7, help="weight of the text's vector (0.7)")
-    parser.add_argument("--image-weight", type=float, default=0.3, help="weight of the picture's vector (0.3)")
+    parser.add_argument(
+        "--text-weight", type=float, default=0.7, help="weight of the text's vector (0.7); 0 leaves it out"
+    )
+    parser.add_argument(
+        "--image-weight", type=float, default=0.3, help="weight of the picture's vector (0.3); 0 leaves it out"
+    )
     parser.add_argument("--inference-url", help="container for this collection alone, as Weaviate reaches it")
     parser.add_argument("--recreate", action="store_true", help="delete the collection and its objects first")
     options = parser.parse_args()
@@ -36,8 +40,8 @@ def main() -> int:
             ],
             # Only fields named here are vectorized: `path` is not.
             vector_config=Configure.Vectors.multi2vec_clip(
-                text_fields=[Multi2VecField(name="name", weight=options.text_weight)],
-                image_fields=[Multi2VecField(name="image", weight=options.image_weight)],
+                text_fields=fields("name", options.text_weight),
+                image_fields=fields("image", options.image_weight),
                 # Weaviate appends /vectorize to it.
                 inference_url=options.inference_url.rstrip("/") if options.inference_url else None,
                 vector_index_config=Configure.VectorIndex.hnsw(distance_metric=VectorDistances.COSINE),
@@ -45,6 +49,11 @@ def main() -> int:
         )
     print(f"created {options.collection}: text {options.text_weight:g}, image {options.image_weight:g}")
     return 0
+
+
+def fields(name: str, weight: float) -> list[Multi2VecField] | None:
+    # Weaviate gives the picture of an object without a text the text's weight; were that 0, so were its vector.
+    return [Multi2VecField(name=name, weight=weight)] if weight else None
 
 
 if __name__ == "__main__":
