@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -427,9 +428,18 @@ def test_thresholds(walker: User, shapes: Path) -> None:
     search = "search.py", "--text", name, "--limit", "30"
     all_hits = hits(walker.run(*search))
     middle = all_hits[10][0] + 1e-4
-    assert hits(walker.run(*search, "--distance", f"{middle:.5f}")) == all_hits[:11]
-    assert hits(walker.run(*search, "--certainty", f"{1 - middle / 2:.5f}")) == all_hits[:11]
-    assert "no hits" in walker.run(*search, "--distance", "0")
+    near, certain, nothing = at_once(
+        partial(walker.run, *search, *bound, "--sheet", f"{number}.png")
+        for number, bound in enumerate(
+            (
+                ("--distance", f"{middle:.5f}"),
+                ("--certainty", f"{1 - middle / 2:.5f}"),
+                ("--distance", "0"),
+            )
+        )
+    )
+    assert hits(near) == hits(certain) == all_hits[:11]
+    assert "no hits" in nothing
 
 
 def test_moves_shift_the_hits(walker: User, shapes: Path) -> None:
@@ -629,6 +639,21 @@ def test_files_that_cannot_be_read_are_listed(standin: Standin, importer: User, 
     assert "nowhere.png" in (failures := (importer.folder / "failures.csv").read_text())
     assert "cannot read the file: No such file" in failures
     assert len(standin.objects) == 1
+
+
+def test_the_readme_shows_what_is_printed(user: User) -> None:
+    text = (SCRIPTS / "README.md").read_text().replace("\\\n", "")
+    commands = [shlex.split(line) for line in re.findall(r"^python examples/weaviate/(.*)", text, re.M)][:6]
+    for command in commands[:3]:
+        user.run(*command)
+    outputs = at_once(
+        partial(user.run, *command, "--sheet", f"{number}.png") for number, command in enumerate(commands[3:])
+    )
+    tables = re.findall(r"^```\n(  # distance .*?)^```", text, re.M | re.S)
+    assert len(tables) == 3
+    for table, output in zip(tables, outputs, strict=True):
+        np.testing.assert_allclose(*([hit[0] for hit in hits(each)] for each in (table, output)), atol=2e-3)
+        assert [hit[2] for hit in hits(table)] == [hit[2] for hit in hits(output)]
 
 
 # messages --------------------------------------------------------------------------------------
