@@ -3,17 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from app.contract import ConfigurationError
 from app.models.files import first_line
 
@@ -36,6 +25,18 @@ def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> P
     `name` is OWNER/MODEL or OWNER/MODEL@REVISION. A second call downloads only what is missing. Raises
     ConfigurationError that says what to do.
     """
+    # Not at the top: once it is imported, it can no longer be told to stay offline.
+    import httpx2
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     repository, _, revision = name.partition("@")
     folder = downloads / repository.replace("/", "--")
     print(f"downloading {repository}")
@@ -59,7 +60,7 @@ def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> P
         raise ConfigurationError(f"{repository} has no revision {revision}; leave out @{revision}") from error
     except HFValidationError as error:
         raise ConfigurationError(f"{name} is no name of a model: {first_line(error)}") from error
-    except (LocalEntryNotFoundError, httpx.TransportError, ConnectionError) as error:
+    except (LocalEntryNotFoundError, httpx2.TransportError, ConnectionError) as error:
         raise ConfigurationError(
             f"the hub does not answer, so {repository} cannot be downloaded: check network and HF_ENDPOINT"
         ) from error

@@ -254,10 +254,12 @@ def _as_open_clip_lays_it(folder: Path, description: dict[str, Any]) -> Iterator
     """A temporary folder that open_clip's "local-dir:" takes, with nothing in it to look up."""
     description = copy.deepcopy(description)
     text = (folder / "text").resolve()
-    weights = _weights(folder).resolve()
+    weights = _weights(folder)  # in a hub cache a link, whose target has no suffix
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        (place / f"open_clip_model{'.pth' if weights.suffix == '.pt' else weights.suffix}").symlink_to(weights)
+        (place / f"open_clip_model{'.pth' if weights.suffix == '.pt' else weights.suffix}").symlink_to(
+            weights.resolve()
+        )
         if text.is_dir():
             if "hf_model_name" in description["model_cfg"]["text_cfg"]:
                 description["model_cfg"]["text_cfg"]["hf_model_name"] = str(text)

@@ -105,7 +105,7 @@ def _as_tokenizer_json(tokenizer: Any) -> str:
     """
     from sentencepiece import sentencepiece_model_pb2
 
-    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto: Any = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(Path(tokenizer.vocab_file).read_bytes())
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     trainer = proto.trainer_spec

@@ -28,7 +28,7 @@ TEXT_TOWER = "someone/xlm-roberta-tiny"
 
 
 def open_clip_reference(hub: dict[str, Path]) -> tuple[Any, Any]:
-    name, folder = next(iter(hub.items()))
+    folder = next(iter(hub.values()))
     place = folder.parent / f"{folder.name}-reference"
     if not place.exists():
         shutil.copytree(folder, place)
