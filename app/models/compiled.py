@@ -66,6 +66,24 @@ def load(settings: Settings) -> Model:
         return _load_folder(Path(temporary) / fingerprint, settings)
 
 
+def alone(models_dir: Path) -> Path | None:
+    """The compiled model of a folder that holds nothing else, as a baked image does; None if there is more."""
+    folders = [path for path in models_dir.glob("*") if path.is_dir() and path.name != "compiled"]
+    whole = [manifest.parent for manifest in models_dir.glob("compiled/*/manifest.json")]
+    return whole[0] if len(whole) == 1 and not folders else None
+
+
+def load_alone(folder: Path, settings: Settings) -> Model:
+    """The compiled model in `folder`, which cannot be made again here. Raises ConfigurationError."""
+    from app.engines.openvino import check_precision
+
+    check_precision(settings)
+    made_from = json.loads((folder / "manifest.json").read_text())["made_from"]
+    if made_from != version():
+        raise ConfigurationError(f"{folder} was compiled by {made_from}, this is {version()}; bake the model again")
+    return _load_folder(folder, settings)
+
+
 def places(settings: Settings) -> Iterator[Path]:
     """Where a compiled model may be: beside the model, then in the cache folder."""
     yield settings.models_dir / "compiled"
