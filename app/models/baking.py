@@ -78,6 +78,8 @@ def _bake_folder(name: str, downloads: Path, target: Path, trust_remote_code: bo
     made = downloads / f"{target.name}-made"
     shutil.rmtree(made, ignore_errors=True)
     model.save(str(made), create_model_card=False)
+    for path in made.rglob("*"):
+        path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone; another user may serve them
     shutil.rmtree(target, ignore_errors=True)
     made.rename(target)
 

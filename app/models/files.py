@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ def trust_remote_code(settings: Settings) -> bool:
 
 def check_model(models_dir: Path) -> None:
     """Raises ConfigurationError unless both model folders hold a whole sentence-transformers model."""
-    for name in FOLDERS:
-        _check_folder(models_dir / name)
+    try:
+        for name in FOLDERS:
+            _check_folder(models_dir / name)
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"user {os.getuid()} may not read {error.filename}; let everyone read it (chmod -R a+rX, or in a "
+            "Dockerfile COPY --chmod=755)"
+        ) from error
 
 
 def fingerprint(models_dir: Path, version: str) -> str:

@@ -219,6 +219,20 @@ def test_two_lines_that_copy_a_model(custom: str, tmp_path: Path) -> None:
         assert container.seconds_to_ready < READY_SECONDS
 
 
+def test_a_copied_model_that_only_its_owner_may_read(custom: str, tmp_path: Path) -> None:
+    for name in ("text", "clip"):
+        shutil.copytree(ROOT / "demo" / "models" / name, tmp_path / name)
+    (tmp_path / "clip" / "model.safetensors").chmod(0o600)  # as safetensors saves it
+    (tmp_path / "Dockerfile").write_text(f"FROM {custom}\nCOPY . /app/models/\n")
+    image = built("multi2vec-clip:unreadable", tmp_path)
+    result = subprocess.run([DOCKER, "run", "--rm", "--network=host", image], capture_output=True, text=True)
+    assert result.returncode == 1 and "may not read models/clip/model.safetensors" in result.stderr
+    assert "COPY --chmod=755" in result.stderr
+    (tmp_path / "Dockerfile").write_text(f"FROM {custom}\nCOPY --chmod=755 . /app/models/\n")
+    with running(built("multi2vec-clip:copied", tmp_path)):
+        pass
+
+
 def test_two_lines_that_bake_a_model(custom: str, hub: str, tmp_path: Path) -> None:
     names = f"HF_ENDPOINT={hub} CLIP_MODEL_NAME=demo/clip TEXT_MODEL_NAME=demo/text"
     (tmp_path / "Dockerfile").write_text(f"FROM {custom}\nRUN {names} ./download.py\n")
