@@ -79,7 +79,7 @@ def _bake_folder(name: str, downloads: Path, target: Path, trust_remote_code: bo
     shutil.rmtree(made, ignore_errors=True)
     model.save(str(made), create_model_card=False)
     for path in made.rglob("*"):
-        path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone; another user may serve them
+        path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
     shutil.rmtree(target, ignore_errors=True)
     made.rename(target)
 
