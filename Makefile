@@ -36,8 +36,8 @@ ray-test: .venv-ray/.installed
 	.venv-ray/bin/python -m pytest -s -v deploy/ray/test_serve_app.py
 
 # An environment of its own: Ray's requirements may not go together with what is pinned for development.
-.venv-ray/.installed: requirements.txt requirements-serve.txt requirements-ray.txt
+.venv-ray/.installed: requirements.txt requirements-ray.txt
 	$(PYTHON) -m venv .venv-ray
-	.venv-ray/bin/pip install --quiet -r requirements-serve.txt -r requirements-ray.txt \
+	.venv-ray/bin/pip install --quiet -r requirements.txt -r requirements-ray.txt \
 		-r deploy/ray/requirements-test.txt
 	touch $@

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -105,7 +105,7 @@ def _download(name: str, downloads: Path) -> Path:
         raise ConfigurationError(f"{repository} has no revision {revision}; leave out @{revision}") from error
     except HFValidationError as error:
         raise ConfigurationError(f"{name} is no name of a model: {files.first_line(error)}") from error
-    except (LocalEntryNotFoundError, httpx.TransportError, ConnectionError) as error:
+    except (LocalEntryNotFoundError, httpx2.TransportError, ConnectionError) as error:
         raise ConfigurationError(
             f"the hub does not answer, so {repository} cannot be downloaded: check network and HF_ENDPOINT"
         ) from error

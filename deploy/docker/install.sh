@@ -46,7 +46,8 @@ PYTHON
   fi
   install "$@"
   # Headers and tools for building extensions of torch.
-  rm -rf "$packages"/torch/include "$packages"/torch/share "$packages"/torch/bin "$packages"/torch/lib/*.a
+  rm -rf "$packages"/torch/include "$packages"/torch/share "$packages"/torch/lib/*.a
+  find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete
 fi
 # Devices that are not used: OpenVINO computes on the CPU, torch on CUDA.
 rm -f "$packages"/openvino/libs/libopenvino_intel_[gn]pu_plugin.so "$packages"/openvino/libs/cache.json

@@ -118,8 +118,7 @@ def main() -> int:
         print("error: ENABLE_CUDA=1 and --gpus belong together", file=sys.stderr)
         return 1
     settings = settings.model_copy(update={"models_dir": settings.models_dir.resolve()})
-    address = os.environ.get("RAY_ADDRESS")
-    ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=True)
+    ray.init()
     serve.start(
         proxy_location=ProxyLocation.EveryNode,
         http_options={
