@@ -60,6 +60,7 @@ RUN --mount=type=secret,id=HF_TOKEN ./bake.sh
 FROM base AS server
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
+USER 10001:0
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-IS", "-c", "import http.client as h, os; r = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8080), timeout=2); r.request('GET', '/.well-known/ready'); raise SystemExit(r.getresponse().status != 204)"]
@@ -74,4 +75,3 @@ LABEL org.opencontainers.image.title="multi2vec-clip" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=baked /out /
-USER 10001:0

@@ -154,7 +154,14 @@ def test_serving_without_torch_asks_for_versions_of_requirements_txt() -> None:
 
 def test_the_operations_page_names_settings_and_build_arguments_that_exist() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
-    known = SETTINGS | arguments_of("Dockerfile") | arguments_of("custom.Dockerfile")
-    others = {"CLIP_INFERENCE_API", "ENABLE_MODULES", "DEFAULT_VECTORIZER_MODULE", "HF_TOKEN", "HF_ENDPOINT"}
+    compose = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
+    known = SETTINGS | arguments_of("Dockerfile") | arguments_of("custom.Dockerfile") | compose
+    others = {
+        "CLIP_INFERENCE_API",
+        "ENABLE_MODULES",
+        "DEFAULT_VECTORIZER_MODULE",
+        "HF_TOKEN",
+        "RAY_USAGE_STATS_ENABLED",
+    }
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", text))
     assert named <= known | others, named - known - others

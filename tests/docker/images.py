@@ -219,6 +219,24 @@ def test_two_lines_that_copy_a_model(custom: str, tmp_path: Path) -> None:
         assert container.seconds_to_ready < READY_SECONDS
 
 
+def test_your_own_model_without_torch(custom: str, tmp_path: Path) -> None:
+    """The two stages of docs/operations.md."""
+    server = built("multi2vec-clip:server", ROOT, "--target", "server")
+    for name in ("text", "clip"):
+        shutil.copytree(ROOT / "demo" / "models" / name, tmp_path / f"my-{name}-model")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {custom} AS bake\n"
+        "COPY --chmod=755 ./my-text-model /app/models/text\n"
+        "COPY --chmod=755 ./my-clip-model /app/models/clip\n"
+        "RUN python -m app.models.compiled models/compiled\n"
+        f"FROM {server}\n"
+        "COPY --from=bake /app/models/compiled /app/models/compiled\n"
+    )
+    with running(built("multi2vec-clip:own", tmp_path)) as container:
+        check_contract(container.url)
+        assert container.find("torch", "libtorch*", "model.safetensors") == []
+
+
 def test_a_copied_model_that_only_its_owner_may_read(custom: str, tmp_path: Path) -> None:
     for name in ("text", "clip"):
         shutil.copytree(ROOT / "demo" / "models" / name, tmp_path / name)
@@ -251,7 +269,8 @@ def test_custom_writes_what_it_compiles_where_the_image_lets_it(custom: str, tmp
     try:
         deadline = time.monotonic() + 90
         while "ready:" not in subprocess.run([DOCKER, "logs", name], capture_output=True, text=True).stderr:
-            assert time.monotonic() < deadline
+            alive = docker("inspect", "-f", "{{.State.Running}}", name) == "true"
+            assert alive and time.monotonic() < deadline, docker("logs", name)
             time.sleep(0.2)
         assert docker("exec", name, "sh", "-c", "ls /app/models/compiled/*/manifest.json")
         assert docker("exec", name, "id", "-u") == "10001"
