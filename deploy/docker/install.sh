@@ -57,4 +57,4 @@ for library in numpy scipy sklearn sympy networkx pandas joblib threadpoolctl mp
   [ ! -d "$packages/$library" ] || find "$packages/$library" -type d -name tests -prune -exec rm -rf {} +
 done
 find "$packages" -name '*.pyi' -delete
-rm -rf "$packages"/numpy/_core/include "$packages"/numpy/f2py
+rm -rf "$packages/numpy/_core/include"
