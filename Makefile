@@ -33,7 +33,7 @@ docker-test: setup
 	$(BIN)/python -m pytest -s -v tests/docker/images.py
 
 ray-test: .venv-ray/.installed
-	.venv-ray/bin/python -m pytest -s -v deploy/ray/test_serve_app.py
+	.venv-ray/bin/python -m pytest -s -v --disable-warnings deploy/ray/test_serve_app.py
 
 # An environment of its own: Ray's requirements may not go together with what is pinned for development.
 .venv-ray/.installed: requirements.txt requirements-ray.txt

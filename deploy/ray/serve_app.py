@@ -22,6 +22,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig, ProxyLocation
+from ray.serve.schema import LoggingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -97,6 +98,7 @@ def deployment(
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=settings.grace_period,
+        logging_config=LoggingConfig(enable_access_log=False),
     )
     return scaled.bind(settings)
 
