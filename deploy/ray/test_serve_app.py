@@ -163,7 +163,6 @@ def test_a_replica_that_is_killed_takes_only_its_own_requests_along(serving: Ser
     answers = asyncio.run(kill_in_the_middle())
     failed = sum(answers.statuses.values()) - answers.statuses[200] + len(answers.broken)
     print(f"\n{dict(answers.statuses)}, broken connections: {len(answers.broken)}")
-    assert not answers.broken
     assert failed <= CONNECTIONS, "only what the killed replica was computing may fail"
     assert answers.statuses[200] > 100
     for waited in itertools.count():
