@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 FAMILIES := .venv-families
 PORT ?= 8080
 
-.PHONY: setup demo serve test lint bench
+.PHONY: setup demo serve test lint bench docker-test ray-test
 
 setup: $(VENV)/.installed
 
@@ -36,3 +36,17 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.bench
+
+# Needs a Docker daemon; DOCKER names another client.
+docker-test: setup
+	$(BIN)/python -m pytest -s -v tests/docker/images.py
+
+ray-test: .venv-ray/.installed
+	.venv-ray/bin/python -m pytest -s -v --disable-warnings deploy/ray/test_serve_app.py
+
+# An environment of its own: Ray's requirements may not go together with what is pinned for development.
+.venv-ray/.installed: requirements.txt requirements-ray.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/pip install --quiet -r requirements.txt -r requirements-ray.txt \
+		-r deploy/ray/requirements-test.txt
+	touch $@

@@ -71,6 +71,33 @@ def test_a_baked_text_pipeline_is_served_without_torch(serve: Serve, models: Pat
     assert_like_reference(serve(models, ENGINE="openvino", PYTHONPATH=libraries), models)
 
 
+def test_the_compiled_model_alone_is_served(serve: Serve, models: Path, tmp_path: Path) -> None:
+    compile_now(models, tmp_path / "alone" / "compiled")
+    alone = tmp_path / "alone"
+    (alone / "trust_remote_code").write_text("false")
+    libraries = without(tmp_path, "torch", "transformers", "sentence_transformers")
+    assert_like_reference(serve(alone, PYTHONPATH=libraries), models)
+
+
+def test_the_compiled_model_alone_says_what_it_cannot_do(models: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    compile_now(models, alone / "compiled")
+
+    def refusal(**env: str) -> str:
+        process = start_server(alone, PORT=str(free_port()), **env)
+        _, log = process.communicate(timeout=60)
+        assert process.returncode == 1 and "Traceback" not in log, log
+        return log
+
+    assert "DEVICE=cuda" in refusal(ENABLE_CUDA="1")
+    assert "DEVICE=cuda" in refusal(ENGINE="torch")
+    manifest = next(alone.glob("compiled/*/manifest.json"))
+    manifest.write_text(manifest.read_text().replace("openvino", "openvino 1999 or"))
+    assert "bake the model again" in refusal()
+    shutil.copytree(models / "text", alone / "text")  # another model beside it is never passed over in silence
+    assert f"{alone / 'clip'}" in refusal()
+
+
 def test_without_openvino_torch_serves(serve: Serve, models: Path, tmp_path: Path) -> None:
     url = serve(models, PYTHONPATH=without(tmp_path, "openvino"))
     assert_like_reference(url, models)

@@ -73,6 +73,8 @@ def bake(models_dir: Path, names: Names, *, compile_towers: bool) -> None:
     made.mkdir(parents=True)
     family.bake(names, downloads, made)
     (made / "trust_remote_code").write_text(str(names.trust_remote_code).lower())
+    for path in made.rglob("*"):
+        path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
     for path in made.iterdir():
         target = models_dir / path.name
         shutil.rmtree(target, ignore_errors=True)

@@ -69,6 +69,27 @@ def load(settings: Settings, family: Family) -> Model:
         return _load_folder(Path(temporary) / fingerprint, settings, family)
 
 
+def alone(models_dir: Path) -> Path | None:
+    """The compiled model of a folder that holds nothing else, as a baked image does; None if there is more."""
+    folders = [path for path in models_dir.glob("*") if path.is_dir() and path.name != "compiled"]
+    whole = [manifest.parent for manifest in models_dir.glob("compiled/*/manifest.json")]
+    return whole[0] if len(whole) == 1 and not folders else None
+
+
+def load_alone(folder: Path, settings: Settings) -> Model:
+    """The compiled model in `folder`, which cannot be made again here. Raises ConfigurationError."""
+    from app.engines.openvino import check_precision
+
+    check_precision(settings)
+    made_from = json.loads((folder / "manifest.json").read_text())["made_from"]
+    if made_from != version():
+        raise ConfigurationError(f"{folder} was compiled by {made_from}, this is {version()}; bake the model again")
+    try:
+        return _load_folder(folder, settings, None)
+    except NotCompiled as error:
+        raise ConfigurationError(f"{folder} is of no use alone: {error}; bake the model again") from error
+
+
 def places(settings: Settings) -> Iterator[Path]:
     """Where a compiled model may be: beside the model, then in the cache folder."""
     yield settings.models_dir / "compiled"
@@ -208,7 +229,7 @@ def _check(folder: Path, halves: Halves) -> None:
                 raise NotCompiled(f"OpenVINO gives other vectors than torch for the {name} model")
 
 
-def _load_folder(folder: Path, settings: Settings, family: Family) -> Model:
+def _load_folder(folder: Path, settings: Settings, family: Family | None) -> Model:
     from app.engines.openvino import OpenVINOEngine
 
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -228,9 +249,13 @@ def _load_folder(folder: Path, settings: Settings, family: Family) -> Model:
 
 
 def _preparation(
-    name: str, description: dict[str, Any] | None, folder: Path, settings: Settings, family: Family
+    name: str, description: dict[str, Any] | None, folder: Path, settings: Settings, family: Family | None
 ) -> Preparation:
     if description is None:
+        if family is None:
+            raise ConfigurationError(
+                f"{folder} needs the model beside it to prepare its inputs; bake the model again"
+            )
         _log.info("the %s model needs the reference library to prepare its inputs", name)
         return family.reference_preparation(settings.models_dir, name, files.trust_remote_code(settings))
     if name == "image":

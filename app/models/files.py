@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,29 @@ def trust_remote_code(settings: Settings) -> bool:
 
 
 def check_model(models_dir: Path, family: Family) -> None:
-    """Raises ConfigurationError unless the folders of `family` are there and whole."""
-    for name in family.folders:
-        folder = models_dir / name
-        if not folder.is_dir():
-            raise ConfigurationError(f"there is no model folder {folder}; {HOW_TO_GET_A_MODEL}")
-        if name in family.weights and not (folder / family.marker).is_file():
+    """Raises ConfigurationError unless the folders of `family` are there, whole and readable."""
+    try:
+        for name in family.folders:
+            _check_folder(models_dir / name, family if name in family.weights else None)
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"user {os.getuid()} may not read {error.filename}; let everyone read it (chmod -R a+rX, or in a "
+            "Dockerfile COPY --chmod=755)"
+        ) from error
+
+
+def _check_folder(folder: Path, family: Family | None) -> None:
+    """`family` is given for a folder that must hold weights."""
+    if not folder.is_dir():
+        raise ConfigurationError(f"there is no model folder {folder}; {HOW_TO_GET_A_MODEL}")
+    content = _content(folder)
+    if family is not None:
+        if not (folder / family.marker).is_file():
             raise ConfigurationError(f"{folder} is no {family.name} model (no {family.marker}); {HOW_TO_GET_A_MODEL}")
-        content = _content(folder)
-        if name in family.weights and not any(path.suffix in WEIGHTS for path in content):
+        if not any(path.suffix in WEIGHTS for path in content):
             raise ConfigurationError(f"{folder} holds no weights; {HOW_TO_GET_A_MODEL}")
-        for path in content:
-            _check_file(path)
+    for path in content:
+        _check_file(path)
 
 
 def fingerprint(models_dir: Path, family: Family, version: str) -> str:

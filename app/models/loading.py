@@ -16,6 +16,13 @@ def load_model(settings: Settings) -> Model:
 
     Raises ConfigurationError that names what is wrong and says how to mend it.
     """
+    if (folder := compiled.alone(settings.models_dir)) is not None:
+        if settings.enable_cuda or settings.engine == "torch":
+            raise ConfigurationError(
+                f"{settings.models_dir} holds the compiled model alone, which OpenVINO computes on the CPU; bake the "
+                "model for a GPU (build argument DEVICE=cuda), or unset ENABLE_CUDA and ENGINE"
+            )
+        return compiled.load_alone(folder, settings)
     family = find_family(settings.models_dir)
     files.check_model(settings.models_dir, family)
     if _chosen_engine(settings) == "openvino":

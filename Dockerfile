@@ -1,0 +1,77 @@
+# A baked image: it holds one model and what serves it. docs/operations.md explains the build arguments.
+#
+#   docker build --build-arg CLIP_MODEL_NAME=clip-ViT-B-32 --build-arg TEXT_MODEL_NAME=clip-ViT-B-32 -t multi2vec-clip .
+
+# cpu or cuda
+ARG DEVICE=cpu
+ARG OPEN_CLIP_MODEL_NAME
+ARG COLPALI_ENGINE_MODEL_NAME
+# requirements-*.txt beside requirements.txt
+ARG FAMILIES="${OPEN_CLIP_MODEL_NAME:+openclip} ${COLPALI_ENGINE_MODEL_NAME:+colpali}"
+
+FROM python:3.11-slim AS base
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp
+WORKDIR /app
+
+# Everything: bakes on any device, serves on a GPU.
+FROM base AS bake
+ARG FAMILIES
+ARG TORCH_INDEX
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+COPY requirements.txt requirements-*.txt deploy/docker/install.sh ./
+RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
+
+FROM base AS serve
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+COPY requirements.txt requirements-serve.txt deploy/docker/install.sh ./
+RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh serve
+
+FROM serve AS serve-cpu
+FROM bake AS serve-cuda
+# hadolint ignore=DL3006
+FROM serve-${DEVICE} AS libraries
+
+# No user may be able to write bytecode at run time, so it is made here.
+FROM base AS code
+COPY LICENSE ./
+COPY app app
+RUN python -m compileall -q app
+
+FROM bake AS baked
+COPY --from=serve /opt/venv /opt/serve
+COPY --from=code /app ./
+COPY download.py deploy/docker/bake.sh ./
+ARG DEVICE
+ARG CLIP_MODEL_NAME
+ARG TEXT_MODEL_NAME
+ARG CLIP_MODEL_TYPE
+ARG OPEN_CLIP_MODEL_NAME
+ARG OPEN_CLIP_PRETRAINED
+ARG SIGLIP_MODEL_NAME
+ARG COLPALI_ENGINE_MODEL_NAME
+ARG TRUST_REMOTE_CODE
+ARG HF_ENDPOINT
+RUN --mount=type=secret,id=HF_TOKEN ./bake.sh
+
+FROM base AS server
+COPY --from=libraries /opt/venv /opt/venv
+COPY --from=code /app ./
+USER 10001:0
+EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-IS", "-c", "import http.client as h, os; r = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8080), timeout=2); r.request('GET', '/.well-known/ready'); raise SystemExit(r.getresponse().status != 204)"]
+CMD ["python", "-m", "app"]
+
+FROM server
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="multi2vec-clip" \
+      org.opencontainers.image.description="CLIP inference for Weaviate's multi2vec-clip module" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
+COPY --from=baked /out /

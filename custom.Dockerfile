@@ -1,0 +1,61 @@
+# No model inside: bake one in a second Dockerfile. docs/operations.md explains the build arguments.
+#
+#   docker build -f custom.Dockerfile -t multi2vec-clip:custom .
+#
+#   FROM multi2vec-clip:custom
+#   RUN CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32 ./download.py
+#
+# or
+#
+#   FROM multi2vec-clip:custom
+#   COPY ./my-text-model /app/models/text
+#   COPY ./my-clip-model /app/models/clip
+
+# cpu or cuda
+ARG DEVICE=cpu
+
+FROM python:3.11-slim AS base
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp
+WORKDIR /app
+
+FROM base AS install
+ARG FAMILIES
+ARG TORCH_INDEX
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+COPY requirements.txt requirements-*.txt deploy/docker/install.sh ./
+
+FROM install AS install-cpu
+RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake-without-cuda
+
+FROM install AS install-cuda
+RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
+
+# hadolint ignore=DL3006
+FROM install-${DEVICE} AS libraries
+
+# No user may be able to write bytecode at run time, so it is made here.
+FROM base AS code
+COPY LICENSE download.py ./
+COPY app app
+RUN python -m compileall -q app && install -d -o 10001 -g 0 -m 775 models
+
+FROM base
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="multi2vec-clip" \
+      org.opencontainers.image.description="CLIP inference for Weaviate's multi2vec-clip module, without a model" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
+# `pip install` in an image made from this one reaches the interpreter that serves.
+ENV PIP_PYTHON=/opt/venv/bin/python
+COPY --from=libraries /opt/venv /opt/venv
+COPY --from=code /app ./
+EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
+    CMD ["python", "-IS", "-c", "import http.client as h, os; r = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8080), timeout=2); r.request('GET', '/.well-known/ready'); raise SystemExit(r.getresponse().status != 204)"]
+USER 10001:0
+CMD ["python", "-m", "app"]

@@ -1,0 +1,296 @@
+"""The Dockerfiles, built and run for real: `make docker-test`.
+
+Needs a Docker daemon on Linux that has or can get python:3.11-slim; takes minutes, so it is not part of
+`make test`. Settings: DOCKER (the client), DOCKER_BUILD_FLAGS (further words for `docker build`).
+Builds and runs on the host's network, so that the build reaches a model hub on loopback.
+"""
+
+import contextlib
+import os
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import free_port
+from tests.hub import serve_hub
+
+ROOT = Path(__file__).parents[2]
+DOCKER = os.environ.get("DOCKER", "docker")
+BASE = "python:3.11-slim"
+MB = 1_000_000
+READY_SECONDS = 3.0
+
+
+def docker(*arguments: str) -> str:
+    result = subprocess.run([DOCKER, *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, f"docker {shlex.join(arguments)}: {result.stderr[-3000:]}"
+    return result.stdout.strip()
+
+
+def build(tag: str, context: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    flags = shlex.split(os.environ.get("DOCKER_BUILD_FLAGS", ""))
+    command = [DOCKER, "build", "--progress=plain", "--network=host", "-t", tag, *flags, *options, str(context)]
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def built(tag: str, context: Path, *options: str) -> str:
+    result = build(tag, context, *options)
+    assert result.returncode == 0, result.stdout[-5000:]
+    return tag
+
+
+def size(image: str) -> int:
+    return int(docker("image", "inspect", "-f", "{{.Size}}", image))
+
+
+def print_layers(image: str) -> None:
+    print(f"\n{image}: {(size(image) - size(BASE)) / MB:.0f} MB above {BASE}")
+    for line in docker(
+        "history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", image
+    ).splitlines():
+        layer, _, command = line.partition("\t")
+        if int(layer) >= MB // 10:
+            print(f"  {int(layer) / MB:7.1f} MB  {command[:90]}")
+
+
+class Container:
+    """A running container, read-only, as a user that no image knows."""
+
+    def __init__(self, image: str, *options: str) -> None:
+        port, user = free_port(), f"{random.randint(20_000, 60_000)}:{random.randint(20_000, 60_000)}"
+        self.url = f"http://127.0.0.1:{port}"
+        started = time.monotonic()
+        hard = ("--read-only", "--tmpfs", "/tmp", "--user", user, "--cap-drop", "ALL")
+        self.id = docker("run", "-d", "--network=host", "-e", f"PORT={port}", *hard, *options, image)
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/.well-known/ready").status_code == 204:
+                    break
+            assert self.state("Running") == "true", docker("logs", self.id)
+            assert time.monotonic() < started + 90, "not ready within 90 s"
+            time.sleep(0.02)
+        self.seconds_to_ready = time.monotonic() - started
+
+    def state(self, field: str) -> str:
+        return docker("inspect", "-f", f"{{{{.State.{field}}}}}", self.id)
+
+    def find(self, *patterns: str) -> list[str]:
+        """Files of the image whose name is like one of the patterns."""
+        tests = " -o ".join(f"-iname '{pattern}'" for pattern in patterns)
+        places = "/opt /usr /app /lib"
+        return docker("exec", self.id, "sh", "-c", f"find {places} \\( {tests} \\) 2>/dev/null || true").splitlines()
+
+
+@contextlib.contextmanager
+def running(image: str, *options: str) -> Iterator[Container]:
+    container = Container(image, *options)
+    try:
+        yield container
+    finally:
+        docker("rm", "-f", container.id)
+
+
+def check_contract(url: str) -> None:
+    script = ROOT / "tests" / "contract_check.py"
+    result = subprocess.run([sys.executable, str(script), url], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    models = ROOT / "demo" / "models"
+    with serve_hub({"demo/clip": models / "clip", "demo/text": models / "text"}) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def baked(hub: str) -> str:
+    names = {"CLIP_MODEL_NAME": "demo/clip", "TEXT_MODEL_NAME": "demo/text", "HF_ENDPOINT": hub}
+    options = [word for name, value in names.items() for word in ("--build-arg", f"{name}={value}")]
+    return built("multi2vec-clip:demo", ROOT, *options)
+
+
+@pytest.fixture(scope="module")
+def custom() -> str:
+    return built("multi2vec-clip:custom", ROOT, "-f", str(ROOT / "custom.Dockerfile"))
+
+
+def test_a_baked_image(baked: str) -> None:
+    print_layers(baked)
+    with running(baked) as container:
+        print(f"  ready {container.seconds_to_ready:.2f} s after docker run")
+        check_contract(container.url)
+        assert (
+            container.find("torch-*", "libtorch*", "*nvidia*", "libcu*", "model.safetensors", "pytorch_model.bin")
+            == []
+        )
+        model = docker("exec", container.id, "sh", "-c", "du -sb /app/models | cut -f1")
+        assert container.seconds_to_ready < READY_SECONDS
+        assert size(baked) - size(BASE) - int(model) < 350 * MB
+
+
+def test_stop_in_the_middle_of_load_loses_nothing(baked: str) -> None:
+    statuses: list[int] = []
+    lost: list[str] = []
+    stopping = threading.Event()
+    with running(baked) as container:
+
+        def load(client: int) -> None:
+            texts = [f"client {client} text {i} " + "word " * (i % 40) for i in range(300)]
+            with httpx.Client(timeout=60) as http:
+                while not stopping.is_set():
+                    try:
+                        statuses.append(http.post(f"{container.url}/vectorize", json={"texts": texts}).status_code)
+                    except httpx.ConnectError:
+                        return  # not accepted
+                    except httpx.TransportError as error:
+                        lost.append(repr(error))
+
+        threads = [threading.Thread(target=load, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(2)
+        threading.Timer(0.2, stopping.set).start()  # some go on asking while it stops
+        began = time.monotonic()
+        docker("stop", container.id)
+        seconds = time.monotonic() - began
+        for thread in threads:
+            thread.join(60)
+        print(f"\nstopped in {seconds:.2f} s; answers: {statuses.count(200)} x 200, {statuses.count(503)} x 503")
+        assert container.state("ExitCode") == "0", docker("logs", container.id)
+    assert not lost
+    assert statuses.count(200) >= 8 and set(statuses) <= {200, 503}
+    assert seconds < 10
+
+
+def test_the_health_check(baked: str) -> None:
+    with running(baked) as container:
+        deadline = time.monotonic() + 20
+        while container.state("Health.Status") != "healthy":
+            assert time.monotonic() < deadline, docker("inspect", container.id)
+            time.sleep(0.5)
+        probe = docker("inspect", "-f", '{{join .Config.Healthcheck.Test "\\n"}}', container.id).split("\n")[1:]
+        wrong = subprocess.run([DOCKER, "exec", "-e", "PORT=1", container.id, *probe], capture_output=True)
+        assert wrong.returncode == 1
+
+
+def test_a_baked_image_with_another_model_beside_it_is_refused(baked: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "demo" / "models" / "text", tmp_path / "text")
+    (tmp_path / "Dockerfile").write_text(f"FROM {baked}\nCOPY text /app/models/text\n")
+    image = built("multi2vec-clip:mixed", tmp_path)
+    result = subprocess.run([DOCKER, "run", "--rm", "--network=host", image], capture_output=True, text=True)
+    assert result.returncode == 1 and "there is no model folder models/clip" in result.stderr
+
+
+def test_no_model_named() -> None:
+    result = build("multi2vec-clip:none", ROOT)
+    assert result.returncode != 0 and "set CLIP_MODEL_NAME and TEXT_MODEL_NAME" in result.stdout
+
+
+def test_a_family_that_is_not_there() -> None:
+    result = build("multi2vec-clip:none", ROOT, "--build-arg", "FAMILIES=nonesuch")
+    assert result.returncode != 0 and "there is no requirements-nonesuch.txt" in result.stdout
+
+
+def test_two_lines_that_copy_a_model(custom: str, tmp_path: Path) -> None:
+    print_layers(custom)
+    assert size(custom) - size(BASE) < 1900 * MB
+    for name in ("text", "clip"):
+        shutil.copytree(ROOT / "demo" / "models" / name, tmp_path / f"my-{name}-model")
+    lines = f"FROM {custom}\nCOPY ./my-text-model /app/models/text\nCOPY ./my-clip-model /app/models/clip\n"
+    (tmp_path / "Dockerfile").write_text(lines)
+    with running(built("multi2vec-clip:copied", tmp_path)) as container:
+        print(f"  ready {container.seconds_to_ready:.2f} s after docker run, compiling included")
+        check_contract(container.url)
+        assert container.find("*nvidia*", "libcud*", "libcublas*") == []
+    compiled = "RUN python -m app.models.compiled models/compiled\n"  # the third line of docs/operations.md
+    (tmp_path / "Dockerfile").write_text(lines + compiled)
+    with running(built("multi2vec-clip:copied", tmp_path)) as container:
+        print(f"  ready {container.seconds_to_ready:.2f} s after docker run, compiled in the build")
+        assert container.seconds_to_ready < READY_SECONDS
+
+
+def test_your_own_model_without_torch(custom: str, tmp_path: Path) -> None:
+    """The two stages of docs/operations.md."""
+    server = built("multi2vec-clip:server", ROOT, "--target", "server")
+    for name in ("text", "clip"):
+        shutil.copytree(ROOT / "demo" / "models" / name, tmp_path / f"my-{name}-model")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {custom} AS bake\n"
+        "COPY --chmod=755 ./my-text-model /app/models/text\n"
+        "COPY --chmod=755 ./my-clip-model /app/models/clip\n"
+        "RUN python -m app.models.compiled models/compiled\n"
+        f"FROM {server}\n"
+        "COPY --from=bake /app/models/compiled /app/models/compiled\n"
+    )
+    with running(built("multi2vec-clip:own", tmp_path)) as container:
+        check_contract(container.url)
+        assert container.find("torch-*", "libtorch*", "model.safetensors") == []
+
+
+def test_a_copied_model_that_only_its_owner_may_read(custom: str, tmp_path: Path) -> None:
+    for name in ("text", "clip"):
+        shutil.copytree(ROOT / "demo" / "models" / name, tmp_path / name)
+    (tmp_path / "clip" / "model.safetensors").chmod(0o600)  # as safetensors saves it
+    (tmp_path / "Dockerfile").write_text(f"FROM {custom}\nCOPY . /app/models/\n")
+    image = built("multi2vec-clip:unreadable", tmp_path)
+    result = subprocess.run([DOCKER, "run", "--rm", "--network=host", image], capture_output=True, text=True)
+    assert result.returncode == 1 and "may not read models/clip/model.safetensors" in result.stderr
+    assert "COPY --chmod=755" in result.stderr
+    (tmp_path / "Dockerfile").write_text(f"FROM {custom}\nCOPY --chmod=755 . /app/models/\n")
+    with running(built("multi2vec-clip:copied", tmp_path)):
+        pass
+
+
+def test_two_lines_that_bake_a_model(custom: str, hub: str, tmp_path: Path) -> None:
+    names = f"HF_ENDPOINT={hub} CLIP_MODEL_NAME=demo/clip TEXT_MODEL_NAME=demo/text"
+    (tmp_path / "Dockerfile").write_text(f"FROM {custom}\nRUN {names} ./download.py\n")
+    with running(built("multi2vec-clip:two-lines", tmp_path)) as container:
+        print(f"\n{names} ./download.py: ready {container.seconds_to_ready:.2f} s after docker run")
+        check_contract(container.url)
+        assert container.seconds_to_ready < READY_SECONDS
+
+
+def test_custom_writes_what_it_compiles_where_the_image_lets_it(custom: str, tmp_path: Path) -> None:
+    for name in ("text", "clip"):
+        shutil.copytree(ROOT / "demo" / "models" / name, tmp_path / name)
+    (tmp_path / "Dockerfile").write_text(f"FROM {custom}\nCOPY . /app/models\n")
+    image = built("multi2vec-clip:copied", tmp_path)
+    name = docker("run", "-d", "--network=host", "-e", f"PORT={free_port()}", image)
+    try:
+        deadline = time.monotonic() + 90
+        while "ready:" not in subprocess.run([DOCKER, "logs", name], capture_output=True, text=True).stderr:
+            alive = docker("inspect", "-f", "{{.State.Running}}", name) == "true"
+            assert alive and time.monotonic() < deadline, docker("logs", name)
+            time.sleep(0.2)
+        assert docker("exec", name, "sh", "-c", "ls /app/models/compiled/*/manifest.json")
+        assert docker("exec", name, "id", "-u") == "10001"
+    finally:
+        docker("rm", "-f", name)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("requirements", ["requirements.txt", "requirements-serve.txt"])
+def test_every_package_has_a_wheel(requirements: str, machine: str, tmp_path: Path) -> None:
+    glibc = range(17, 42)  # of the base image: 2.41
+    platforms = [f"--platform=manylinux{tag}_{machine}" for tag in ("2014", *(f"_2_{minor}" for minor in glibc))]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", *platforms]
+    command += [
+        "--python-version=3.11",
+        "--only-binary=:all:",
+        f"--target={tmp_path}",
+        "-r",
+        str(ROOT / requirements),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
