@@ -35,11 +35,9 @@ FROM bake AS serve-cuda
 # hadolint ignore=DL3006
 FROM serve-${DEVICE} AS libraries
 
-# No user may be able to write bytecode at run time, so it is made here.
 FROM base AS code
 COPY LICENSE ./
 COPY app app
-RUN python -m compileall -q app
 
 FROM bake AS baked
 COPY --from=serve /opt/venv /opt/serve
@@ -60,6 +58,8 @@ RUN --mount=type=secret,id=HF_TOKEN ./bake.sh
 FROM base AS server
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
+# Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
+RUN python -m compileall -q app && python -c "import app.__main__, app.models.compiled, http.client"
 USER 10001:0
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \

@@ -36,11 +36,10 @@ RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
 # hadolint ignore=DL3006
 FROM install-${DEVICE} AS libraries
 
-# No user may be able to write bytecode at run time, so it is made here.
 FROM base AS code
 COPY LICENSE download.py ./
 COPY app app
-RUN python -m compileall -q app && install -d -o 10001 -g 0 -m 775 models
+RUN install -d -o 10001 -g 0 -m 775 models
 
 FROM base
 ARG VERSION=0
@@ -54,6 +53,8 @@ LABEL org.opencontainers.image.title="multi2vec-clip" \
 ENV PIP_PYTHON=/opt/venv/bin/python
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
+# Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
+RUN python -m compileall -q app && python -c "import app.__main__, app.models.compiled, http.client"
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
     CMD ["python", "-IS", "-c", "import http.client as h, os; r = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8080), timeout=2); r.request('GET', '/.well-known/ready'); raise SystemExit(r.getresponse().status != 204)"]
