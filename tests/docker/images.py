@@ -6,6 +6,7 @@ Builds and runs on the host's network, so that the build reaches a model hub on 
 """
 
 import contextlib
+import json
 import os
 import random
 import shlex
@@ -131,7 +132,9 @@ def test_a_baked_image(baked: str) -> None:
         print(f"  ready {container.seconds_to_ready:.2f} s after docker run")
         check_contract(container.url)
         assert (
-            container.find("torch-*", "libtorch*", "*nvidia*", "libcu*", "model.safetensors", "pytorch_model.bin")
+            container.find(
+                "torch-*.dist-info", "libtorch*", "*nvidia*", "libcu*", "model.safetensors", "pytorch_model.bin"
+            )
             == []
         )
         model = docker("exec", container.id, "sh", "-c", "du -sb /app/models | cut -f1")
@@ -192,6 +195,24 @@ def test_a_baked_image_with_another_model_beside_it_is_refused(baked: str, tmp_p
     assert result.returncode == 1 and "there is no model folder models/clip" in result.stderr
 
 
+def test_a_model_whose_pictures_only_its_own_library_prepares_gets_torch(tmp_path: Path) -> None:
+    models = ROOT / "demo" / "models"
+    shutil.copytree(models / "clip", tmp_path / "clip")
+    config = tmp_path / "clip" / "processor_config.json"
+    document = json.loads(config.read_text())
+    document["image_processor"]["size"]["shortest_edge"] -= 8  # smaller than the crop: padded
+    config.write_text(json.dumps(document))
+    names = {"CLIP_MODEL_NAME": "demo/clip", "TEXT_MODEL_NAME": "demo/text"}
+    with serve_hub({"demo/clip": tmp_path / "clip", "demo/text": models / "text"}) as server:
+        options = [f"--build-arg={name}={value}" for name, value in {**names, "HF_ENDPOINT": server.url}.items()]
+        result = build("multi2vec-clip:torch", ROOT, *options)
+    assert result.returncode == 0, result.stdout[-5000:]
+    assert "the image gets torch and the model's own files" in result.stdout
+    with running("multi2vec-clip:torch") as container:
+        check_contract(container.url)
+        assert container.find("torch-*.dist-info") and not container.find("*nvidia*", "libcud*", "libcublas*")
+
+
 def test_no_model_named() -> None:
     result = build("multi2vec-clip:none", ROOT)
     assert result.returncode != 0 and "set CLIP_MODEL_NAME and TEXT_MODEL_NAME" in result.stdout
@@ -235,7 +256,7 @@ def test_your_own_model_without_torch(custom: str, tmp_path: Path) -> None:
     )
     with running(built("multi2vec-clip:own", tmp_path)) as container:
         check_contract(container.url)
-        assert container.find("torch-*", "libtorch*", "model.safetensors") == []
+        assert container.find("torch-*.dist-info", "libtorch*", "model.safetensors") == []
 
 
 def test_a_copied_model_that_only_its_owner_may_read(custom: str, tmp_path: Path) -> None:
