@@ -36,6 +36,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.precision
 
 # Needs a Docker daemon; DOCKER names another client.
 docker-test: setup
