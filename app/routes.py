@@ -25,10 +25,24 @@ if TYPE_CHECKING:
     from app.main import Admission, Lifecycle
 
 router = APIRouter()
+_STRINGS = {"type": ["array", "null"], "items": {"type": "string"}}
+_VECTORS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+
+
+def _json_object(**properties: Any) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}
+
+
 _log = logging.getLogger("uvicorn.error")
 
 
-@router.post("/vectorize")
+@router.post(
+    "/vectorize",
+    openapi_extra={
+        "requestBody": _json_object(texts=_STRINGS, images=_STRINGS),
+        "responses": {"200": _json_object(textVectors=_VECTORS, imageVectors=_VECTORS)},
+    },
+)
 @router.post("/vectorize/", include_in_schema=False)
 async def vectorize(request: Request) -> Response:
     lifecycle = _lifecycle(request)

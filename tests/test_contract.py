@@ -41,3 +41,9 @@ def test_junk_images_are_named(server: str, item: str) -> None:
     response = httpx.post(f"{server}/vectorize", json={"images": [item]})
     assert response.status_code == 422
     assert response.json()["error"].startswith("images[0]: ")
+
+
+def test_the_schema_describes_the_body(server: str) -> None:
+    operation = httpx.get(f"{server}/openapi.json").json()["paths"]["/vectorize"]["post"]
+    described = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert described.keys() == {"texts", "images"}
