@@ -45,6 +45,7 @@ class TorchEngine:
     def __init__(self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self._module = module.eval().to(device, dtype)
         self._device = device
+        self._dtype = dtype
 
     def start(self, batch: Inputs) -> Callable[[], Vectors]:
         """See Engine. On CUDA the kernels are queued and the copies do not block."""
@@ -65,6 +66,8 @@ class TorchEngine:
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
+        if tensor.is_floating_point():
+            tensor = tensor.to(self._dtype)
         if self._device.type == "cuda":
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor
