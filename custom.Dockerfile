@@ -37,7 +37,7 @@ RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
 FROM install-${DEVICE} AS libraries
 
 FROM base AS code
-COPY LICENSE download.py ./
+COPY LICENSE download.py requirements.txt requirements-openclip.txt requirements-colpali.txt ./
 COPY app app
 RUN install -d -o 10001 -g 0 -m 775 models
 
