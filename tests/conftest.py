@@ -43,7 +43,7 @@ def free_port() -> int:
 
 def wait_for_ready(url: str, process: subprocess.Popen[str] | None = None) -> None:
     """Returns once the server is ready; fails as soon as its `process` has ended, with what it said."""
-    for _ in range(900):
+    for _ in range(1800):
         if process is not None and process.poll() is not None:
             raise AssertionError(process.stderr.read() if process.stderr else "ended")
         try:
@@ -52,7 +52,7 @@ def wait_for_ready(url: str, process: subprocess.Popen[str] | None = None) -> No
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise AssertionError("not ready within 90 seconds")
+    raise AssertionError("not ready within 180 seconds")
 
 
 @pytest.fixture(scope="session")
