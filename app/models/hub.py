@@ -1,6 +1,8 @@
 """Downloading a model from the hub."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.contract import ConfigurationError
@@ -17,6 +19,16 @@ TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+
+
+@contextmanager
+def discarded_if_unusable(source: Path) -> Iterator[None]:
+    """Around the use of what was downloaded: if it cannot be used, the next call downloads it afresh."""
+    try:
+        yield
+    except ConfigurationError:
+        shutil.rmtree(source)
+        raise
 
 
 def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> Path:

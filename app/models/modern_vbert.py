@@ -3,17 +3,15 @@
 Vectors are those of BiModernVBert: the mean over the tokens, scaled to length 1.
 """
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
-from app.contract import ConfigurationError
 from app.models import Half, Halves, Padding, Preparation
 from app.models.files import hub_snapshot, read_config
-from app.models.hub import download
+from app.models.hub import discarded_if_unusable, download
 from app.models.modules import first_item, locked, stay_offline, text_half
 from app.models.preparation import TextPreparation
 from app.models.pretrained import cannot_load
@@ -52,12 +50,9 @@ def bake(names: "Names", downloads: Path, made: Path) -> None:
     name = names.colpali_engine_model_name
     assert name
     source = download(name, downloads)
-    try:
+    with discarded_if_unusable(source):
         _model(source).save_pretrained(made / "colpali_engine_model")
         _processor(source).save_pretrained(made / "colpali_engine_processor")
-    except ConfigurationError:
-        shutil.rmtree(source)  # what arrived is of no use: the next call starts afresh
-        raise
     (made / "model_name").write_text(name)
 
 

@@ -1,6 +1,5 @@
 """Models and processors as transformers saves them."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 
 from app.contract import ConfigurationError
 from app.models.files import HOW_TO_GET_A_MODEL, first_line
-from app.models.hub import download
+from app.models.hub import discarded_if_unusable, download
 from app.models.modules import stay_offline
 
 
@@ -76,14 +75,11 @@ def load_processor(folder: Path, trust_remote_code: bool) -> Any:
 def download_model(name: str, downloads: Path, trust_remote_code: bool) -> tuple[Any, Any]:
     """Model and processor from the hub; raises ConfigurationError if that is no model for texts and pictures."""
     source = download(name, downloads)
-    try:
+    with discarded_if_unusable(source):
         model = load_model(source, trust_remote_code)
         if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
             raise ConfigurationError(f"{name} is no CLIP: it does not embed both texts and pictures; choose another")
         return model, load_processor(source, trust_remote_code)
-    except ConfigurationError:
-        shutil.rmtree(source)  # what arrived is of no use: the next call starts afresh
-        raise
 
 
 def cannot_load(folder: Path, error: Exception) -> ConfigurationError:

@@ -1,6 +1,5 @@
 """The sentence-transformers family: MODELS_DIR/clip for pictures, MODELS_DIR/text for texts."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ import torch
 from app.contract import ConfigurationError
 from app.models import Half, Halves, Padding, Preparation
 from app.models.files import HOW_TO_GET_A_MODEL, digest, first_line, read_config
-from app.models.hub import download
+from app.models.hub import discarded_if_unusable, download
 from app.models.modules import first_item, image_half, locked, stay_offline, text_half
 from app.models.preparation import ImagePreparation, TextPreparation
 from app.models.pretrained import cannot_load
@@ -47,11 +46,8 @@ def bake(names: "Names", downloads: Path, made: Path) -> None:
     for folder, name in (("clip", names.clip_model_name), ("text", names.text_model_name)):
         assert name
         source = download(name if "/" in name else f"sentence-transformers/{name}", downloads)
-        try:
+        with discarded_if_unusable(source):
             model = load_folder(source, names.trust_remote_code)
-        except ConfigurationError:
-            shutil.rmtree(source)  # what arrived is of no use: the next call starts afresh
-            raise
         model.save(str(made / folder), create_model_card=False)
 
 
