@@ -54,7 +54,7 @@ ENV PIP_PYTHON=/opt/venv/bin/python
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
 # Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
-RUN python -m compileall -q app && python -c "import app.__main__, app.models.compiled, http.client"
+RUN python -m compileall -q app && python -c "import app.__main__, app.models.compile, http.client"
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
     CMD ["python", "-IS", "-c", "import http.client as h, os; r = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8080), timeout=2); r.request('GET', '/.well-known/ready'); raise SystemExit(r.getresponse().status != 204)"]
