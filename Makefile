@@ -8,9 +8,9 @@ PORT ?= 8080
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt requirements-dev.txt
+$(VENV)/.installed: requirements.txt requirements/dev.txt requirements/test.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements/dev.txt
 	touch $@
 
 demo: setup
@@ -27,10 +27,10 @@ test: setup $(FAMILIES)/.installed
 	$(FAMILIES)/bin/python -m pytest -q tests/more_families
 
 # Apart, for torchvision needs a torch from the same index; whatever pip is told of others does not count here.
-$(FAMILIES)/.installed: requirements.txt requirements-openclip.txt requirements-colpali.txt requirements-test.txt
+$(FAMILIES)/.installed: requirements.txt $(addprefix requirements/,openclip.txt colpali.txt test.txt)
 	$(PYTHON) -m venv $(FAMILIES)
-	PIP_FIND_LINKS= $(FAMILIES)/bin/pip install --isolated --quiet -r requirements-openclip.txt -r requirements-colpali.txt \
-		-r requirements-test.txt
+	PIP_FIND_LINKS= $(FAMILIES)/bin/pip install --isolated --quiet -r requirements/openclip.txt -r requirements/colpali.txt \
+		-r requirements/test.txt
 	touch $@
 
 lint: setup
@@ -53,8 +53,7 @@ ray-test: .venv-ray/.installed
 	.venv-ray/bin/python -m pytest -s -v --disable-warnings deploy/ray/test_serve_app.py
 
 # An environment of its own: Ray's requirements may not go together with what is pinned for development.
-.venv-ray/.installed: requirements.txt requirements-ray.txt
+.venv-ray/.installed: requirements.txt requirements/ray.txt requirements/test.txt
 	$(PYTHON) -m venv .venv-ray
-	.venv-ray/bin/pip install --quiet -r requirements.txt -r requirements-ray.txt \
-		-r deploy/ray/requirements-test.txt
+	.venv-ray/bin/pip install --quiet -r requirements.txt -r requirements/ray.txt -r requirements/test.txt
 	touch $@

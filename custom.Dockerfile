@@ -25,7 +25,8 @@ ARG FAMILIES
 ARG TORCH_INDEX
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-COPY requirements.txt requirements-*.txt deploy/docker/install.sh ./
+COPY requirements.txt deploy/docker/install.sh ./
+COPY requirements requirements
 
 FROM install AS install-cpu
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake-without-cuda
@@ -37,9 +38,12 @@ RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
 FROM install-${DEVICE} AS libraries
 
 FROM base AS code
-COPY LICENSE download.py requirements.txt requirements-openclip.txt requirements-colpali.txt ./
+COPY LICENSE download.py requirements.txt ./
+COPY requirements requirements
 COPY app app
-RUN install -d -o 10001 -g 0 -m 775 models
+# The names that these files had before, for Dockerfiles that install one of them on top of this image.
+RUN install -d -o 10001 -g 0 -m 775 models \
+    && for family in openclip colpali; do echo "-r requirements/$family.txt" >"requirements-$family.txt"; done
 
 FROM base
 ARG VERSION=0

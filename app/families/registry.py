@@ -69,7 +69,7 @@ OPEN_CLIP = Family(
     weights=("openclip",),
     marker="config.json",
     libraries=("torch", "open_clip"),
-    requirements="requirements-openclip.txt",
+    requirements="requirements/openclip.txt",
 )
 SIGLIP = Family(
     name="SigLIP",
@@ -86,7 +86,7 @@ MODERN_VBERT = Family(
     weights=("colpali_engine_model",),
     marker="config.json",
     libraries=("torch", "colpali_engine"),
-    requirements="requirements-colpali.txt",
+    requirements="requirements/colpali.txt",
 )
 SENTENCE_TRANSFORMERS = Family(
     name="sentence-transformers",

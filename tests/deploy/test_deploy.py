@@ -88,7 +88,9 @@ def test_every_variable_in_the_manifests_is_a_setting_that_loads(manifests: dict
     assert_loads(environment)
 
 
-@pytest.mark.parametrize("names", [["docker-compose.yml"], ["docker-compose.yml", "docker-compose.gpu.yml"]])
+@pytest.mark.parametrize(
+    "names", [["docker-compose.yml"], ["docker-compose.yml", "deploy/docker/docker-compose.gpu.yml"]]
+)
 def test_the_compose_files(names: list[str]) -> None:
     base, *above = (load(ROOT / name)["services"] for name in names)
     ours, weaviate = base["multi2vec-clip"], base["weaviate"]
@@ -141,14 +143,14 @@ def test_every_file_that_a_dockerfile_copies_is_sent_to_the_daemon() -> None:
     for name in DOCKERFILES:
         for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / name).read_text(), re.M):
             for source in sources.split():
-                assert source.replace("-*", "*") in sent or any(
+                assert source in sent or any(
                     Path(source).match(pattern) or source.startswith(f"{pattern}/") for pattern in sent
                 ), source
 
 
 def test_serving_without_torch_asks_for_versions_of_requirements_txt() -> None:
     pinned = {re.split("[=<>]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines()}
-    named = [line for line in (ROOT / "requirements-serve.txt").read_text().splitlines() if line[0] not in "#-"]
+    named = [line for line in (ROOT / "requirements" / "serve.txt").read_text().splitlines() if line[0] not in "#-"]
     assert set(named) <= pinned and "torch" not in named
 
 

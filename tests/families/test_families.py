@@ -175,8 +175,8 @@ def test_a_model_that_is_no_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "folder, library, requirements",
     [
-        ("openclip", "open_clip", "requirements-openclip.txt"),
-        ("colpali_engine_model", "colpali_engine", "requirements-colpali.txt"),
+        ("openclip", "open_clip", "requirements/openclip.txt"),
+        ("colpali_engine_model", "colpali_engine", "requirements/colpali.txt"),
     ],
 )
 def test_a_library_that_is_not_installed_is_named(

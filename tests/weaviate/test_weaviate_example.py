@@ -724,7 +724,7 @@ def test_the_same_packages_as_the_service() -> None:
     def pins(path: Path) -> dict[str, str]:
         return dict(re.findall(r"^([\w.-]+)==(\S+)$", path.read_text(), re.M))
 
-    ours = pins(Path("requirements.txt")) | pins(Path("requirements-dev.txt"))
+    ours = pins(Path("requirements.txt")) | pins(Path("requirements/dev.txt"))
     example = pins(SCRIPTS / "requirements.txt")
     assert example.keys() == {"numpy", "pillow", "tqdm", "weaviate-client"}
     assert example == {name: ours[name] for name in example}
