@@ -12,7 +12,8 @@ import sys
 from dataclasses import fields
 
 from app.errors import ConfigurationError
-from app.models.bake import Names, bake
+from app.families.names import Names
+from app.models.bake import bake
 from app.settings import Settings, load_settings
 
 

@@ -39,3 +39,8 @@ class OutOfMemory(Unavailable):
 
 class EngineBroken(Unavailable):
     """The device cannot compute any more; only a restart helps."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -61,11 +61,6 @@ def digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def content_files(folder: Path) -> list[Path]:
     """The files of a model folder that matter, in order: all but its texts (*.md)."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")

@@ -17,7 +17,7 @@ from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel, TorchTower
 
 if TYPE_CHECKING:
-    from app.models.bake import Names
+    from app.families.names import Names
 
 _SAMPLE_IMAGE = Image.new("RGB", (64, 48), "white")
 

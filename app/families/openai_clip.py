@@ -14,7 +14,7 @@ from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel
 
 if TYPE_CHECKING:
-    from app.models.bake import Names
+    from app.families.names import Names
 
 
 def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:

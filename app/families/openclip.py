@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
-from app.errors import ConfigurationError
-from app.families.folders import HOW_TO_GET_A_MODEL, WEIGHTS, first_line, read_config
+from app.errors import ConfigurationError, first_line
+from app.families.folders import HOW_TO_GET_A_MODEL, WEIGHTS, read_config
 from app.families.pretrained import cannot_load
 from app.families.torch_towers import Normalized, image_tower, locked, stay_offline, text_tower
 from app.hub.download import TOKENIZER, download
@@ -33,7 +33,7 @@ from app.processors.text import TextProcessor
 from app.towers import Inputs, Padding, Processor, TorchModel
 
 if TYPE_CHECKING:
-    from app.models.bake import Names
+    from app.families.names import Names
 
 _log = logging.getLogger(__name__)
 

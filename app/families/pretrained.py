@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from app.errors import ConfigurationError
-from app.families.folders import HOW_TO_GET_A_MODEL, first_line
+from app.errors import ConfigurationError, first_line
+from app.families.folders import HOW_TO_GET_A_MODEL
 from app.families.torch_towers import stay_offline
 from app.hub.download import discarded_if_unusable, download
 

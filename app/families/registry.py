@@ -10,7 +10,7 @@ from app.errors import ConfigurationError
 from app.towers import Processor, TorchModel
 
 if TYPE_CHECKING:
-    from app.models.bake import Names
+    from app.families.names import Names
 
 
 @dataclass(frozen=True)

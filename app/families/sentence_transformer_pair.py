@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from app.errors import ConfigurationError
-from app.families.folders import HOW_TO_GET_A_MODEL, digest, first_line, read_config
+from app.errors import ConfigurationError, first_line
+from app.families.folders import HOW_TO_GET_A_MODEL, digest, read_config
 from app.families.pretrained import cannot_load
 from app.families.torch_towers import first_item, image_tower, locked, stay_offline, text_tower
 from app.hub.download import discarded_if_unusable, download
@@ -16,7 +16,7 @@ from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel, TorchTower
 
 if TYPE_CHECKING:
-    from app.models.bake import Names
+    from app.families.names import Names
 
 
 def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:

@@ -18,7 +18,7 @@ from app.processors.text import TextProcessor
 from app.towers import Processor, TorchModel
 
 if TYPE_CHECKING:
-    from app.models.bake import Names
+    from app.families.names import Names
 
 _TRAINED_LENGTH = 64
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.errors import ConfigurationError
-from app.families.folders import first_line
+from app.errors import ConfigurationError, first_line
 
 # Weights of other libraries, which would be downloaded for nothing.
 _NOT_NEEDED = ("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "onnx/*", "openvino/*", "coreml/*", "*.pb")

@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from app.errors import ConfigurationError
 from app.families import registry
+from app.families.names import Names
 from app.families.registry import Family, find_family
 from app.models.compile import made_from
 from app.models.load import load_model
@@ -14,41 +15,28 @@ from app.models.store import fingerprint, is_whole
 from app.settings import Settings
 
 
-@dataclass(frozen=True)
-class Names:
-    """What to bake, by the names of the old container's environment variables; the first one set decides."""
-
-    colpali_engine_model_name: str | None = None
-    siglip_model_name: str | None = None
-    open_clip_model_name: str | None = None
-    open_clip_pretrained: str | None = None
-    clip_model_name: str | None = None
-    text_model_name: str | None = None
-    clip_model_type: str | None = None
-    trust_remote_code: bool = False
-
-    def family(self) -> Family:
-        """The family that the names choose; raises ConfigurationError if a name is missing."""
-        if self.colpali_engine_model_name:
-            return registry.MODERN_VBERT
-        if self.siglip_model_name:
-            return registry.SIGLIP
-        if self.open_clip_model_name:
-            return registry.OPEN_CLIP
-        if not self.clip_model_name or not self.text_model_name:
-            missing = "TEXT_MODEL_NAME" if self.clip_model_name else "CLIP_MODEL_NAME"
-            raise ConfigurationError(
-                f"{missing} is not set; set CLIP_MODEL_NAME and TEXT_MODEL_NAME, for example both to "
-                "clip-ViT-B-32, or see --help"
-            )
-        as_openai = self.clip_model_name.startswith(("openai/", "facebook/metaclip"))
-        if not as_openai and (self.clip_model_type or "").lower() != "openai":
-            return registry.SENTENCE_TRANSFORMERS
-        if self.clip_model_name != self.text_model_name:
-            raise ConfigurationError(
-                f"an OpenAI CLIP embeds texts and pictures: set TEXT_MODEL_NAME to {self.clip_model_name} too"
-            )
-        return registry.OPENAI_CLIP
+def chosen_family(names: Names) -> Family:
+    """The family that the names choose; raises ConfigurationError if a name is missing."""
+    if names.colpali_engine_model_name:
+        return registry.MODERN_VBERT
+    if names.siglip_model_name:
+        return registry.SIGLIP
+    if names.open_clip_model_name:
+        return registry.OPEN_CLIP
+    if not names.clip_model_name or not names.text_model_name:
+        missing = "TEXT_MODEL_NAME" if names.clip_model_name else "CLIP_MODEL_NAME"
+        raise ConfigurationError(
+            f"{missing} is not set; set CLIP_MODEL_NAME and TEXT_MODEL_NAME, for example both to "
+            "clip-ViT-B-32, or see --help"
+        )
+    as_openai = names.clip_model_name.startswith(("openai/", "facebook/metaclip"))
+    if not as_openai and (names.clip_model_type or "").lower() != "openai":
+        return registry.SENTENCE_TRANSFORMERS
+    if names.clip_model_name != names.text_model_name:
+        raise ConfigurationError(
+            f"an OpenAI CLIP embeds texts and pictures: set TEXT_MODEL_NAME to {names.clip_model_name} too"
+        )
+    return registry.OPENAI_CLIP
 
 
 def bake(models_dir: Path, names: Names, *, compile_towers: bool) -> None:
@@ -57,7 +45,7 @@ def bake(models_dir: Path, names: Names, *, compile_towers: bool) -> None:
     Folders appear whole or not at all; what was interrupted goes on at the next call. Raises
     ConfigurationError that names the way out.
     """
-    family = names.family()
+    family = chosen_family(names)
     record, wanted = models_dir / "baked.json", asdict(names)
     models_dir.mkdir(parents=True, exist_ok=True)
     baked = json.loads(record.read_text()) if record.is_file() else None

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app.errors import ConfigurationError
-from app.families.folders import first_line, trust_remote_code
+from app.errors import ConfigurationError, first_line
+from app.families.folders import trust_remote_code
 from app.families.registry import Family, find_family
 from app.models.store import being_written, fingerprint
 from app.processors.image import ImageProcessor
