@@ -73,7 +73,7 @@ COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
 COPY deploy/docker/healthcheck.py /opt/
 # Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
-RUN python -m compileall -q app && python -c "import app.__main__, app.models.compiled, http.client"
+RUN python -m compileall -q app && python -c "import app.__main__, app.models.compile, http.client"
 USER 10001:0
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \

@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 FAMILIES := .venv-families
 PORT ?= 8080
 
-.PHONY: setup demo serve test lint bench docker-test ray-test
+.PHONY: setup demo serve unit test lint bench docker-test ray-test
 
 setup: $(VENV)/.installed
 
@@ -18,6 +18,9 @@ demo: setup
 
 serve: setup
 	MODELS_DIR=$(or $(MODELS_DIR),models) PORT=$(PORT) $(BIN)/python -m app
+
+unit: setup
+	$(BIN)/python -m pytest -q tests/unit
 
 test: setup $(FAMILIES)/.installed
 	$(BIN)/python -m pytest -q
@@ -33,13 +36,17 @@ $(FAMILIES)/.installed: requirements.txt $(addprefix requirements/,openclip.txt 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: setup
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.precision
 
 # Needs a Docker daemon; DOCKER names another client.
-docker-test: setup
+docker-unit: setup
+	$(BIN)/python -m pytest -q tests/unit
+
+test: setup
 	$(BIN)/python -m pytest -s -v tests/docker/images.py
 
 ray-test: .venv-ray/.installed
