@@ -352,20 +352,3 @@ def test_custom_writes_what_it_compiles_where_the_image_lets_it(custom: str, tmp
         assert docker("exec", name, "id", "-u") == "10001"
     finally:
         docker("rm", "-f", name)
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("requirements", ["requirements.txt", "requirements/serve.txt"])
-def test_every_package_has_a_wheel(requirements: str, machine: str, tmp_path: Path) -> None:
-    glibc = range(17, 42)  # of the base image: 2.41
-    platforms = [f"--platform=manylinux{tag}_{machine}" for tag in ("2014", *(f"_2_{minor}" for minor in glibc))]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", *platforms]
-    command += [
-        "--python-version=3.11",
-        "--only-binary=:all:",
-        f"--target={tmp_path}",
-        "-r",
-        str(ROOT / requirements),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
