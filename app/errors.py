@@ -2,7 +2,12 @@
 
 
 class ServiceError(Exception):
-    """Root of the tree: the message says what is wrong, with which item, and what to do."""
+    """Root of the tree: the message says what is wrong, with which item, and what to do.
+
+    `cause` is the word for it in the metrics.
+    """
+
+    cause = "internal"
 
 
 class ConfigurationError(ServiceError):
@@ -11,6 +16,8 @@ class ConfigurationError(ServiceError):
 
 class InvalidRequest(ServiceError):
     """The request is at fault."""
+
+    cause = "invalid"
 
 
 class BodyTimeout(InvalidRequest):
@@ -25,6 +32,36 @@ class ClientGone(ServiceError):
     """The client closed the connection before its answer was there; nobody reads this."""
 
 
+class NotBase64(InvalidRequest):
+    """An item that should be base64 is something else."""
+
+    cause = "not_base64"
+
+
+class NoPicture(InvalidRequest):
+    """The bytes are no picture."""
+
+    cause = "no_picture"
+
+
+class BrokenPicture(InvalidRequest):
+    """A picture that cannot be decoded to its end."""
+
+    cause = "broken_picture"
+
+
+class UnsupportedPicture(InvalidRequest):
+    """A picture of a kind that is not taken."""
+
+    cause = "unsupported"
+
+
+class TooManyPixels(InvalidRequest):
+    """A picture that is larger than the server takes."""
+
+    cause = "too_large"
+
+
 class Unavailable(ServiceError):
     """The server cannot answer now; the same request may succeed later."""
 
@@ -35,6 +72,8 @@ class Overloaded(Unavailable):
 
 class OutOfMemory(Unavailable):
     """The batch does not fit into the device's memory; a smaller one may."""
+
+    cause = "out_of_memory"
 
 
 class EngineBroken(Unavailable):

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     max_waiting_items: int = Field(
         default=10_000, gt=0, description="most items that wait; beyond it requests get 503"
     )
+    vector_cache_bytes: int = Field(
+        default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
+    )
     image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
     text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
     text_batch_tokens: int = Field(

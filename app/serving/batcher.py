@@ -9,32 +9,30 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from app.errors import EngineBroken, InvalidRequest, OutOfMemory, Overloaded, ServiceError, Unavailable
 from app.processors.padding import collate
-from app.serving.lane import BatchLimits, Request
+from app.serving.lane import Request
 from app.serving.metrics import Metrics
-from app.serving.queue import Batch, Item, Queue, Wanted
+from app.serving.queue import Batch, Queue, Wanted
 from app.serving.vector_cache import VectorCache, digest
 from app.towers import Inputs, Tower, Vectors
 
 _log = logging.getLogger(__name__)
 
-# Above this many characters the hashes of a request are made off the event loop.
-_MUCH = 500_000
+# Above this many characters, or items, the hashes of a request are made off the event loop.
+_MANY_CHARACTERS = 500_000
+_MANY_ITEMS = 500
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How items of a kind ("texts", "images") are prepared, computed and batched."""
-
+class _Kind:
     tower: Tower
     prepare: Callable[[str], Inputs]
-    limits: BatchLimits
 
 
 class Batcher:
@@ -45,7 +43,6 @@ class Batcher:
 
     def __init__(
         self,
-        kinds: dict[str, Kind],
         *,
         width: int,
         max_waiting: int,
@@ -55,12 +52,12 @@ class Batcher:
         metrics: Metrics,
         on_broken: Callable[[str], None],
     ) -> None:
-        self._kinds = kinds
         self._width = width
         self._max_waiting = max_waiting
         self._metrics = metrics
         self._on_broken = on_broken
-        self._queue = Queue({name: kind.limits for name, kind in kinds.items()}, cache)
+        self._kinds: dict[str, _Kind] = {}
+        self._queue = Queue(cache)
         self._futures: dict[Request, asyncio.Future[None]] = {}
         self._lock = threading.Lock()
         self._preparable = threading.Condition(self._lock)
@@ -68,11 +65,16 @@ class Batcher:
         self._threads = [
             threading.Thread(target=self._work, args=(step,), name=f"{name}-{i}", daemon=True)
             for name, step, count in (
-                ("prepare", self._prepare, preparing_threads),
-                ("device", self._compute, device_threads),
+                ("prepare", self._prepare_item, preparing_threads),
+                ("device", self._compute_batch, device_threads),
             )
             for i in range(count)
         ]
+
+    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[str], Inputs]) -> None:
+        """Take items of a kind ("texts", "images"); call before start()."""
+        self._kinds[kind] = _Kind(tower, prepare)
+        self._queue.add_lane(kind, tower.limits)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -92,14 +94,14 @@ class Batcher:
             self._on_broken(message)
 
     def watch(self, limit: float) -> None:
-        """Give up if the device hangs, or nothing is done for those who wait, for `limit` seconds."""
+        """Give up if one batch or preparation goes on, or requests wait and nothing goes on, for `limit` seconds."""
         now = time.monotonic()
         with self._lock:
             running, stalled = self._queue.running_for(now), self._queue.stalled_for(now)
         if running > limit:
-            self.give_up(f"one batch or picture has been worked at for more than {limit:g} s; the device hangs")
+            self.give_up(f"a batch or an item has been worked at for more than {limit:g} s; the device hangs")
         elif stalled > limit:
-            self.give_up(f"requests have waited for {limit:g} s and nothing was done for them")
+            self.give_up(f"requests have waited for more than {limit:g} s and nothing was done for them")
 
     # requests, on the event loop --------------------------------------------------------------
 
@@ -109,34 +111,39 @@ class Batcher:
         Raises InvalidRequest that names the first item at fault, Overloaded at once when too much
         waits. A cancelled call drops what was not yet computed.
         """
-        items = {"texts": texts, "images": images}
-        self._check_room(len(texts) + len(images))
         arrived = time.monotonic()
-        if sum(map(len, texts)) + sum(map(len, images)) > _MUCH:
-            wanted = await asyncio.to_thread(_wanted, items)
+        contents = {"texts": texts, "images": images}
+        self._check_room(len(texts) + len(images))
+        if len(texts) + len(images) > _MANY_ITEMS or sum(map(len, texts + images)) > _MANY_CHARACTERS:
+            wanted = await asyncio.to_thread(_wanted, contents)
         else:
-            wanted = _wanted(items)
-        rows = {kind: np.empty((len(contents), self._width), np.float32) for kind, contents in items.items()}
+            wanted = _wanted(contents)
+        rows = {kind: np.empty((len(items), self._width), np.float32) for kind, items in contents.items()}
         request = Request(rows, arrived)
         future = asyncio.get_running_loop().create_future()
         with self._changing() as queue:
-            known, joined = queue.add(request, wanted)
+            cached, joined = queue.add(request, wanted)
             if not request.over:
                 self._futures[request] = future
-        self._metrics.cache_hits.inc(known)
-        self._metrics.joined.inc(joined)
+        for counter, kinds in ((self._metrics.cached, cached), (self._metrics.joined, joined)):
+            for kind, count in kinds.items():
+                counter.labels(kind).inc(count)
         try:
             if not request.over:
                 await future
         finally:
             self._leave(request)
+        if request.error is not None:
+            raise request.error
         return rows["texts"], rows["images"]
 
     def _check_room(self, count: int) -> None:
         if count > self._max_waiting:
-            raise InvalidRequest(f"the request has {count} items, more than the {self._max_waiting} allowed; split it")
+            raise InvalidRequest(
+                f"the request has {count} items, more than the {self._max_waiting} allowed; split it"
+            )
         if self._queue.waiting + count > self._max_waiting:
-            self._metrics.refused.inc()
+            self._metrics.refused.labels("items").inc()
             raise Overloaded(f"{self._queue.waiting} items wait already; try again in a moment")
 
     def _leave(self, request: Request) -> None:
@@ -144,7 +151,9 @@ class Batcher:
             return
         now = time.monotonic()
         with self._changing() as queue:
-            self._futures.pop(request, None)
+            if request.over:
+                return
+            del self._futures[request]
             dropped = Counter(item.kind for item in request.items)
             queue.leave(request, now)
         self._metrics.left_seconds.observe(now - request.arrived)
@@ -156,11 +165,7 @@ class Batcher:
         """The queue under the lock; afterwards whoever may now go on is woken."""
         with self._lock:
             yield self._queue
-            settled = [
-                (future, request.error)
-                for request in self._queue.take_settled()
-                if (future := self._futures.pop(request, None)) is not None
-            ]
+            settled = [future for each in self._queue.take_settled() if (future := self._futures.pop(each, None))]
             self._metrics.waiting.set(self._queue.waiting)
             if self._queue.stopped is not None:
                 self._preparable.notify_all()
@@ -170,7 +175,8 @@ class Batcher:
             if self._queue.launchable:
                 self._launchable.notify()
         if settled:
-            _settle(settled)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                settled[0].get_loop().call_soon_threadsafe(_wake, settled)
 
     # threads ----------------------------------------------------------------------------------
 
@@ -178,11 +184,11 @@ class Batcher:
         try:
             while step():
                 pass
-        except BaseException as error:  # no thread may end unseen: requests would wait for it for ever
+        except BaseException as error:  # a thread that ended unseen would leave requests waiting for ever
             _log.critical("a worker thread failed", exc_info=error)
             self.give_up(f"a worker thread failed ({type(error).__name__}); the server's log says why")
 
-    def _prepare(self) -> bool:
+    def _prepare_item(self) -> bool:
         with self._lock:
             while (item := self._queue.take(time.monotonic())) is None:
                 if self._queue.stopped is not None:
@@ -190,17 +196,19 @@ class Batcher:
                 self._preparable.wait()
         try:
             inputs = self._kinds[item.kind].prepare(item.content)
-        except BaseException as cause:  # a native library's panic is no Exception
+        except BaseException as cause:  # the panic of a native library is no Exception
             error = _told(cause, f"cannot prepare an item of {item.kind}", "could not be prepared")
+            self._metrics.failed.labels(item.kind, error.cause).inc()
             with self._changing() as queue:
                 queue.not_prepared(item, error, time.monotonic())
             return True
         with self._changing() as queue:
             queue.prepared(item, inputs, time.monotonic())
+        self._metrics.preparing_seconds.labels(item.kind).observe(item.prepared - item.taken)
         return True
 
-    def _compute(self) -> bool:
-        """One batch. Several threads may do this: one waits for the device while another gives it the next."""
+    def _compute_batch(self) -> bool:
+        """Several threads may do this: one waits for the device's results while another gives it the next batch."""
         with self._lock:
             while (batch := self._queue.next_batch(time.monotonic())) is None:
                 if self._queue.stopped is not None:
@@ -218,30 +226,63 @@ class Batcher:
             self._recover(batch, cause)
             return True
         now = time.monotonic()
-        self._count(batch, now)
         with self._changing() as queue:
-            queue.computed(batch, vectors, now)
+            bad = queue.computed(batch, vectors, now)
+        self._count(batch, bad, now)
         return True
 
     def _recover(self, batch: Batch, cause: BaseException) -> None:
+        """A batch of several is tried again in halves, a single item fails its requests."""
         if isinstance(cause, EngineBroken):
             self.give_up(str(cause))
-        error: ServiceError = OutOfMemory("does not fit into memory") if isinstance(cause, MemoryError) else ...
+        many = len(batch.items) > 1
+        if many:
+            _log.warning(
+                "a batch of %d %s failed (%s); trying its halves", len(batch.items), batch.kind, type(cause).__name__
+            )
+            error = ServiceError("the batch failed")
+        else:
+            error = _told(cause, f"cannot compute an item of {batch.kind}", "could not be computed")
+            self._metrics.failed.labels(batch.kind, error.cause).inc()
         with self._changing() as queue:
             queue.not_computed(batch, error, time.monotonic())
 
-    def _count(self, batch: Batch, now: float) -> None:
-        ...
+    def _count(self, batch: Batch, bad: int, now: float) -> None:
+        metrics, kind, size = self._metrics, batch.kind, len(batch.items)
+        metrics.batch_items.labels(kind).observe(size)
+        metrics.computing_seconds.labels(kind).observe(now - batch.started)
+        metrics.items.labels(kind).inc(size - bad)
+        if bad:
+            metrics.failed.labels(kind, "not_finite").inc(bad)
+        waiting = metrics.waiting_seconds.labels(kind)
+        for item in batch.items:
+            waiting.observe(item.taken - item.added + batch.started - item.prepared)
 
 
-def _wanted(items: dict[str, list[str]]) -> list[Wanted]:
+def _wanted(contents: dict[str, list[str]]) -> list[Wanted]:
     """The different items of a request: each is computed once."""
     wanted: dict[bytes, Wanted] = {}
-    for kind, contents in items.items():
-        for position, content in enumerate(contents):
+    for kind, items in contents.items():
+        for position, content in enumerate(items):
             key = digest(kind, content)
             if key in wanted:
                 wanted[key].positions.append(position)
             else:
                 wanted[key] = Wanted(kind, key, content, [position])
     return list(wanted.values())
+
+
+def _told(cause: BaseException, logged: str, told: str) -> ServiceError:
+    """What a caller may read of an error; whatever a library raised is logged, and stays inside."""
+    if isinstance(cause, ServiceError):
+        return cause
+    if isinstance(cause, MemoryError):
+        return OutOfMemory("does not fit into memory now; send it smaller, or try again")
+    _log.error("%s", logged, exc_info=cause)
+    return ServiceError(f"{told}; the server's log says why")
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

@@ -1,8 +1,8 @@
 """The waiting items of one kind, in the order of their turns. Pure: no threads, no clock; seconds are passed in.
 
-Order is start-time fair queueing: item i of a request gets the tag `virtual time + i`, and each batch moves virtual
-time on by its items over the number of requests that wait. A small request that arrives behind a huge one is next, and
-the huge one still gets its share (after Goyal, Vin and Cheng, "Start-time Fair Queueing", 1996).
+Order is start-time fair queueing: item i of a request gets the tag `virtual time + i`, and each batch moves
+virtual time on by its items over the number of requests that wait. A small request that arrives behind a huge one
+is next, and the huge one still gets its share (after Goyal, Vin and Cheng, "Start-time Fair Queueing", 1996).
 
 That order serves the oldest, which is wrong once the oldest leave before they are answered: every answer comes too
 late then. So when the oldest can no longer be served within the patience that clients have shown, those come first
@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from app.towers import Inputs, Vectors
+from app.towers import BatchLimits, Inputs, Vectors
 
 # A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
 _MOST_PADDING = 0.25
@@ -26,14 +26,6 @@ _NEWEST = 32
 _PATIENT = 1.5
 # Prepared items wait for at most so many full batches: enough to choose texts of equal length from.
 _BATCHES_READY = 4
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """A batch holds at most `items` items and `tokens` tokens, padding included."""
-
-    items: int
-    tokens: int
 
 
 class Stage(Enum):
@@ -246,4 +238,3 @@ class Lane:
         self._patient_first = not self._patient_first
         # Whoever will have left fills no batch: it would only make the others wait.
         return (patient + newest if self._patient_first else newest + patient) or items
-

@@ -15,7 +15,7 @@ _STAYING = 0.75
 
 
 class Patience:
-    """The product-limit estimate of Kaplan and Meier (1958): an answer says that its client waited at least so long."""
+    """The product-limit estimate of Kaplan and Meier (1958): who was answered would have waited longer."""
 
     def __init__(self) -> None:
         self._ended = [0.0] * _BUCKETS

@@ -5,16 +5,17 @@ brings workers: whoever is free asks `take` or `next_batch` and says how it went
 `launchable` say how many workers may now go on, and `take_settled` which requests are over.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from app.errors import EngineBroken, ServiceError
-from app.serving.lane import BatchLimits, Hurry, Item, Lane, Request, Stage
+from app.serving.lane import Hurry, Item, Lane, Request, Stage
 from app.serving.patience import Patience
 from app.serving.vector_cache import VectorCache
-from app.towers import Inputs, Vectors
+from app.towers import BatchLimits, Inputs, Vectors
 
 
 @dataclass(eq=False, slots=True)
@@ -42,10 +43,10 @@ class Queue:
     The device takes one batch at a time: none is given while another is being launched.
     """
 
-    def __init__(self, limits: dict[str, BatchLimits], cache: VectorCache) -> None:
+    def __init__(self, cache: VectorCache) -> None:
         self.stopped: ServiceError | None = None
         self.waiting = 0
-        self._lanes = {kind: Lane(each) for kind, each in limits.items()}
+        self._lanes: dict[str, Lane] = {}
         self._cache = cache
         self._patience = Patience()
         self._requests: dict[Request, None] = {}
@@ -58,21 +59,26 @@ class Queue:
         self._settled: list[Request] = []
         self._progress = 0.0
 
+    def add_lane(self, kind: str, limits: BatchLimits) -> None:
+        """Take items of this kind; where several wait, those of the kind added first are prepared first."""
+        self._lanes[kind] = Lane(limits)
+
     # requests ---------------------------------------------------------------------------------
 
-    def add(self, request: Request, wanted: Iterable[Wanted]) -> tuple[int, int]:
-        """Take a request; returns how many of its items were computed before, and how many are under way.
+    def add(self, request: Request, wanted: Iterable[Wanted]) -> tuple[Counter[str], Counter[str]]:
+        """Take a request; returns by kind how many of its items were computed before, and how many are under way.
 
         Raises Unavailable once stopped.
         """
         if self.stopped is not None:
             raise _again(self.stopped)
-        known = joined = 0
+        cached: Counter[str] = Counter()
+        joined: Counter[str] = Counter()
         mine: dict[str, list[Item]] = {}
         for want in wanted:
             if (row := self._cache.get(want.key)) is not None:
                 request.rows[want.kind][want.positions] = row
-                known += 1
+                cached[want.kind] += 1
                 continue
             item = self._items.get(want.key)
             if item is None:
@@ -80,7 +86,7 @@ class Queue:
                 self._items[want.key] = item
                 self._lanes[want.kind].waiting += 1
             else:
-                joined += 1
+                joined[want.kind] += 1
             item.requests[request] = None
             request.items[item] = want.positions
             mine.setdefault(want.kind, []).append(item)
@@ -90,14 +96,15 @@ class Queue:
             self._requests[request] = None
             self.waiting += request.unfinished
         else:
-            self._settle(request)
-        return known, joined
+            request.over = True
+            self._settled.append(request)
+        return cached, joined
 
     def leave(self, request: Request, now: float) -> None:
         """The caller waits no longer; nothing more is done for it."""
         if not request.over:
             self._patience.observe(now - request.arrived, left=True)
-            self._end(request)
+            self._drop(request)
 
     def patience(self) -> float | None:
         """Seconds after which clients leave; None where too few have left to tell."""
@@ -108,14 +115,17 @@ class Queue:
         if self.stopped is None:
             self.stopped = error
             for request in list(self._requests):
-                self._end(request, _again(error))
+                self._drop(request, _again(error))
+                self._settled.append(request)
 
     def take_settled(self) -> list[Request]:
         """The requests that have all their rows, or an error, since the last call."""
         settled, self._settled = self._settled, []
         return settled
 
-    def _end(self, request: Request, error: Exception | None = None) -> None:
+    def _drop(self, request: Request, error: Exception | None = None) -> None:
+        request.over = True
+        request.error = error
         del self._requests[request]
         self.waiting -= request.unfinished
         for lane in self._lanes.values():
@@ -126,12 +136,6 @@ class Queue:
             del item.requests[request]
             if not item.requests:
                 self._abandon(item)
-        self._settle(request, error)
-
-    def _settle(self, request: Request, error: Exception | None = None) -> None:
-        request.over = True
-        request.error = error
-        self._settled.append(request)
 
     def _abandon(self, item: Item) -> None:
         """Nobody wants it any more. What a worker holds comes to its end, and may find new takers until then."""
@@ -204,7 +208,8 @@ class Queue:
     def _fail(self, item: Item, error: ServiceError) -> None:
         for request in list(item.requests):
             position = request.items[item][0]
-            self._end(request, _again(error, f"{item.kind}[{position}]: "))
+            self._drop(request, _again(error, f"{item.kind}[{position}]: "))
+            self._settled.append(request)
         if item.stage is not Stage.OVER:
             self._forget(item)
 
@@ -240,12 +245,12 @@ class Queue:
         if self._launching is batch:
             self._launching = None
 
-    def computed(self, batch: Batch, vectors: Vectors, now: float) -> None:
-        """Give each request its rows of `vectors`, float32 (items, width)."""
+    def computed(self, batch: Batch, vectors: Vectors, now: float) -> int:
+        """Give each request its rows of `vectors`, float32 (items, width); returns how many are not finite."""
         self._end_batch(batch, now)
         lane = self._lanes[batch.kind]
         lane.batch_seconds = _smoothed(lane.batch_seconds, now - batch.started)
-        finite = np.isfinite(vectors).all(axis=1)
+        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
         for item, vector, good in zip(batch.items, vectors, finite, strict=True):
             if not good:
                 self._fail(item, ServiceError("the model gives no finite vector for this item"))
@@ -257,8 +262,10 @@ class Queue:
                 self.waiting -= len(positions)
                 if not request.items:
                     self._patience.observe(now - request.arrived, left=False)
-                    self._end(request)
+                    self._drop(request)
+                    self._settled.append(request)
             self._forget(item)
+        return len(batch.items) - sum(finite)
 
     def not_computed(self, batch: Batch, error: ServiceError, now: float) -> None:
         """The batch failed: it is tried again in halves, down to the item that is at fault."""

@@ -21,7 +21,10 @@ def digest(kind: str, content: str) -> bytes:
 
 
 class VectorCache:
-    """At most `most_bytes` of rows; those not asked for longest go first. Not safe for threads: see the batcher's lock."""
+    """At most `most_bytes` of rows; those not asked for longest go first.
+
+    Not safe for threads: see the batcher's lock.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
