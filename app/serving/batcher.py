@@ -167,16 +167,20 @@ class Batcher:
             yield self._queue
             settled = [future for each in self._queue.take_settled() if (future := self._futures.pop(each, None))]
             self._metrics.waiting.set(self._queue.waiting)
-            if self._queue.stopped is not None:
-                self._preparable.notify_all()
-                self._launchable.notify_all()
-            if count := self._queue.preparable:
-                self._preparable.notify(count)
-            if self._queue.launchable:
-                self._launchable.notify()
+            self._wake_workers()
         if settled:
             with suppress(RuntimeError):  # the loop has ended, and nobody waits
                 settled[0].get_loop().call_soon_threadsafe(_wake, settled)
+
+    def _wake_workers(self) -> None:
+        """Holds the lock. Called after each change, so that nobody sleeps beside work."""
+        if self._queue.stopped is not None:
+            self._preparable.notify_all()
+            self._launchable.notify_all()
+        if count := self._queue.preparable:
+            self._preparable.notify(count)
+        if self._queue.launchable:
+            self._launchable.notify()
 
     # threads ----------------------------------------------------------------------------------
 
@@ -194,6 +198,7 @@ class Batcher:
                 if self._queue.stopped is not None:
                     return False
                 self._preparable.wait()
+            self._wake_workers()
         try:
             inputs = self._kinds[item.kind].prepare(item.content)
         except BaseException as cause:  # the panic of a native library is no Exception
@@ -214,6 +219,7 @@ class Batcher:
                 if self._queue.stopped is not None:
                     return False
                 self._launchable.wait()
+            self._wake_workers()
         tower = self._kinds[batch.kind].tower
         try:
             finish = tower.session.start(collate([item.inputs for item in batch.items], tower.padding))

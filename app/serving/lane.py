@@ -6,8 +6,8 @@ is next, and the huge one still gets its share (after Goyal, Vin and Cheng, "Sta
 
 That order serves the oldest, which is wrong once the oldest leave before they are answered: every answer comes too
 late then. So when the oldest can no longer be served within the patience that clients have shown, those come first
-who can: of the newest the one with the least left to do. Whoever has outstayed that patience has shown more of it,
-and takes turns with them.
+who can: what was begun, then the newest. Whoever has outstayed that patience has shown more of it, and takes turns
+with the newest. Less is prepared ahead then, and batches are small beside the patience.
 """
 
 import heapq
@@ -22,6 +22,11 @@ from app.towers import BatchLimits, Inputs, Vectors
 _MOST_PADDING = 0.25
 # Among so many of the newest requests the smallest is looked for.
 _NEWEST = 32
+# In a hurry a batch takes at most this share of the patience, and less is prepared ahead.
+_HURRIED_BATCH = 0.2
+_BATCHES_READY_IN_HURRY = 2
+# It is over once all that waits can be computed in this share of the patience.
+_CALM = 0.8
 # Beyond this multiple of the patience of others a client counts as a patient one.
 _PATIENT = 1.5
 # Prepared items wait for at most so many full batches: enough to choose texts of equal length from.
@@ -31,6 +36,7 @@ _BATCHES_READY = 4
 class Stage(Enum):
     """Where an item is."""
 
+    HELD = auto()
     WAITING = auto()
     PREPARING = auto()
     READY = auto()
@@ -42,12 +48,14 @@ class Stage(Enum):
 class Request:
     """What one caller waits for; `rows` are float32 of shape (items, width) by kind.
 
-    `items` are those that have no row yet, with their positions in the request.
+    `items` are those that have no row yet, with their positions in the request; `held` are those of them that do
+    not wait for their turn yet.
     """
 
     rows: dict[str, Vectors]
     arrived: float
     items: "dict[Item, list[int]]" = field(default_factory=dict)
+    held: "dict[str, list[Item]]" = field(default_factory=dict)
     over: bool = False
     error: Exception | None = None
 
@@ -69,7 +77,7 @@ class Item:
     key: bytes
     content: str
     added: float
-    stage: Stage = Stage.WAITING
+    stage: Stage = Stage.HELD
     requests: dict[Request, None] = field(default_factory=dict)
     tag: float = 0.0
     taken: float = 0.0
@@ -77,14 +85,6 @@ class Item:
     inputs: Inputs = field(default_factory=dict)
     tokens: int = 1
     part: "list[Item] | None" = None
-
-    @property
-    def oldest(self) -> Request:
-        return next(iter(self.requests))
-
-    @property
-    def newest(self) -> Request:
-        return next(reversed(self.requests))
 
 
 @dataclass(eq=False, slots=True)
@@ -96,19 +96,18 @@ class _Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Hurry:
-    """Which clients will still be there: `patience` is the age at which they leave, `batch` the seconds that a batch
-    takes, `before` those that pass before it is computed."""
+class Prospect:
+    """Who will still be there: `patience` is the age at which clients leave. In seconds: `before` an item that is
+    taken now is computed, for each `item`, and until all that waits is computed (`backlog`)."""
 
     now: float
     patience: float
     before: float
-    batch: float
-    batch_items: int
+    item: float
+    backlog: float
 
     def in_time(self, request: Request) -> bool:
-        batches = -(-len(request.items) // self.batch_items)
-        return self.now - request.arrived + self.before + batches * self.batch < self.patience
+        return self.now - request.arrived + self.before + len(request.items) * self.item < self.patience
 
     def patient(self, request: Request) -> bool:
         return self.now - request.arrived > _PATIENT * self.patience
@@ -124,9 +123,12 @@ class Lane:
         self.preparing = 0
         self.ready: dict[Item, None] = {}
         self.preparing_seconds = 0.0
-        self.batch_seconds = 0.0
+        self.item_seconds = 0.0
+        self.hurried = False
+        self.batch_items = limits.items
         self._backlogs: dict[Request, _Backlog] = {}
         self._turns: list[tuple[float, int, Request]] = []
+        self._begun: dict[Request, None] = {}
         self._sequence = itertools.count()
         self._virtual_time = 0.0
         self._patient_first = False
@@ -134,7 +136,8 @@ class Lane:
     @property
     def preparable(self) -> int:
         """How many items may be prepared now: no more than the device will soon take, whatever waits."""
-        room = _BATCHES_READY * self.limits.items - self.preparing - len(self.ready)
+        batches = _BATCHES_READY_IN_HURRY if self.hurried else _BATCHES_READY
+        room = batches * self.batch_items - self.preparing - len(self.ready)
         return max(0, min(room, self.waiting))
 
     def add(self, request: Request, items: list[Item]) -> None:
@@ -149,37 +152,56 @@ class Lane:
 
     def remove(self, request: Request) -> None:
         self.requests.discard(request)
-        self._backlogs.pop(request, None)
+        self._forget(request)
 
-    def take(self, hurry: Hurry | None) -> Item:
+    def has_backlog(self, request: Request) -> bool:
+        return request in self._backlogs
+
+    def take(self, prospect: Prospect | None) -> Item:
         """The item to prepare next; there must be one."""
-        request = self._next_request(hurry)
+        request = self._next_request(prospect)
         backlog = self._backlogs[request]
         item = backlog.items.popleft()
         item.tag = backlog.tag
         backlog.tag += 1
         if self._has_items(request):
             self._push(request)
+            self._begun[request] = None
         return item
 
-    def _next_request(self, hurry: Hurry | None) -> Request:
+    def _next_request(self, prospect: Prospect | None) -> Request:
         head = self._first_in_turn()
-        if hurry is None:
+        self._set_hurry(prospect)
+        if prospect is None or not self.hurried:
             return head
-        while not self._has_items(oldest := next(iter(self._backlogs))):
-            pass
-        if hurry.in_time(oldest):
-            return head
+        for request in list(self._begun):
+            if self._has_items(request) and prospect.in_time(request):
+                return request
+        oldest = self._oldest()
         self._patient_first = not self._patient_first
-        patient = hurry.patient(oldest)
+        patient = prospect.patient(oldest)
         if patient and self._patient_first:
             return oldest
         newest = [
             request
             for request in list(itertools.islice(reversed(self._backlogs), _NEWEST))
-            if hurry.in_time(request) and self._has_items(request)
+            if prospect.in_time(request) and self._has_items(request)
         ]
         return min(newest, key=lambda request: len(request.items), default=oldest if patient else head)
+
+    def _set_hurry(self, prospect: Prospect | None) -> None:
+        self.hurried = prospect is not None and (
+            prospect.backlog > prospect.patience * (_CALM if self.hurried else 1) or not prospect.in_time(self._oldest())
+        )
+        self.batch_items = self.limits.items
+        if prospect is not None and self.hurried and self.item_seconds:
+            items = int(_HURRIED_BATCH * prospect.patience / self.item_seconds)
+            self.batch_items = max(1, min(self.limits.items, items))
+
+    def _oldest(self) -> Request:
+        while not self._has_items(oldest := next(iter(self._backlogs))):
+            pass
+        return oldest
 
     def _has_items(self, request: Request) -> bool:
         """Whether one waits: they may have been taken for other requests. Forgets the backlog if not."""
@@ -189,8 +211,12 @@ class Lane:
         while backlog.items and backlog.items[0].stage is not Stage.WAITING:
             backlog.items.popleft()
         if not backlog.items:
-            del self._backlogs[request]
+            self._forget(request)
         return bool(backlog.items)
+
+    def _forget(self, request: Request) -> None:
+        self._backlogs.pop(request, None)
+        self._begun.pop(request, None)
 
     def _push(self, request: Request) -> None:
         heapq.heappush(self._turns, (self._backlogs[request].tag, next(self._sequence), request))
@@ -209,12 +235,12 @@ class Lane:
                 return turn[2]
             heapq.heappop(self._turns)
 
-    def next_batch(self, hurry: Hurry | None) -> list[Item]:
+    def next_batch(self, prospect: Prospect | None) -> list[Item]:
         """The first ready item in turn and those that fit it; there must be one."""
-        head, *rest = self._in_turn(hurry)
+        head, *rest = self._in_turn(prospect)
         batch, total, longest = [head], head.tokens, head.tokens
         for item in sorted(rest, key=lambda item: abs(item.tokens - head.tokens)):
-            if len(batch) == self.limits.items:
+            if len(batch) == self.batch_items:
                 break
             padded = (len(batch) + 1) * max(longest, item.tokens)
             if padded <= self.limits.tokens and total + item.tokens >= (1 - _MOST_PADDING) * padded:
@@ -226,15 +252,12 @@ class Lane:
         self._virtual_time += len(batch) / max(1, len(self.requests))
         return batch
 
-    def _in_turn(self, hurry: Hurry | None) -> list[Item]:
-        items = sorted(self.ready, key=lambda item: item.tag)
-        if hurry is None or all(hurry.in_time(item.oldest) for item in items):
-            return items
-        patient = [item for item in items if hurry.patient(item.oldest)]
-        newest = sorted(
-            (item for item in items if hurry.in_time(item.newest) and not hurry.patient(item.oldest)),
-            key=lambda item: (len(item.newest.items), -item.newest.arrived),
-        )
-        self._patient_first = not self._patient_first
-        # Whoever will have left fills no batch: it would only make the others wait.
-        return (patient + newest if self._patient_first else newest + patient) or items
+    def _in_turn(self, prospect: Prospect | None) -> list[Item]:
+        if prospect is None or not self.hurried:
+            return sorted(self.ready, key=lambda item: item.tag)
+        # As they were taken. Whoever will have left fills no batch: it would only make the others wait.
+        items = sorted(self.ready, key=lambda item: item.taken)
+        still = [
+            item for item in items if any(prospect.in_time(each) or prospect.patient(each) for each in item.requests)
+        ]
+        return still or items

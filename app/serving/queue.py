@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.errors import EngineBroken, ServiceError
-from app.serving.lane import Hurry, Item, Lane, Request, Stage
+from app.serving.lane import Item, Lane, Prospect, Request, Stage
 from app.serving.patience import Patience
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Inputs, Vectors
@@ -84,14 +84,14 @@ class Queue:
             if item is None:
                 item = Item(want.kind, want.key, want.content, request.arrived, tag=float("inf"))
                 self._items[want.key] = item
-                self._lanes[want.kind].waiting += 1
             else:
                 joined[want.kind] += 1
             item.requests[request] = None
             request.items[item] = want.positions
             mine.setdefault(want.kind, []).append(item)
-        for kind, items in mine.items():
-            self._lanes[kind].add(request, items)
+        for kind in reversed(self._lanes):
+            if kind in mine:
+                self._place(request, kind, mine[kind])
         if request.items:
             self._requests[request] = None
             self.waiting += request.unfinished
@@ -99,6 +99,20 @@ class Queue:
             request.over = True
             self._settled.append(request)
         return cached, joined
+
+    def _place(self, request: Request, kind: str, items: list[Item]) -> None:
+        """Let the items wait for their turn; in a hurry only once the request's dearer ones are taken.
+
+        The cheap half of a request whose other half comes too late would be computed for nothing.
+        """
+        if any(lane.hurried and lane.has_backlog(request) for lane in self._lanes.values()):
+            request.held[kind] = items
+            return
+        for item in items:
+            if item.stage is Stage.HELD:
+                item.stage = Stage.WAITING
+                self._lanes[kind].waiting += 1
+        self._lanes[kind].add(request, items)
 
     def leave(self, request: Request, now: float) -> None:
         """The caller waits no longer; nothing more is done for it."""
@@ -132,6 +146,7 @@ class Queue:
             lane.remove(request)
         items = list(request.items)
         request.items.clear()
+        request.held.clear()
         for item in items:
             del item.requests[request]
             if not item.requests:
@@ -140,8 +155,8 @@ class Queue:
     def _abandon(self, item: Item) -> None:
         """Nobody wants it any more. What a worker holds comes to its end, and may find new takers until then."""
         lane = self._lanes[item.kind]
-        if item.stage is Stage.WAITING:
-            lane.waiting -= 1
+        if item.stage in (Stage.HELD, Stage.WAITING):
+            lane.waiting -= item.stage is Stage.WAITING
             self._forget(item)
         elif item.stage is Stage.READY:
             lane.ready.pop(item, None)
@@ -169,13 +184,16 @@ class Queue:
         """The item to prepare next; None while enough are prepared, whatever waits."""
         for kind, lane in self._lanes.items():
             if lane.preparable:
-                others = sum(each.batch_seconds for each in self._lanes.values() if each.ready or each is lane)
-                item = lane.take(self._hurry(kind, now, lane.preparing_seconds + others))
+                item = lane.take(self._prospect(kind, now))
                 lane.waiting -= 1
                 lane.preparing += 1
                 item.stage = Stage.PREPARING
                 item.taken = self._progress = now
                 self._preparing[item] = None
+                for request in item.requests:
+                    held, request.held = request.held, {}
+                    for other, items in held.items():
+                        self._place(request, other, items)
                 return item
         return None
 
@@ -230,7 +248,7 @@ class Queue:
         else:
             kinds = sorted(self._lanes, key=lambda kind: kind == self._last_kind)
             kind = self._last_kind = next(kind for kind in kinds if self._lanes[kind].ready)
-            items = self._lanes[kind].next_batch(self._hurry(kind, now, 0.0))
+            items = self._lanes[kind].next_batch(self._prospect(kind, now))
         for item in items:
             item.stage = Stage.COMPUTING
             item.part = None
@@ -249,7 +267,7 @@ class Queue:
         """Give each request its rows of `vectors`, float32 (items, width); returns how many are not finite."""
         self._end_batch(batch, now)
         lane = self._lanes[batch.kind]
-        lane.batch_seconds = _smoothed(lane.batch_seconds, now - batch.started)
+        lane.item_seconds = _smoothed(lane.item_seconds, (now - batch.started) / len(batch.items))
         finite = [bool(np.isfinite(vector).all()) for vector in vectors]
         for item, vector, good in zip(batch.items, vectors, finite, strict=True):
             if not good:
@@ -293,11 +311,27 @@ class Queue:
         del self._running[batch]
         self._progress = now
 
-    def _hurry(self, kind: str, now: float, before: float) -> Hurry | None:
+    def _prospect(self, kind: str, now: float) -> Prospect | None:
         if (patience := self._patience.seconds()) is None:
             return None
-        lane = self._lanes[kind]
-        return Hurry(now, patience, before, lane.batch_seconds, lane.limits.items)
+        running = Counter(item.kind for batch in self._running for item in batch.items)
+        ready = {each: len(lane.ready) + lane.preparing + running[each] for each, lane in self._lanes.items()}
+        waiting = {each: count + self._lanes[each].waiting for each, count in ready.items()}
+        before = self._lanes[kind].preparing_seconds + self._device_seconds(kind, ready)
+        # And what comes in between: items fill whole batches.
+        batches = sum(lane.batch_items * lane.item_seconds for each, lane in self._lanes.items() if waiting[each])
+        backlog = self._device_seconds(kind, waiting) + batches
+        return Prospect(now, patience, before, self._lanes[kind].item_seconds, backlog)
+
+    def _device_seconds(self, kind: str, counts: dict[str, int]) -> float:
+        """How long the device needs for so many items of this kind, between which it computes those of the others."""
+        mine = self._lanes[kind]
+        batches = -(-counts[kind] // mine.batch_items)
+        seconds = counts[kind] * mine.item_seconds
+        for other, lane in self._lanes.items():
+            if lane is not mine:
+                seconds += min(counts[other], batches * lane.batch_items) * lane.item_seconds
+        return seconds
 
     # watching ---------------------------------------------------------------------------------
 

@@ -43,12 +43,15 @@ class Machine(RuleBasedStateMachine):
         device=st.integers(1, 2),
         limit=st.integers(1, 4),
         cache=st.sampled_from([0, 1000, 10**6]),
+        patience=st.sampled_from([None, 0.05, 0.5]),
     )
-    def start(self, preparing: int, device: int, limit: int, cache: int) -> None:
+    def start(self, preparing: int, device: int, limit: int, cache: int, patience: float | None) -> None:
         self.now = 0.0
         self.queue = Queue(VectorCache(cache))
         for kind in CONTENTS:
             self.queue.add_lane(kind, BatchLimits(limit, limit * 10))
+        for _ in range(100 if patience else 0):
+            self.queue._patience.observe(patience or 0.0, left=True)
         self.live: dict[Request, dict[str, list[str]]] = {}
         self.preparing = [Worker() for _ in range(preparing)]
         self.device = [Worker() for _ in range(device)]
@@ -126,6 +129,8 @@ class Machine(RuleBasedStateMachine):
         worker.work = self.queue.take(self.now)
         assert (worker.work is not None) == (could > 0)
         worker.awake = worker.work is not None
+        if worker.work is not None:
+            self.wake()
 
     @precondition(lambda self: self.busy(self.preparing))
     @rule(data=st.data())
@@ -152,6 +157,7 @@ class Machine(RuleBasedStateMachine):
             assert self.launching is None, "two batches are launched at once"
             assert worker.work.items, "an empty batch"
             self.launching = worker.work
+            self.wake()
 
     @precondition(lambda self: self.launching is not None)
     @rule()
@@ -210,7 +216,7 @@ class Machine(RuleBasedStateMachine):
             assert lane.preparing == sum(item.stage is Stage.PREPARING for item in mine)
             ready = {item for item in mine if item.stage is Stage.READY}
             assert set(lane.ready) | {item for part in queue._parts for item in part if item.kind == kind} == ready
-            assert all(item.requests for item in mine if item.stage in (Stage.WAITING, Stage.READY))
+            assert all(item.requests for item in mine if item.stage in (Stage.HELD, Stage.WAITING, Stage.READY))
         assert all(queue._parts)
 
     @invariant()
@@ -246,12 +252,15 @@ class Machine(RuleBasedStateMachine):
     def take_with(self, worker: Worker) -> None:
         worker.work = self.queue.take(self.now)
         worker.awake = worker.work is not None
+        if worker.work is not None:
+            self.wake()
 
     def batch_with(self, worker: Worker) -> None:
         worker.work = self.queue.next_batch(self.now)
         worker.awake = worker.work is not None
         if worker.work is not None:
             self.launching = worker.work
+            self.wake()
 
     def finish(self, worker: Worker) -> None:
         work, worker.work = worker.work, None
@@ -272,4 +281,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestQueue = Machine.TestCase
-TestQueue.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestQueue.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
