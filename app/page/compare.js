@@ -11,7 +11,7 @@ const TYPING_MS = 250;
 const BARS = 4;
 const SMALLEST_SHARE = 0.001;
 // Where white on the scale's colour is read more easily than black, in light and in dark.
-const HOT = { light: 0.83, dark: 0.68 };
+const HOT = { light: 0.805, dark: 0.63 };
 // A smaller range than this is no difference that should be told by colour.
 const NARROWEST = 0.02;
 
@@ -142,6 +142,7 @@ export class Compare {
     for (const map of [this.#columns, this.#rows, this.#vectorRows]) map.clear();
     setText(byId("compare-time"), "");
     this.#lay();
+    byId("compare-choose").focus();
   }
 
   /** Puts rows and columns in their places; those that stay keep their elements, and with them the focus. */

@@ -8,7 +8,7 @@ import { cosine } from "./math.js";
 const MOST = 200;
 const TYPING_MS = 250;
 const MOVE_MS = 350;
-const DRAWN_QUERY = "a red star";
+const DRAWN_QUERY = "a pink cross";
 
 export class Gallery {
   #server;
@@ -110,6 +110,7 @@ export class Gallery {
     this.#tiles.clear();
     if (this.#query?.kind === "picture") this.#query = null;
     this.#refresh();
+    byId("gallery-choose").focus();
   }
 
   #tile(picture) {

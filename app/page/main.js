@@ -24,6 +24,8 @@ server.addEventListener("state", ({ detail: { state, message } }) => {
   setText(pill.firstElementChild, state === "waiting" && /loaded/.test(message) ? "The model is loading…" : message);
 });
 
+server.addEventListener("vector", ({ detail }) => setText(byId("width"), `${detail} numbers`));
+
 async function start() {
   byId("token-button").hidden = !server.hasToken;
   try {
@@ -33,9 +35,8 @@ async function start() {
     byId("state").dataset.state = "failed";
     return;
   }
-  byId("facts").replaceChildren(
-    ...describe(meta).map(([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value))),
-  );
+  const fact = ([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value));
+  byId("facts").prepend(...describe(meta).map(fact));
   byId("facts").hidden = false;
   if (views.compare.isEmpty) await views.compare.addExamples(meta);
 }

@@ -16,7 +16,7 @@ export class RequestError extends Error {
 
 /**
  * Sends items, a few requests at a time, each with one item: an error then concerns that item alone.
- * Dispatches "state" with {state: "ready" | "waiting" | "failed", message}.
+ * Dispatches "state" with {state: "ready" | "waiting" | "failed", message}, and "vector" with a vector's width.
  */
 export class Server extends EventTarget {
   #turns = new Turns(AT_ONCE);
@@ -73,14 +73,16 @@ export class Server extends EventTarget {
       started = performance.now();
     });
     const vector = (await response.json())[key][0];
-    return { vector, ms: performance.now() - started };
+    const ms = performance.now() - started;
+    this.dispatchEvent(new CustomEvent("vector", { detail: vector.length }));
+    return { vector, ms };
   }
 
   async #fetch(route, options, onSend = () => {}) {
     const until = performance.now() + PATIENCE_MS;
     for (;;) {
       const token = this.#token;
-      const headers = new Headers({ "X-Requested-With": "fetch" });
+      const headers = new Headers();
       if (token) headers.set("Authorization", `Bearer ${token}`);
       if (options.body) headers.set("Content-Type", "application/json");
       onSend();
