@@ -6,7 +6,7 @@
 ARG DEVICE=cpu
 ARG OPEN_CLIP_MODEL_NAME
 ARG COLPALI_ENGINE_MODEL_NAME
-# requirements-*.txt beside requirements.txt
+# names of files in requirements/
 ARG FAMILIES="${OPEN_CLIP_MODEL_NAME:+openclip} ${COLPALI_ENGINE_MODEL_NAME:+colpali}"
 
 FROM python:3.11-slim AS base
@@ -21,13 +21,15 @@ ARG FAMILIES
 ARG TORCH_INDEX
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-COPY requirements.txt requirements-*.txt deploy/docker/install.sh ./
+COPY requirements.txt deploy/docker/install.sh ./
+COPY requirements requirements
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
 
 FROM base AS serve
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-COPY requirements.txt requirements-serve.txt deploy/docker/install.sh ./
+COPY requirements.txt deploy/docker/install.sh ./
+COPY requirements/serve.txt requirements/
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh serve
 
 FROM serve AS serve-cpu
@@ -59,7 +61,7 @@ FROM base AS server
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
 # Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
-RUN python -m compileall -q app && python -c "import app.__main__, app.models.compiled, http.client"
+RUN python -m compileall -q app && python -c "import app.__main__, app.models.compile, http.client"
 USER 10001:0
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \

@@ -25,7 +25,8 @@ ARG FAMILIES
 ARG TORCH_INDEX
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-COPY requirements.txt requirements-*.txt deploy/docker/install.sh ./
+COPY requirements.txt deploy/docker/install.sh ./
+COPY requirements requirements
 
 FROM install AS install-cpu
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake-without-cuda
@@ -37,9 +38,12 @@ RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
 FROM install-${DEVICE} AS libraries
 
 FROM base AS code
-COPY LICENSE download.py requirements.txt requirements-openclip.txt requirements-colpali.txt ./
+COPY LICENSE download.py requirements.txt ./
+COPY requirements requirements
 COPY app app
-RUN install -d -o 10001 -g 0 -m 775 models
+# The names that these files had before, for Dockerfiles that install one of them on top of this image.
+RUN install -d -o 10001 -g 0 -m 775 models \
+    && for family in openclip colpali; do echo "-r requirements/$family.txt" >"requirements-$family.txt"; done
 
 FROM base
 ARG VERSION=0
@@ -54,7 +58,7 @@ ENV PIP_PYTHON=/opt/venv/bin/python
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
 # Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
-RUN python -m compileall -q app && python -c "import app.__main__, app.models.compiled, http.client"
+RUN python -m compileall -q app && python -c "import app.__main__, app.models.compile, http.client"
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
     CMD ["python", "-IS", "-c", "import http.client as h, os; r = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8080), timeout=2); r.request('GET', '/.well-known/ready'); raise SystemExit(r.getresponse().status != 204)"]

@@ -11,8 +11,9 @@ import argparse
 import sys
 from dataclasses import fields
 
-from app.contract import ConfigurationError
-from app.models.baking import Names, bake
+from app.errors import ConfigurationError
+from app.families.names import Names
+from app.models.bake import bake
 from app.settings import Settings, load_settings
 
 

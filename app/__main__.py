@@ -8,13 +8,22 @@ from types import FrameType
 
 import uvicorn
 
-from app.contract import ConfigurationError
-from app.main import Lifecycle, create_app
+from app.errors import ConfigurationError
+from app.main import create_app
+from app.serving.service import Service
 from app.settings import load_settings
 
 # Weaviate's client reuses idle connections for 90 s.
 KEEP_ALIVE_SECONDS = 120
 
+
+_LOGGING = {
+    **uvicorn.config.LOGGING_CONFIG,
+    "loggers": {
+        **uvicorn.config.LOGGING_CONFIG["loggers"],
+        "app": {"handlers": ["default"], "level": "INFO", "propagate": False},
+    },
+}
 
 # glibc's mallopt(3): the number of heaps that threads share.
 M_ARENA_MAX = -8
@@ -30,23 +39,23 @@ def use_one_heap() -> None:
 class DrainingServer(uvicorn.Server):
     """On SIGTERM it goes on listening, so that ready says 503, until accepted requests are answered."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._lifecycle = lifecycle
+        self._service = service
         self._deadline = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._lifecycle.draining:
+        if self._service.draining:
             super().handle_exit(sig, frame)  # asked a second time
             return
         self._captured_signals.append(sig)
-        self._lifecycle.draining = True
-        self._deadline = time.monotonic() + self._lifecycle.settings.grace_period
+        self._service.draining = True
+        self._deadline = time.monotonic() + self._service.settings.grace_period
 
     async def on_tick(self, counter: int) -> bool:
-        lifecycle = self._lifecycle
-        over = lifecycle.in_flight == 0 or time.monotonic() > self._deadline
-        if lifecycle.draining and over:
+        service = self._service
+        over = service.in_flight == 0 or time.monotonic() > self._deadline
+        if service.draining and over:
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -72,14 +81,15 @@ def main() -> int:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
         access_log=False,
+        log_config=_LOGGING,
         server_header=False,
     )
     status = 0
     try:
-        DrainingServer(config, app.state.lifecycle).run()
+        DrainingServer(config, app.state.service).run()
     except SystemExit as stop:
         status = int(stop.code or 0)
-    return 1 if app.state.lifecycle.failure else status
+    return 1 if app.state.service.failure else status
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.contract import ConfigurationError
+from app.errors import ConfigurationError
 
 
 class Settings(BaseSettings):

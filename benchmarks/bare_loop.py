@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from app.cpus import usable_cpus
-from app.engines import Inputs
-from app.images import decode_image
-from app.models import Tower
-from app.models.loading import load_model
+from app.cgroup import usable_cpus
+from app.models.load import load_model
+from app.processors.decode import decode_image
+from app.processors.padding import collate
 from app.settings import load_settings
+from app.towers import Inputs, Tower
 from benchmarks.load import image_bodies, text_bodies
 
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -26,11 +26,11 @@ SECONDS = 4.0
 
 def rate(tower: Tower, batches: Iterator[list[Inputs]]) -> float:
     """Items per second over about SECONDS."""
-    tower.engine.start(tower.collate(next(batches)))()
+    tower.session.start(collate(next(batches), tower.padding))()
     started, items = time.monotonic(), 0
     while time.monotonic() < started + SECONDS:
         batch = next(batches)
-        tower.engine.start(tower.collate(batch))()
+        tower.session.start(collate(batch, tower.padding))()
         items += len(batch)
     return items / (time.monotonic() - started)
 
@@ -58,14 +58,14 @@ def main() -> None:
     texts = [json.loads(body)["texts"][0] for body, _ in zip(text_bodies(), range(512), strict=False)]
 
     def prepare_image(text: str) -> Inputs:
-        return model.image.prepare(decode_image(text, 10**8))
+        return model.image.processor(decode_image(text, 10**8))
 
     print(
         json.dumps(
             {
                 "images": {n: rate(model.image, prepared(images, prepare_image, n)) for n in SIZES},
                 "images with preparation": {n: rate(model.image, preparing(images, prepare_image, n)) for n in SIZES},
-                "texts": {n: rate(model.text, prepared(texts, model.text.prepare, n)) for n in SIZES},
+                "texts": {n: rate(model.text, prepared(texts, model.text.processor, n)) for n in SIZES},
             }
         )
     )

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app.models import Model, Tower
-from app.models.loading import load_model
+from app.models.embed import embed
+from app.models.load import load_model
 from app.settings import load_settings
+from app.towers import LoadedModel, Tower
 from benchmarks.bare_loop import prepared, rate
 from benchmarks.bench import memory
 from benchmarks.load import WORDS
@@ -51,15 +52,15 @@ def texts(count: int = 300) -> list[str]:
     return [" ".join(rng.choices(WORDS, k=1 + number % 60)) for number in range(count)]
 
 
-def embed(tower: Tower, items: list[Any], size: int = 8) -> np.ndarray:
-    return np.concatenate([tower.embed(items[start : start + size]) for start in range(0, len(items), size)])
+def embed_all(tower: Tower, items: list[Any], size: int = 8) -> np.ndarray:
+    return np.concatenate([embed(tower, items[start : start + size]) for start in range(0, len(items), size)])
 
 
-def retrieval(model: Model) -> float:
+def retrieval(model: LoadedModel) -> float:
     scores = []
     for group in held_out():
         images, captions = zip(*group, strict=True)
-        scores.append(top_1_accuracy(embed(model.image, list(images)), embed(model.text, list(captions))))
+        scores.append(top_1_accuracy(embed_all(model.image, list(images)), embed_all(model.text, list(captions))))
     return float(np.mean(scores))
 
 
@@ -67,12 +68,12 @@ def measure(vectors_path: Path, with_retrieval: bool) -> dict[str, Any]:
     model = load_model(load_settings())
     if with_retrieval:
         return {"demo_top_1": retrieval(model)}
-    np.savez(vectors_path, image=embed(model.image, pictures()), text=embed(model.text, texts()))
+    np.savez(vectors_path, image=embed_all(model.image, pictures()), text=embed_all(model.text, texts()))
     some = [str(number) for number in range(64)]
     drawn = dict(zip(some, pictures(64), strict=True))
     return {
-        "images_per_second": rate(model.image, prepared(some, lambda key: model.image.prepare(drawn[key]), 4)),
-        "texts_per_second": rate(model.text, prepared(texts(64), model.text.prepare, 16)),
+        "images_per_second": rate(model.image, prepared(some, lambda key: model.image.processor(drawn[key]), 4)),
+        "texts_per_second": rate(model.text, prepared(texts(64), model.text.processor, 16)),
         **memory(os.getpid()),
     }
 

@@ -9,10 +9,10 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from app.contract import ConfigurationError, Vectors
-from app.cpus import usable_cpus
-from app.engines import Inputs
+from app.cgroup import usable_cpus
+from app.errors import ConfigurationError
 from app.settings import Settings
+from app.towers import Inputs, Vectors
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def convert(module: "torch.nn.Module", sample: Inputs, path: Path, any_length: b
     ov.save_model(model, path, compress_to_fp16=False)
 
 
-class OpenVINOEngine:
+class OpenVINOSession:
     """Runs a tower from its IR file, on as many threads as the CPU quota gives."""
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
@@ -112,7 +112,7 @@ class OpenVINOEngine:
         self._file = path.with_suffix(".bin").resolve()
 
     def start(self, batch: Inputs) -> Callable[[], Vectors]:
-        """See Engine. The CPU computes here: it has nothing to overlap with."""
+        """See InferenceSession. The CPU computes here: it has nothing to overlap with."""
         self._request.infer({name: batch[name] for name in self._names}, share_inputs=True)
         vectors: Vectors = np.array(self._request.get_output_tensor(0).data, np.float32)
         return lambda: vectors

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from app.contract import ConfigurationError, Vectors
-from app.cpus import usable_cpus
-from app.engines import EngineBroken, Inputs, OutOfMemory
+from app.cgroup import usable_cpus
+from app.errors import ConfigurationError, EngineBroken, OutOfMemory
 from app.settings import Settings
+from app.towers import Inputs, Vectors
 
 
 def torch_device(settings: Settings) -> torch.device:
@@ -39,7 +39,7 @@ def torch_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     return dtypes[settings.precision]
 
 
-class TorchEngine:
+class TorchSession:
     """Runs a module that takes a batch's arrays by name and returns (items, width)."""
 
     def __init__(self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -48,7 +48,7 @@ class TorchEngine:
         self._dtype = dtype
 
     def start(self, batch: Inputs) -> Callable[[], Vectors]:
-        """See Engine. On CUDA the kernels are queued and the copies do not block."""
+        """See InferenceSession. On CUDA the kernels are queued and the copies do not block."""
         try:
             with torch.inference_mode():
                 vectors = self._module(**{name: self._to_device(array) for name, array in batch.items()})

@@ -19,7 +19,7 @@ else
   ./download.py
   if [ -d models/compiled ]; then keep compiled trust_remote_code baked.json; fi
   if MODELS_DIR=/out/app/models /opt/serve/bin/python -c '
-from app.models.loading import load_model
+from app.models.load import load_model
 from app.settings import load_settings
 
 load_model(load_settings())

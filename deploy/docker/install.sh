@@ -13,7 +13,7 @@ packages=/opt/venv/lib/python3.11/site-packages
 install() { pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$@"; }
 
 if [ "$kind" = serve ]; then
-  install -r requirements-serve.txt
+  install -r requirements/serve.txt
   # tokenizers names the hub's client, with which it only downloads.
   pip --python /opt/venv/bin/python uninstall --quiet --yes \
     huggingface_hub hf-xet httpx2 httpcore2 truststore fsspec filelock tqdm pyyaml
@@ -23,11 +23,11 @@ if [ "$kind" = serve ]; then
 else
   set -- -r requirements.txt
   for family in ${FAMILIES:-}; do
-    [ -f "requirements-$family.txt" ] || {
-      echo "error: FAMILIES=$family: there is no requirements-$family.txt" >&2
+    [ -f "requirements/$family.txt" ] || {
+      echo "error: FAMILIES=$family: there is no requirements/$family.txt" >&2
       exit 1
     }
-    set -- "$@" -r "requirements-$family.txt"
+    set -- "$@" -r "requirements/$family.txt"
   done
   if [ "$kind" = bake-without-cuda ]; then
     # Only the metadata is read here, so that a refusal costs no download of several GB.

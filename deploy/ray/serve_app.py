@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from app.__main__ import KEEP_ALIVE_SECONDS  # noqa: E402
-from app.contract import ConfigurationError, Unavailable  # noqa: E402
+from app.errors import ConfigurationError, Unavailable  # noqa: E402
 from app.main import create_app  # noqa: E402
-from app.models.loading import load_model  # noqa: E402
+from app.models.load import load_model  # noqa: E402
 from app.settings import Settings, load_settings  # noqa: E402
 
 # The app refuses what is too much, as JSON that Weaviate can read; Serve would answer in plain text.
@@ -44,7 +44,7 @@ class Replica:
 
     def __init__(self, settings: Settings) -> None:
         self._app = create_app(settings, load_model, on_failure=lambda: None)  # Serve ends it: see check_health
-        self._lifecycle = self._app.state.lifecycle
+        self._service = self._app.state.service
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         start = self._app.router.lifespan_context
@@ -60,14 +60,14 @@ class Replica:
 
     async def check_health(self) -> None:
         """Serve replaces a replica for which this raises."""
-        if self._lifecycle.failure is not None:
-            raise RuntimeError(self._lifecycle.failure)
+        if self._service.failure is not None:
+            raise RuntimeError(self._service.failure)
 
     async def _wait_until_ready(self) -> None:
         while True:
             await self.check_health()
             try:
-                self._lifecycle.require()
+                self._service.require()
                 return
             except Unavailable:
                 await asyncio.sleep(0.05)

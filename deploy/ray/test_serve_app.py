@@ -116,7 +116,7 @@ Serving = tuple[int, subprocess.Popen[bytes]]
 
 
 def test_the_contract_holds(serving: Serving) -> None:
-    command = [sys.executable, str(ROOT / "tests/contract_check.py"), f"http://127.0.0.1:{serving[0]}"]
+    command = [sys.executable, str(ROOT / "tests/support/contract_check.py"), f"http://127.0.0.1:{serving[0]}"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 

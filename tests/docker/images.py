@@ -21,8 +21,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import free_port
-from tests.hub import serve_hub
+from tests.support.hub import serve_hub
+from tests.support.server import free_port
 
 ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
@@ -220,7 +220,7 @@ def test_no_model_named() -> None:
 
 def test_a_family_that_is_not_there() -> None:
     result = build("multi2vec-clip:none", ROOT, "--build-arg", "FAMILIES=nonesuch")
-    assert result.returncode != 0 and "there is no requirements-nonesuch.txt" in result.stdout
+    assert result.returncode != 0 and "there is no requirements/nonesuch.txt" in result.stdout
 
 
 def test_two_lines_that_copy_a_model(custom: str, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_custom_writes_what_it_compiles_where_the_image_lets_it(custom: str, tmp
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-@pytest.mark.parametrize("requirements", ["requirements.txt", "requirements-serve.txt"])
+@pytest.mark.parametrize("requirements", ["requirements.txt", "requirements/serve.txt"])
 def test_every_package_has_a_wheel(requirements: str, machine: str, tmp_path: Path) -> None:
     glibc = range(17, 42)  # of the base image: 2.41
     platforms = [f"--platform=manylinux{tag}_{machine}" for tag in ("2014", *(f"_2_{minor}" for minor in glibc))]

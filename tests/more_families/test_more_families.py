@@ -15,13 +15,13 @@ import torch
 from colpali_engine.models import BiModernVBert, BiModernVBertProcessor
 
 from tests import tiny_families
-from tests.conftest import free_port
-from tests.families import Case, as_hub_cache, assert_like_reference, bake
-from tests.hub import serve_hub
-from tests.test_compiled import without
-from tests.test_download import download
-from tests.test_families import CASES as TRANSFORMERS_CASES
-from tests.test_vectors import ask, assert_same, pictures
+from tests.families.test_families import CASES as TRANSFORMERS_CASES
+from tests.support.baking import download
+from tests.support.compiled import without
+from tests.support.families import Case, as_hub_cache, assert_like_reference, bake
+from tests.support.hub import serve_hub
+from tests.support.server import free_port
+from tests.support.vectors import ask, assert_same, pictures
 
 Serve = Callable[..., str]
 TEXT_TOWER = "someone/xlm-roberta-tiny"
@@ -174,7 +174,7 @@ def test_what_openvino_does_not_take_is_tried_once(baked: Path, case: Case, tmp_
     if case.compiles:
         return
     environment = {"MODELS_DIR": str(baked), "PORT": str(free_port())}
-    program = "from app.models.loading import load_model; from app.settings import Settings; load_model(Settings())"
+    program = "from app.models.load import load_model; from app.settings import Settings; load_model(Settings())"
     result = run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "compiling" not in result.stderr and result.stderr.count("ENGINE=auto uses torch") == 1

@@ -1,0 +1,28 @@
+"""A body as it arrives, within the budget."""
+
+import asyncio
+
+from fastapi import Request
+
+from app.errors import BodyTimeout
+from app.serving.budget import Admission
+
+
+async def read_body(request: Request, admission: Admission, seconds: float) -> bytearray:
+    """The whole body; raises as soon as more is announced or seen than is admitted, or time is up.
+
+    Raises BodyTooLarge, Overloaded or BodyTimeout.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit():
+        admission.grow(int(announced))
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > admission.size:
+                    admission.grow(len(body) - admission.size)
+    except TimeoutError as error:
+        raise BodyTimeout(f"the body did not arrive within {seconds:g} s") from error
+    return body

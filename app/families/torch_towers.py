@@ -1,0 +1,138 @@
+"""What the families share in torch: torch_model whose inputs are prepared by us where that gives the same."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from app.processors.image import ImageProcessor
+from app.processors.patches import PatchProcessor
+from app.processors.text import TextProcessor
+from app.towers import Inputs, Padding, Processor, TorchTower
+
+_log = logging.getLogger(__name__)
+
+_SAMPLE_TEXT = "a photo of a dog"
+SAMPLE_TEXTS = [
+    "",
+    " ",
+    "\n",
+    "A photo of a Cat.",
+    "it's   50% off; don't (really) \t wait... <b>NOW</b> &amp; here, #1!",
+    "word " * 600,
+    "日本語 Ünïcode ﬁne ½ Straße",
+    "🙂é",
+    "<|endoftext|> [SEP] </s> <eos> <image>",
+]
+_SAMPLE_SIZES = [(1, 1), (9, 7), (640, 480), (333, 500), (50, 400), (224, 224), (1001, 300)]
+
+
+def stay_offline() -> None:
+    """Call it before the first import of a library of the hub: a baked model must never be looked up."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+class Normalized(torch.nn.Module):
+    """A module's embeddings (items, width), scaled to length 1."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(self.module(**inputs), dim=-1)
+
+
+class FromPixels(torch.nn.Module):
+    """Embeds uint8 crops (items, height, width, 3) with a module that takes float pixel values."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, module: torch.nn.Module, preparation: ImageProcessor) -> None:
+        super().__init__()
+        self.module = module
+        self.scale = preparation.scale
+        self.register_buffer("mean", torch.tensor(preparation.mean).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor(preparation.std).reshape(3, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        pixel_values = (pixels.permute(0, 3, 1, 2) * self.scale - self.mean) / self.std
+        embeddings: torch.Tensor = self.module(pixel_values=pixel_values)
+        return embeddings
+
+
+def image_tower(
+    module: torch.nn.Module, preparation: ImageProcessor | PatchProcessor | None, reference: Processor
+) -> TorchTower:
+    """An image tower with our `preparation`, if it gives the pixel values of the `reference`, else with that."""
+    sample = Image.new("RGB", (32, 32))
+    if isinstance(preparation, ImageProcessor) and _same_pictures(_as_floats(preparation), reference):
+        return TorchTower(FromPixels(module, preparation), preparation, sample)
+    if isinstance(preparation, PatchProcessor) and _same_pictures(preparation, reference):
+        return TorchTower(module, preparation, sample)
+    _log.info("pictures are prepared by the reference library, for it does more than resize and crop")
+    return TorchTower(module, reference, sample)
+
+
+def text_tower(
+    module: torch.nn.Module,
+    preparation: TextProcessor | None,
+    reference: Processor,
+    padding: Padding | None = None,
+    samples: Sequence[str] = SAMPLE_TEXTS,
+) -> TorchTower:
+    """A text tower with our `preparation`, if it gives the tokens of the `reference`, else with that."""
+    if preparation is not None and all(_same_arrays(preparation(text), reference(text)) for text in samples):
+        return TorchTower(module, preparation, _SAMPLE_TEXT, padding or Padding())
+    _log.info("texts are tokenized by the reference library, for it does more than its tokenizer.json")
+    return TorchTower(module, reference, _SAMPLE_TEXT, padding or Padding())
+
+
+def locked(tokenize: Callable[[str], Mapping[str, Any]]) -> Processor:
+    """A preparation from a tokenizer that gives batches of one, and that changes itself while it works."""
+    lock = threading.Lock()
+
+    def prepare(text: str) -> Inputs:
+        with lock:
+            features = tokenize(text)
+        return first_item(features)
+
+    return prepare
+
+
+def first_item(features: Mapping[str, Any]) -> Inputs:
+    """The arrays of the first item in a batch of tensors."""
+    return {name: value[0].numpy() for name, value in features.items() if torch.is_tensor(value)}
+
+
+def _as_floats(preparation: ImageProcessor) -> Processor:
+    """What FromPixels makes of the crops, without a batch."""
+
+    def prepare(image: Any) -> Inputs:
+        pixels = preparation(image)["pixels"].astype(np.float32)
+        values = (pixels * np.float32(preparation.scale) - preparation.mean) / preparation.std
+        return {"pixel_values": values.transpose(2, 0, 1)}
+
+    return prepare
+
+
+def _same_pictures(preparation: Processor, reference: Processor) -> bool:
+    rng = np.random.default_rng(0)
+    for width, height in _SAMPLE_SIZES:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        ours, want = preparation(image), reference(image)
+        if ours.keys() != want.keys():
+            return False
+        if any(ours[k].shape != want[k].shape or np.abs(ours[k] - want[k]).max() > 1e-5 for k in want):
+            return False
+    return True
+
+
+def _same_arrays(ours: Inputs, want: Inputs) -> bool:
+    return ours.keys() == want.keys() and all(np.array_equal(ours[name], want[name]) for name in want)

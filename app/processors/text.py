@@ -1,0 +1,94 @@
+"""A text to token ids, without torch.
+
+What comes before an open_clip tokenizer follows `basic_clean` and what comes after it in open_clip/tokenizer.py.
+"""
+
+import html
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from app.towers import Inputs
+
+_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+
+
+def clean_text(text: str, name: str) -> str:
+    """`name` is "" (leaves the text alone) or "open_clip." and one of lower, whitespace, canonicalize."""
+    if not name:
+        return text
+    import ftfy
+
+    text = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    if name == "open_clip.canonicalize":
+        text = " ".join(text.translate(_PUNCTUATION).split())
+    return text if name == "open_clip.whitespace" else text.lower()
+
+
+class TextProcessor:
+    """Tokenize with the `tokenizers` library, cut at `max_length` tokens with the end token kept.
+
+    `names` are the arrays that the model takes. With `pad_id` each text is padded on the right to
+    `max_length`. `clean` names what comes first (see clean_text). Safe to call from several threads:
+    nothing is changed after construction.
+    """
+
+    def __init__(
+        self,
+        tokenizer_json: str,
+        max_length: int,
+        names: list[str],
+        prompt: str = "",
+        pad_id: int | None = None,
+        clean: str = "",
+    ) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer_json = tokenizer_json
+        self._max_length = max_length
+        self._names = names
+        self._prompt = prompt
+        self._pad_id = pad_id
+        self._clean = clean
+        self._tokenizer.enable_truncation(max_length)
+        if pad_id is None:
+            self._tokenizer.no_padding()
+        else:
+            self._tokenizer.enable_padding(direction="right", pad_id=pad_id, length=max_length)
+
+    @classmethod
+    def from_tokenizer(
+        cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = "", pad_to_length: bool = False
+    ) -> "TextProcessor | None":
+        """From a tokenizer of transformers; None if that is not made with the `tokenizers` library."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            return None
+        return cls(backend.to_str(), max_length, names, prompt, tokenizer.pad_token_id if pad_to_length else None)
+
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
+        (folder / "tokenizer.json").write_text(self._tokenizer_json)
+        return {
+            "max_length": self._max_length,
+            "names": self._names,
+            "prompt": self._prompt,
+            "pad_id": self._pad_id,
+            "clean": self._clean,
+        }
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
+        return cls((folder / "tokenizer.json").read_text(), **description)
+
+    def __call__(self, text: str) -> Inputs:
+        """Text to int64 arrays of shape (tokens,), those that the model takes."""
+        encoding = self._tokenizer.encode(self._prompt + clean_text(text, self._clean))
+        arrays = {
+            "input_ids": encoding.ids,
+            "attention_mask": encoding.attention_mask,
+            "token_type_ids": encoding.type_ids,
+        }
+        return {name: np.array(arrays[name], np.int64) for name in self._names}

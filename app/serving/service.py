@@ -1,0 +1,136 @@
+"""Loading, ready, draining or failed: the one owner of that state."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
+from app.cgroup import usable_cpus
+from app.errors import ServiceError, Unavailable
+from app.processors.decode import decode_image
+from app.serving.batcher import Batcher, measure_batch
+from app.serving.budget import Admission, Budget
+from app.serving.metrics import Metrics
+from app.serving.queue import BatchLimits
+from app.settings import Settings
+from app.towers import Inputs, LoadedModel
+
+_log = logging.getLogger(__name__)
+
+# A batch that takes longer than this keeps a waiting query for too long; a larger one gains little.
+_BATCH_SECONDS = 0.1
+_SAMPLE_TEXT = "a photo of a dog that sleeps beside a bicycle"
+_SAMPLE_IMAGE_SIZE = (320, 240)
+_MOST_ITEMS = {"cpu": 32, "cuda": 256}
+
+
+class Service:
+    """Loading, ready, draining or failed: the one owner of that state. Used on the event loop."""
+
+    def __init__(
+        self, settings: Settings, load: Callable[[Settings], LoadedModel], on_failure: Callable[[], None]
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.failure: str | None = None
+        self.draining = False
+        self.in_flight = 0
+        self.budget = Budget(settings)
+        self._load = load
+        self._on_failure = on_failure
+        self._model: LoadedModel | None = None
+        self._batcher: Batcher | None = None
+
+    def require(self) -> tuple[LoadedModel, Batcher]:
+        """Model and batcher; raises Unavailable while loading, while draining and after a failure."""
+        if self.failure is not None:
+            raise Unavailable(self.failure)
+        if self.draining:
+            raise Unavailable("the server is shutting down")
+        if self._model is None or self._batcher is None:
+            raise Unavailable("the model is being loaded; try again in a moment")
+        return self._model, self._batcher
+
+    @contextmanager
+    def admit(self) -> Iterator[Admission]:
+        """A request that will be answered before the server stops."""
+        admission = Admission(self.budget)
+        self.in_flight += 1
+        try:
+            yield admission
+        finally:
+            self.in_flight -= 1
+            admission.release()
+
+    async def run(self) -> None:
+        """Load the model off the event loop, then watch the device until cancelled."""
+        loop = asyncio.get_running_loop()
+
+        def on_broken(message: str) -> None:
+            loop.call_soon_threadsafe(self.fail, message)
+
+        try:
+            self._model, batcher = await asyncio.to_thread(self._start, on_broken)
+            self._batcher = batcher
+        except ServiceError as error:
+            self.fail(str(error))
+            return
+        except Exception as error:
+            _log.error("cannot load the model", exc_info=error)
+            self.fail(f"cannot load the model: {error}")
+            return
+        limit = self.settings.compute_timeout
+        while True:
+            await asyncio.sleep(min(1.0, limit / 4))
+            if batcher.longest_running() > limit:
+                batcher.give_up(f"a batch has been computing for more than {limit:g} s; the device hangs")
+                return
+
+    def fail(self, message: str) -> None:
+        """Say it once, turn ready to 503 and end the server."""
+        if self.failure is None:
+            self.failure = message
+            _log.critical("%s", message)
+            self._on_failure()
+
+    def stop(self) -> None:
+        if self._batcher is not None:
+            self._batcher.stop()
+
+    def _start(self, on_broken: Callable[[str], None]) -> tuple[LoadedModel, Batcher]:
+        settings = self.settings
+        model = self._load(settings)
+        device = "cuda" if settings.enable_cuda else "cpu"
+        batcher = Batcher(
+            width=model.width,
+            max_waiting=settings.max_waiting_items,
+            preparing_threads=settings.threads or usable_cpus(),
+            device_threads=2 if settings.enable_cuda else 1,
+            metrics=self.metrics,
+            on_broken=on_broken,
+        )
+        texts = settings.text_batch or measure_batch(model.text, _SAMPLE_TEXT, _BATCH_SECONDS, _MOST_ITEMS[device])
+        images = settings.image_batch or measure_batch(
+            model.image, Image.new("RGB", _SAMPLE_IMAGE_SIZE), _BATCH_SECONDS, _MOST_ITEMS[device]
+        )
+        sample_tokens = len(model.text.processor(_SAMPLE_TEXT).get("input_ids", _SAMPLE_TEXT))
+        tokens = settings.text_batch_tokens or texts * sample_tokens
+
+        def prepare_image(text: str) -> Inputs:
+            return model.image.processor(decode_image(text, settings.max_pixels, settings.legacy_images))
+
+        batcher.add_queue("texts", model.text, model.text.processor, BatchLimits(texts, tokens))
+        batcher.add_queue("images", model.image, prepare_image, BatchLimits(images, images))
+        batcher.start()
+        _log.info(
+            "ready: %s in %s, vectors of width %d, batches of %d texts (%d tokens) and %d images",
+            model.engine,
+            settings.precision,
+            model.width,
+            texts,
+            tokens,
+            images,
+        )
+        return model, batcher

@@ -1,0 +1,91 @@
+"""What a tower and a loaded model are: types only, known to all rooms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Vectors = npt.NDArray[np.float32]
+"""Embeddings, float32, of shape (items, width)."""
+
+Inputs = dict[str, npt.NDArray[Any]]
+"""Arrays by the names of the model's inputs: of one item without a batch dimension, or of a batch."""
+
+Processor = Callable[[Any], Inputs]
+"""Turns one text, or one upright RGB picture, into the arrays of one item; safe on any thread."""
+
+
+class InferenceSession(Protocol):
+    """One tower opened by an engine on a device. `start` is never called from two threads at once."""
+
+    def start(self, batch: Inputs) -> Callable[[], Vectors]:
+        """Begin to compute; the returned function waits and gives float32 (items, width).
+
+        Raises OutOfMemory, EngineBroken, or whatever the library raises for inputs it cannot take,
+        here or in the returned function.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How items of different lengths become one batch: padded on the right.
+
+    `values` names the value that pads an array, where that is not 0. With `max_tokens`, the longest that
+    the model takes, long batches are padded to a few lengths only: an engine keeps what it made for each
+    shape that it meets, and would fill the memory with them.
+    """
+
+    values: dict[str, int] = field(default_factory=dict)
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class TorchTower:
+    """One tower as its family loads it: a float32 torch module on the CPU, and how its inputs are made.
+
+    The module takes a batch's arrays by name and returns (items, width). `sample` is an item that the
+    processor takes.
+    """
+
+    module: "torch.nn.Module"
+    processor: Processor
+    sample: Any
+    padding: Padding = Padding()
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """Both towers as their family loads them, and what GET /meta reports of the model."""
+
+    text: TorchTower
+    image: TorchTower
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One tower of a loaded model, ready to compute."""
+
+    processor: Processor
+    session: InferenceSession
+    padding: Padding = Padding()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that has run: both towers give vectors of the same `width`.
+
+    `meta` is what GET /meta reports; `engine` says in words what computes the model.
+    """
+
+    text: Tower
+    image: Tower
+    width: int
+    meta: dict[str, Any]
+    engine: str

@@ -1,0 +1,101 @@
+"""What is wrong at start is said in one line, and the exit code is not 0."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.server import free_port, start_server, wait_for_ready
+from tests.support.tiny import clip_pair, text_pipeline
+
+
+def refusal(models: Path, **env: str) -> str:
+    process = start_server(models, **{"PORT": str(free_port()), **env})
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1, log
+    assert "Traceback" not in log
+    return log
+
+
+@pytest.fixture
+def copy(tiny_models: Path, tmp_path: Path) -> Path:
+    for name in ("clip", "text"):
+        shutil.copytree(tiny_models / name, tmp_path / name)
+    return tmp_path
+
+
+def test_uvicorn_starts_it_too(tiny_models: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)]
+    environment = {**os.environ, "MODELS_DIR": str(tiny_models)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_ready(f"http://127.0.0.1:{port}")
+        assert httpx.post(f"http://127.0.0.1:{port}/vectorize", json={"texts": ["a"]}).status_code == 200
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_uvicorn_without_a_model(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(free_port())]
+    environment = {**os.environ, "MODELS_DIR": str(tmp_path)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0
+    assert str(tmp_path / "clip") in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_folder_that_is_no_model(copy: Path) -> None:
+    (copy / "clip" / "modules.json").unlink()
+    assert f"{copy / 'clip'} is no sentence-transformers model" in refusal(copy)
+
+
+def test_a_folder_without_weights(copy: Path) -> None:
+    (copy / "text" / "model.safetensors").unlink()
+    assert f"{copy / 'text'} holds no weights" in refusal(copy)
+
+
+def test_a_text_model_where_pictures_are_embedded(copy: Path) -> None:
+    shutil.rmtree(copy / "clip")
+    text_pipeline(copy / "clip")
+    assert f"{copy / 'clip'} does not take pictures" in refusal(copy)
+
+
+def test_no_models(tmp_path: Path) -> None:
+    log = refusal(tmp_path / "nothing")
+    assert str(tmp_path / "nothing" / "clip") in log
+    assert "MODELS_DIR=demo/models" in log and "download.py" in log
+
+
+def test_truncated_weights(copy: Path) -> None:
+    weights = copy / "text" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert f"{weights} is cut off" in refusal(copy)
+
+
+def test_git_lfs_pointer(copy: Path) -> None:
+    weights = copy / "clip" / "model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert f"{weights} is a Git LFS pointer" in refusal(copy)
+
+
+def test_widths_that_differ(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = clip_pair(tmp_path_factory.mktemp("other"), seed=1, width=24)
+    shutil.rmtree(copy / "text")
+    shutil.copytree(other / "text", copy / "text")
+    log = refusal(copy)
+    assert "width 24" in log and "width 16" in log
+
+
+def test_a_gpu_that_is_not_there(tiny_models: Path) -> None:
+    assert "ENABLE_CUDA" in refusal(tiny_models, ENABLE_CUDA="True", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.parametrize("name, value", [("ENABLE_CUDA", "maybe"), ("PORT", "http"), ("MAX_PIXELS", "-1")])
+def test_settings_that_do_not_fit(tiny_models: Path, name: str, value: str) -> None:
+    log = refusal(tiny_models, **{name: value})
+    assert name in log and value in log

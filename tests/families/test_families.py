@@ -1,0 +1,194 @@
+"""The families that need transformers only: OpenAI CLIP, MetaCLIP 2, SigLIP, SigLIP 2 and NaFlex."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+from tests.support import tiny_families
+from tests.support.compiled import without
+from tests.support.families import Case, as_hub_cache, assert_like_reference, bake
+from tests.support.server import free_port, start_server
+from tests.support.vectors import TEXTS, ask, png
+
+Serve = Callable[..., str]
+
+
+def transformers_reference(folder: Path, normalized: bool, **text_options: Any) -> tuple[Any, Any]:
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    processor.tokenizer.padding_side = "right"
+
+    def scaled(features: Any) -> np.ndarray:
+        vectors = features.pooler_output
+        array: np.ndarray = (vectors / vectors.norm(dim=-1, keepdim=True) if normalized else vectors).numpy()
+        return array
+
+    def texts(items: list[str]) -> np.ndarray:
+        return scaled(model.get_text_features(**processor(text=items, return_tensors="pt", **text_options)))
+
+    def images(items: list[Image.Image]) -> np.ndarray:
+        return scaled(model.get_image_features(**processor(images=items, return_tensors="pt")))
+
+    return texts, images
+
+
+def old_openai(hub: dict[str, Path], models: Path) -> None:
+    source = next(iter(hub.values()))
+    (models / "openai_clip_processor").mkdir(parents=True)
+    (models / "openai_clip").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(source / name, models / "openai_clip" / name)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, models / "openai_clip_processor" / name)
+    images = json.loads((source / "processor_config.json").read_text())["image_processor"]
+    (models / "openai_clip_processor" / "preprocessor_config.json").write_text(
+        json.dumps({**images, "image_processor_type": "CLIPImageProcessorFast", "processor_class": "CLIPProcessor"})
+    )
+    (models / "trust_remote_code").write_text("False")
+
+
+def old_siglip(hub: dict[str, Path], models: Path) -> None:
+    name, source = next(iter(hub.items()))
+    (models / "siglip").mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(source / file, models / "siglip" / file)
+    shutil.copytree(source, models / "work")
+    (models / "work" / "model.safetensors").unlink()
+    as_hub_cache(models / "work", models / "siglip", name)
+    shutil.rmtree(models / "work")
+    (models / "model_name").write_text(name)
+    (models / "trust_remote_code").write_text("False")
+
+
+def openai_case(name: str, make: Callable[[Path], Path]) -> Case:
+    return Case(
+        make=lambda root: {name: make(root / "hub")},
+        names={"CLIP_MODEL_NAME": name, "TEXT_MODEL_NAME": name},
+        lay_out_as_before=old_openai,
+        reference=lambda hub: transformers_reference(hub[name], True, padding=True, truncation=True, max_length=77),
+    )
+
+
+def siglip_case(name: str, make: Callable[[Path], Path]) -> Case:
+    return Case(
+        make=lambda root: {name: make(root / "hub")},
+        names={"SIGLIP_MODEL_NAME": name},
+        lay_out_as_before=old_siglip,
+        reference=lambda hub: transformers_reference(
+            hub[name], False, padding="max_length", truncation=True, max_length=64
+        ),
+    )
+
+
+CASES = {
+    "openai": openai_case("openai/clip-tiny", tiny_families.openai_clip),
+    "metaclip2": openai_case("facebook/metaclip-2-tiny", tiny_families.metaclip2),
+    "siglip": siglip_case("google/siglip-tiny", tiny_families.siglip),
+    "siglip2": siglip_case("google/siglip2-tiny", tiny_families.siglip2),
+    "naflex": siglip_case("google/siglip2-tiny-naflex", tiny_families.naflex),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def hub(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return case.make(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="module")
+def baked(case: Case, hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("baked") / "models"
+    bake(case, hub, models)
+    return models
+
+
+@pytest.fixture(scope="module")
+def compiled_server(case: Case, baked: Path, serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Baked, then served without the libraries that it was baked with."""
+    libraries = without(tmp_path_factory.mktemp("without"), "torch", "transformers", "sentencepiece")
+    return serve(baked, ENGINE="openvino", PYTHONPATH=libraries)
+
+
+def test_baked_and_served_without_torch(case: Case, hub: dict[str, Path], compiled_server: str) -> None:
+    assert_like_reference(case, hub, compiled_server)
+
+
+def test_baked_and_served_on_torch_without_network(
+    case: Case, hub: dict[str, Path], baked: Path, serve: Serve, offline: dict[str, str]
+) -> None:
+    assert_like_reference(case, hub, serve(baked, ENGINE="torch", **offline))
+
+
+def test_what_the_old_download_py_baked(
+    case: Case, hub: dict[str, Path], tmp_path: Path, serve: Serve, offline: dict[str, str]
+) -> None:
+    models = tmp_path / "models"
+    case.lay_out_as_before(hub, models)
+    meta = assert_like_reference(case, hub, serve(models, ENGINE="openvino", **offline))
+    assert meta == json.loads((next(iter(hub.values())) / "config.json").read_text())
+
+
+def test_nothing_is_stored_twice(baked: Path) -> None:
+    weights = [path for path in baked.rglob("*") if path.suffix == ".safetensors"]
+    assert len(weights) == 1
+    assert not (baked / ".downloading").exists() and not list(baked.rglob("models--*"))
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(compiled_server: str) -> None:
+    rng = np.random.default_rng(3)
+    images = [png(Image.fromarray(rng.integers(0, 256, (h, w, 3), np.uint8))) for h, w in ((40, 90), (300, 200))]
+    together = ask(compiled_server)
+    for number, text in enumerate(TEXTS):
+        alone = httpx.post(f"{compiled_server}/vectorize", json={"texts": [text]}).json()["textVectors"][0]
+        np.testing.assert_allclose(alone, together["textVectors"][number], rtol=1e-3, atol=1e-5)
+    both = httpx.post(f"{compiled_server}/vectorize", json={"images": images}).json()["imageVectors"]
+    for image, vector in zip(images, both, strict=True):
+        alone = httpx.post(f"{compiled_server}/vectorize", json={"images": [image]}).json()["imageVectors"][0]
+        np.testing.assert_allclose(alone, vector, rtol=1e-3, atol=1e-5)
+
+
+def test_a_model_that_is_no_clip(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    config = {"model_type": "distilbert", "vocab_size": 30, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8}
+    (models / "openai_clip").mkdir(parents=True)
+    (models / "openai_clip_processor").mkdir()
+    (models / "openai_clip" / "config.json").write_text(json.dumps(config))
+    process = start_server(models, PORT=str(free_port()))
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "openai_clip" in log and "weights" in log and "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    "folder, library, requirements",
+    [
+        ("openclip", "open_clip", "requirements/openclip.txt"),
+        ("colpali_engine_model", "colpali_engine", "requirements/colpali.txt"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(
+    tmp_path: Path, folder: str, library: str, requirements: str
+) -> None:
+    models = tmp_path / "models"
+    for name in {folder, folder.replace("model", "processor")}:
+        (models / name).mkdir(parents=True)
+        (models / name / "config.json").write_text("{}")
+        (models / name / "weights.bin").write_bytes(b"0" * 100)
+    environment = {"ENGINE": "torch", "PORT": str(free_port()), "PYTHONPATH": without(tmp_path, library)}
+    process = start_server(models, **environment)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"pip install -r {requirements}" in log and "Traceback" not in log

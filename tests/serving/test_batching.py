@@ -1,0 +1,258 @@
+"""Batching, fairness, failures and bounds, seen from the wire with an engine that obeys the test."""
+
+import base64
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from app.main import create_app
+from app.settings import Settings
+from app.towers import LoadedModel
+from tests.support.engine import FakeSession, fake_model, vector_of
+from tests.support.server import RunningApp
+
+RunApp = Callable[..., RunningApp]
+BATCH = {"text_batch": 8, "text_batch_tokens": 1000, "image_batch": 4}
+
+
+def ask(url: str, texts: list[str] | None = None, images: list[str] | None = None) -> httpx.Response:
+    payload: dict[str, Any] = {"texts": texts} if texts is not None else {}
+    if images is not None:
+        payload["images"] = images
+    return httpx.post(f"{url}/vectorize", json=payload, timeout=60)
+
+
+def picture(width: int) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, 2)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def test_64_clients_get_their_own_vectors_in_order(run_app: RunApp) -> None:
+    texts, images = FakeSession(0.002), FakeSession(0.002)
+    url = run_app(fake_model(texts, images), **BATCH).url
+
+    def one(client: int) -> bool:
+        count = 1 + client * 7 % 23
+        mine = [f"text {client * 100 + i} {'x' * (i % 5)}" for i in range(count)]
+        widths = [1 + (client + i) % 50 for i in range(client % 4)]
+        answer = ask(url, mine, [picture(width) for width in widths]).json()
+        return answer["textVectors"] == [vector_of(text) for text in mine] and answer["imageVectors"] == [
+            vector_of(f"picture {width}") for width in widths
+        ]
+
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(one, range(256)))
+    assert max(map(len, texts.batches)) == 8
+    assert max(map(len, images.batches)) <= 4
+
+
+def test_single_item_requests_share_a_batch(run_app: RunApp) -> None:
+    engine = FakeSession(0.1)
+    url = run_app(fake_model(engine), **BATCH).url
+    engine.batches.clear()
+    with ThreadPoolExecutor(9) as pool:
+        list(pool.map(lambda i: ask(url, [f"text {i}"]), range(9)))
+    assert len(engine.batches) <= 3
+    assert sum(map(len, engine.batches)) == 9
+
+
+def test_identical_items_are_computed_once(run_app: RunApp) -> None:
+    engine = FakeSession()
+    url = run_app(fake_model(engine), **BATCH).url
+    engine.batches.clear()
+    answer = ask(url, ["a1", "b2", "a1", "a1"]).json()["textVectors"]
+    assert answer == [vector_of(text) for text in ("a1", "b2", "a1", "a1")]
+    assert sorted(item for batch in engine.batches for item in batch) == ["a1", "b2"]
+
+
+def test_a_long_text_does_not_pad_short_ones(run_app: RunApp) -> None:
+    engine = FakeSession(0.05)
+    url = run_app(fake_model(engine), text_batch=32, text_batch_tokens=2000, image_batch=1).url
+    engine.batches.clear()
+    texts = [f"short {i:02}" for i in range(30)] + ["long " * 15]
+    assert ask(url, texts).json()["textVectors"] == [vector_of(text) for text in texts]
+    assert len(engine.batches) <= 4
+    for batch in engine.batches:
+        tokens = [len(text) for text in batch]
+        assert sum(tokens) >= 0.75 * len(batch) * max(tokens)
+
+
+def test_a_small_request_is_next_behind_a_huge_one(run_app: RunApp) -> None:
+    engine = FakeSession(0.02)
+    url = run_app(fake_model(engine), **BATCH).url
+    with ThreadPoolExecutor(1) as pool:
+        huge = pool.submit(ask, url, [f"huge {i}" for i in range(2000)])
+        wait_until(lambda: len(engine.batches) > 20)
+        before = len(engine.batches)
+        assert ask(url, ["small 1"]).status_code == 200
+        turn = next(n for n, batch in enumerate(engine.batches) if "small 1" in batch)
+        assert turn - before <= 3
+        assert not huge.done()
+        assert huge.result().json()["textVectors"][1999] == vector_of("huge 1999")
+
+
+def test_a_huge_request_gets_its_share_beside_many_small_ones(run_app: RunApp) -> None:
+    engine = FakeSession(0.005)
+    url = run_app(fake_model(engine), **BATCH).url
+    stop = threading.Event()
+
+    def small_ones() -> None:
+        with httpx.Client() as client:
+            while not stop.is_set():
+                assert client.post(f"{url}/vectorize", json={"texts": ["small"]}).status_code == 200
+
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(16):
+            pool.submit(small_ones)
+        try:
+            assert len(ask(url, [f"huge {i}" for i in range(100)]).json()["textVectors"]) == 100
+        finally:
+            stop.set()
+
+
+def test_a_text_does_not_wait_behind_an_import_of_images(run_app: RunApp) -> None:
+    texts, images = FakeSession(), FakeSession(0.05)
+    url = run_app(fake_model(texts, images), **BATCH).url
+    with ThreadPoolExecutor(1) as pool:
+        huge = pool.submit(ask, url, [], [picture(i) for i in range(1, 200)])
+        wait_until(lambda: len(images.batches) > 5)
+        before = len(images.batches)
+        assert ask(url, ["query 1"]).status_code == 200
+        assert len(images.batches) - before <= 3
+        assert not huge.done()
+        huge.result()
+
+
+def test_an_item_that_fails_fails_its_own_request_only(run_app: RunApp) -> None:
+    engine = FakeSession(0.05)
+    url = run_app(fake_model(engine), **BATCH).url
+    texts = [f"good {i}" for i in range(7)] + ["raise 7"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda text: ask(url, [text]), texts))
+    assert [answer.status_code for answer in answers] == [200] * 7 + [500]
+    assert answers[7].json()["error"].startswith("texts[0]: ")
+    assert "inside of the engine" not in answers[7].text
+    assert ask(url, ["good", "raise"]).json()["error"].startswith("texts[1]: ")
+    assert ask(url, ["good", "nan"]).json()["error"].startswith("texts[1]: ")
+
+
+def test_a_picture_that_fails_fails_its_own_request_only(run_app: RunApp) -> None:
+    url = run_app(fake_model(FakeSession(), FakeSession(0.02)), **BATCH).url
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: ask(url, None, [picture(i) if i else "junk!"]), range(8)))
+    assert [answer.status_code for answer in answers] == [422] + [200] * 7
+    answer = ask(url, None, [picture(1), picture(2), "junk!"])
+    assert answer.status_code == 422 and answer.json()["error"].startswith("images[2]: ")
+
+
+def test_out_of_memory_halves_the_batch(run_app: RunApp) -> None:
+    engine = FakeSession()
+    url = run_app(fake_model(engine), **BATCH).url
+    texts = [f"memory {i}" for i in range(8)]
+    assert ask(url, texts).json()["textVectors"] == [vector_of(text) for text in texts]
+    answer = ask(url, ["good", "nomemory"])
+    assert answer.status_code == 503 and "texts[1]" in answer.json()["error"]
+    assert ask(url, ["good"]).status_code == 200
+
+
+def test_a_broken_device_ends_the_server(run_app: RunApp) -> None:
+    running = run_app(fake_model(FakeSession()), **BATCH)
+    answer = ask(running.url, ["broken"])
+    assert answer.status_code == 503 and "device failed" in answer.json()["error"]
+    wait_until(lambda: running.failures == ["failed"])
+    ready = httpx.get(f"{running.url}/.well-known/ready")
+    assert ready.status_code == 503 and "device failed" in ready.json()["error"]
+    assert ask(running.url, ["good"]).status_code == 503
+    assert httpx.get(f"{running.url}/.well-known/live").status_code == 204
+
+
+def test_a_device_that_hangs_ends_the_server(run_app: RunApp) -> None:
+    running = run_app(fake_model(FakeSession()), compute_timeout=0.5, **BATCH)
+    answer = ask(running.url, ["hang"])
+    assert answer.status_code == 503 and "hangs" in answer.json()["error"]
+    assert running.failures == ["failed"]
+
+
+def test_a_client_that_leaves_costs_nothing_more(run_app: RunApp) -> None:
+    engine = FakeSession(0.05)
+    running = run_app(fake_model(engine), **BATCH)
+    body = b'{"texts": [' + b", ".join(b'"gone %d"' % i for i in range(800)) + b"]}"
+    with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
+        client.sendall(b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        wait_until(lambda: any("gone" in item for batch in engine.batches for item in batch))
+    wait_until(lambda: running.metric("clip_items_dropped_total") > 700)
+    computed = sum("gone" in item for batch in engine.batches for item in batch)
+    assert computed < 100
+    assert running.metric("clip_items_waiting") == 0
+    assert ask(running.url, ["next"]).status_code == 200
+
+
+def test_what_waits_is_bounded_and_the_rest_is_refused_at_once(run_app: RunApp) -> None:
+    engine = FakeSession(0.3)
+    running = run_app(fake_model(engine), max_waiting_items=10, **BATCH)
+    with ThreadPoolExecutor(12) as pool:
+        first = [pool.submit(ask, running.url, [f"text {i}"]) for i in range(10)]
+        wait_until(lambda: running.metric("clip_items_waiting") == 10)
+        started = time.monotonic()
+        refused = ask(running.url, ["one more"])
+        assert time.monotonic() - started < 0.2
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert isinstance(refused.json()["error"], str)
+        assert [answer.result().status_code for answer in first] == [200] * 10
+    assert ask(running.url, ["later"]).status_code == 200
+    assert ask(running.url, [f"text {i}" for i in range(11)]).status_code == 422
+
+
+def test_bodies_in_memory_are_bounded(run_app: RunApp) -> None:
+    engine = FakeSession(0.5)
+    running = run_app(fake_model(engine), max_waiting_bytes=1000, **BATCH)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, running.url, ["x" * 600])
+        wait_until(lambda: running.service.in_flight == 1)
+        assert ask(running.url, ["y" * 600]).status_code == 503
+        assert first.result().status_code == 200
+    assert ask(running.url, ["y" * 600]).status_code == 200
+    assert running.service.budget.body_bytes == 0
+
+
+def test_a_body_that_never_comes_is_given_up(run_app: RunApp) -> None:
+    running = run_app(fake_model(FakeSession()), body_timeout=0.3, **BATCH)
+    with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
+        client.sendall(b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        client.settimeout(5)
+        assert client.recv(100).startswith(b"HTTP/1.1 408")
+    wait_until(lambda: running.service.in_flight == 0)
+
+
+def test_loading_answers_503_and_live_204() -> None:
+    load = fake_model(FakeSession())
+    seen: dict[str, httpx.Response] = {}
+
+    def slow(settings: Settings) -> LoadedModel:
+        for path in ("live", "ready"):
+            seen[path] = httpx.get(f"{running.url}/.well-known/{path}")
+        seen["vectorize"] = ask(running.url, ["a"])
+        return load(settings)
+
+    running = RunningApp(create_app(Settings(**BATCH), slow))
+    with running:
+        assert ask(running.url, ["a"]).status_code == 200
+    assert seen["live"].status_code == 204
+    for path in ("ready", "vectorize"):
+        assert seen[path].status_code == 503
+        assert "loaded" in seen[path].json()["error"]

@@ -1,0 +1,67 @@
+"""Memory is bounded whatever the number and size of requests."""
+
+import asyncio
+import base64
+import io
+import itertools
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from benchmarks.bench import memory
+from benchmarks.soak import bodies, run
+from tests.support.server import process_of
+
+
+def peak_mb(pid: int) -> float:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
+def test_large_pictures_in_flight_are_not_all_decoded(serve: Callable[..., str], tiny_models: Path) -> None:
+    """Each picture takes 18 MB once decoded; 64 of them at once would take 1.1 GB."""
+    url = serve(tiny_models, ENGINE="openvino", THREADS="2")
+    buffer = io.BytesIO()
+    Image.new("RGB", (3000, 2000), "teal").save(buffer, "PNG")
+    payload = {"images": [base64.b64encode(buffer.getvalue()).decode()]}
+
+    def ask(_: int) -> int:
+        return httpx.post(f"{url}/vectorize", json=payload, timeout=300).status_code
+
+    ask(0)
+    before = peak_mb(process_of(url).pid)
+    with ThreadPoolExecutor(32) as pool:
+        assert set(pool.map(ask, range(64))) == {200}
+    assert peak_mb(process_of(url).pid) - before < 300
+
+
+def test_a_request_of_many_items_is_computed_in_parts(serve: Callable[..., str], tiny_models: Path) -> None:
+    url = serve(tiny_models, ENGINE="torch")
+    buffer = io.BytesIO()
+    images = []
+    for n in range(300):
+        buffer = io.BytesIO()
+        Image.new("RGB", (400, 300), (n % 256, n // 256, 7)).save(buffer, "PNG")
+        images.append(base64.b64encode(buffer.getvalue()).decode())
+    texts = [f"text number {n} " + "word " * (n % 50) for n in range(2000)]
+    httpx.post(f"{url}/vectorize", json={"texts": texts[:10], "images": images[:10]}, timeout=60)
+    before = peak_mb(process_of(url).pid)
+    got = httpx.post(f"{url}/vectorize", json={"texts": texts, "images": images}, timeout=300).json()
+    assert (len(got["textVectors"]), len(got["imageVectors"])) == (2000, 300)
+    assert peak_mb(process_of(url).pid) - before < 300
+
+
+def test_memory_is_flat_over_many_sizes_and_lengths(serve: Callable[..., str]) -> None:
+    """Of 1,000 requests of random sizes and lengths the second tower adds next to nothing."""
+    url = serve(Path("demo/models"))
+    pid, port = process_of(url).pid, int(url.rpartition(":")[2])
+    requests = bodies(1000, most_items=12)
+    asyncio.run(run(port, itertools.islice(requests, 500), connections=16))
+    before = memory(pid)["rss_anon_mb"]
+    asyncio.run(run(port, requests, connections=16))
+    assert memory(pid)["rss_anon_mb"] - before < 7

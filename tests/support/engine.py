@@ -1,0 +1,66 @@
+"""An engine behind the same interface as the real ones, which fails on demand, and a model around it.
+
+A vector is (number in the text, length of the text, ...), so that a test can tell whose it is. What a
+text says decides what happens: "raise", "memory" (out of memory in any batch above two items, or in
+any batch with "nomemory"), "broken", "nan", "hang".
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from app.errors import EngineBroken, OutOfMemory
+from app.settings import Settings
+from app.towers import Inputs, LoadedModel, Tower, Vectors
+
+WIDTH = 4
+
+
+@dataclass
+class FakeSession:
+    """Keeps the items of each batch it was given; a batch takes `seconds`."""
+
+    seconds: float = 0.0
+    batches: list[list[str]] = field(default_factory=list)
+
+    def start(self, batch: Inputs) -> Callable[[], Vectors]:
+        items = ["".join(map(chr, row)).rstrip("\0") for row in batch["input_ids"]]
+        self.batches.append(items)
+        time.sleep(self.seconds)
+        if any("broken" in item for item in items):
+            raise EngineBroken("the device failed")
+        if any("raise" in item for item in items):
+            raise RuntimeError("inside of the engine")
+        if any("nomemory" in item for item in items):
+            raise OutOfMemory("does not fit into memory")
+        if len(items) > 2 and any("memory" in item for item in items):
+            raise OutOfMemory("does not fit into memory")
+        while any("hang" in item for item in items):
+            time.sleep(0.01)
+        return lambda: np.array([vector_of(item) for item in items], np.float32)
+
+
+def vector_of(text: str) -> list[float]:
+    number = "".join(c for c in text if c.isdigit())
+    return [float(number or -1), float(len(text)), float("nan") if "nan" in text else 0.0, 1.0]
+
+
+def prepare_text(text: str) -> Inputs:
+    return {"input_ids": np.array([ord(c) for c in text], np.int64)}
+
+
+def prepare_image(image: Image.Image) -> Inputs:
+    return prepare_text(f"picture {image.width}")
+
+
+def fake_model(texts: FakeSession, images: FakeSession | None = None) -> Callable[[Settings], LoadedModel]:
+    """A `load` for create_app."""
+
+    def load(_: Settings) -> LoadedModel:
+        image = Tower(prepare_image, images or FakeSession())
+        return LoadedModel(Tower(prepare_text, texts), image, WIDTH, {"a": 1}, "a test engine")
+
+    return load

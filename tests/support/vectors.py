@@ -1,0 +1,40 @@
+"""Texts and pictures to embed, and the comparison with a reference library."""
+
+import base64
+import io
+import random
+
+import httpx
+import numpy as np
+from PIL import Image
+
+SIZES = [(32, 32), (64, 48), (31, 200), (500, 333), (7, 9), (1, 1), (1200, 900)]
+TEXTS = ["a", "", "a photo of a cat", "word " * 60, "word " * 500, "日本語のテキスト", "🙂" * 40]
+
+
+def pictures() -> list[Image.Image]:
+    rng = random.Random(0)
+    noise = [Image.frombytes("RGB", (12, 9), rng.randbytes(12 * 9 * 3)) for _ in SIZES]
+    return [image.resize(size, Image.Resampling.BICUBIC) for image, size in zip(noise, SIZES, strict=True)]
+
+
+def png(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def assert_same(got: list[list[float]], want: np.ndarray) -> None:
+    vectors = np.array(got, np.float32)
+    assert vectors.shape == want.shape
+    lengths = np.linalg.norm(vectors, axis=1), np.linalg.norm(want, axis=1)
+    np.testing.assert_allclose(lengths[0], lengths[1], rtol=1e-4)
+    assert ((vectors * want).sum(axis=1) / lengths[0] / lengths[1]).min() >= 0.99999
+
+
+def ask(url: str) -> dict[str, list[list[float]]]:
+    payload = {"texts": TEXTS, "images": [png(picture) for picture in pictures()]}
+    response = httpx.post(f"{url}/vectorize", json=payload, timeout=60)
+    assert response.status_code == 200, response.text
+    vectors: dict[str, list[list[float]]] = response.json()
+    return vectors
