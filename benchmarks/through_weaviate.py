@@ -12,6 +12,7 @@ beside it: near_text, with new words each time.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -117,7 +118,8 @@ def measure(
     searches, done = Result(0), threading.Event()
     searcher = threading.Thread(target=search, args=(collection, searches, done))
     try:
-        collection.query.near_text("a first search", limit=1)
+        with contextlib.suppress(WeaviateBaseError):
+            collection.query.near_text("the first search finds everything cold", limit=1)
         start = time.monotonic()
         searcher.start()
         try:
@@ -148,8 +150,9 @@ def texts() -> Iterator[str]:
     return (json.loads(body)["texts"][0] for body in text_bodies())
 
 
-def pictures() -> Iterator[str]:
-    return (json.loads(body)["images"][0] for body in image_bodies())
+def pictures(count: int) -> Iterator[str]:
+    bodies = image_bodies(min(64, count))
+    return (json.loads(body)["images"][0] for body in islice(bodies, count))
 
 
 def connect(url: str) -> weaviate.WeaviateClient:
@@ -181,15 +184,19 @@ def main() -> None:
     # The client logs what fails as a whole, pictures included.
     logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
+    try:
+        client = connect(url)
+    except WeaviateBaseError as error:
+        sys.exit(f"no Weaviate at WEAVIATE_URL={url}: {' '.join(str(error).split())}")
     imports = {
-        "pictures": [{"image": picture} for picture in islice(pictures(), options.pictures)],
+        "pictures": [{"image": picture} for picture in pictures(options.pictures)],
         "texts": [{"name": text} for text in islice(texts(), options.texts)],
     }
-    containers = options.container or [None]
+    containers = [each.rstrip("/") for each in options.container] if options.container else [None]
     width = max(len(each or "") for each in containers)
     row = f"{{:{width}}} {{:8}} {{:12}} {{:>9}} {{:>7}} {{:>10}} {{:>9}} {{:>7}}"
     print(row.format("", "", "", "objects/s", "failed", "search p50", "p99", "failed"))
-    with connect(url) as client:
+    with client:
         for kind, objects in imports.items():
             for way in options.ways if objects else ():
                 for container in containers:

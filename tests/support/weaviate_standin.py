@@ -1,14 +1,10 @@
-"""A stand-in for Weaviate: the HTTP and gRPC that its official client sends, the real service behind it, exact search."""
+"""A stand-in for Weaviate: the HTTP and gRPC that its official client sends, the real service behind it."""
 
-import hashlib
 import json
-import os
-import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,46 +12,10 @@ import grpc
 import numpy as np
 from weaviate.proto.v1 import base_search_pb2, batch_pb2, health_weaviate_pb2, search_get_pb2, weaviate_pb2_grpc
 
-from tests.support.weaviate_client import GoClient, ModuleError, Vector
-from tests.support.weaviate_module import ClassSettings, Module, Move, cosine_distances
+from tests.support.weaviate_client import ModuleError, Vector
+from tests.support.weaviate_module import ClassSettings, Move
+from tests.support.weaviate_store import Invalid, Store, Stored
 
-# Weaviate's check of a blob.
-_BLOB = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})")
-
-# What Weaviate adds to a class.
-_CLASS_DEFAULTS = {
-    "invertedIndexConfig": {
-        "bm25": {"b": 0.75, "k1": 1.2},
-        "cleanupIntervalSeconds": 60,
-        "stopwords": {"preset": "en", "additions": None, "removals": None},
-    },
-    "multiTenancyConfig": {"enabled": False},
-    "replicationConfig": {"factor": 1, "asyncEnabled": False, "deletionStrategy": "NoAutomatedResolution"},
-    "shardingConfig": {
-        "virtualPerPhysical": 128,
-        "desiredCount": 1,
-        "actualCount": 1,
-        "desiredVirtualCount": 128,
-        "actualVirtualCount": 128,
-        "key": "_id",
-        "strategy": "hash",
-        "function": "murmur3",
-    },
-}
-_HNSW_DEFAULTS = {
-    "skip": False,
-    "cleanupIntervalSeconds": 300,
-    "maxConnections": 32,
-    "efConstruction": 128,
-    "ef": -1,
-    "dynamicEfMin": 100,
-    "dynamicEfMax": 500,
-    "dynamicEfFactor": 8,
-    "vectorCacheMaxObjects": 1_000_000_000_000,
-    "flatSearchCutoff": 40_000,
-    "distance": "cosine",
-    "filterStrategy": "sweeping",
-}
 _NODE = {"status": "HEALTHY", "batchStats": {"queueLength": 0, "ratePerSecond": 0}}
 
 _COMBINE: dict[int, Callable[..., Any]] = {
@@ -67,14 +27,6 @@ _COMBINE: dict[int, Callable[..., Any]] = {
 
 # In how many parts a batch of a stream is vectorized at the same time.
 _STREAM_PARTS = 10
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An object: its properties, and its vectors by name."""
-
-    properties: dict[str, Any]
-    vectors: dict[str, Vector]
 
 
 class Standin(weaviate_pb2_grpc.WeaviateServicer):
@@ -89,9 +41,7 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
         self.searches: list[search_get_pb2.SearchRequest] = []
         self.hangs_up = False
         self.before_batch: Callable[[], grpc.StatusCode | None] = lambda: None
-        self.classes: dict[str, dict[str, Any]] = {}
-        self.stored: dict[str, dict[str, Stored]] = {}
-        self.connect_container(container)
+        self.store = Store(container)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
         self._grpc = grpc.server(
@@ -112,10 +62,6 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
         }
         self._grpc.start()
 
-    def connect_container(self, url: str) -> None:
-        self.client = GoClient(url)
-        self._module = Module(self.client, at_once=2 * (os.cpu_count() or 1))
-
     def close(self) -> None:
         self._http.shutdown()
         self._http.server_close()
@@ -124,19 +70,15 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
     @property
     def objects(self) -> dict[str, Stored]:
         """The objects of the one class that there is."""
-        [objects] = self.stored.values()
+        [objects] = self.store.objects.values()
         return objects
 
     @property
     def settings(self) -> ClassSettings:
         """The settings of the one class that there is, which has one vector."""
-        [name] = self.classes
-        [settings] = self._vectors(name).values()
+        [name] = self.store.classes
+        [settings] = self.store.vectors(name).values()
         return settings
-
-    def _vectors(self, class_name: str) -> dict[str, ClassSettings]:
-        config = self.classes[class_name]["vectorConfig"]
-        return {name: ClassSettings.parse(each["vectorizer"]["multi2vec-clip"]) for name, each in config.items()}
 
     # HTTP: meta, schema and single objects -----------------------------------------------------
 
@@ -176,81 +118,26 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
         if path == "/v1/nodes":
             return 200, {"nodes": [_NODE]}
         if (method, path) == ("POST", "/v1/objects"):
-            [failure] = self._put(payload["class"], [(payload["id"], payload["properties"])])
+            [failure] = self.store.put(payload["class"], [(payload["id"], payload["properties"])])
             return (500, {"error": [{"message": failure}]}) if failure else (200, payload)
         if (method, path) == ("POST", "/v1/schema"):
-            return self._create(payload)
+            try:
+                return 200, self.store.create(payload)
+            except Invalid as error:
+                return 422, {"error": [{"message": str(error)}]}
         name = path.removeprefix("/v1/schema/")
-        if name not in self.classes:
+        if name not in self.store.classes:
             return 404, {}
-        answer = self.classes[name]
+        answer = self.store.classes[name]
         if method == "DELETE":
-            del self.classes[name], self.stored[name]
+            self.store.delete(name)
         return 200, answer
 
     def _module_meta(self) -> dict[str, Any]:
         try:
-            return self.client.meta()
+            return self.store.client.meta()
         except ModuleError as error:
             return {"error": str(error)}
-
-    def _create(self, payload: dict[str, Any]) -> tuple[int, Any]:
-        types = {each["name"]: each["dataType"] for each in payload["properties"]}
-        for vector in payload["vectorConfig"].values():
-            settings = ClassSettings.parse(vector["vectorizer"]["multi2vec-clip"])
-            fields = [*settings.text_fields, *settings.image_fields]
-            if len(fields) > 1 and any(types[name] == ["blobHash"] for name in fields):
-                message = "blobHash property cannot be combined with other vectorizable fields"
-                return 422, {"error": [{"message": message}]}
-            vector["vectorIndexConfig"] = _HNSW_DEFAULTS | vector.get("vectorIndexConfig", {})
-        for each in payload["properties"]:
-            is_text = each["dataType"] in (["text"], ["text[]"])
-            each |= {"indexFilterable": True, "indexSearchable": is_text, "indexRangeFilters": False}
-            if is_text:
-                each["tokenization"] = "word"
-        self.classes[payload["class"]] = _CLASS_DEFAULTS | payload
-        self.stored[payload["class"]] = {}
-        return 200, self.classes[payload["class"]]
-
-    # Objects -----------------------------------------------------------------------------------
-
-    def _put(self, class_name: str, objects: list[tuple[str, dict[str, Any]]]) -> list[str | None]:
-        """Vectorize and store objects, (id, properties) each; for each why it failed, or None."""
-        types = {each["name"]: each["dataType"] for each in self.classes[class_name]["properties"]}
-        reasons: list[list[str]] = [[] for _ in objects]
-        vectors: list[dict[str, Vector]] = [{} for _ in objects]
-        for index, (_, properties) in enumerate(objects):
-            for name, value in properties.items():
-                if types[name] in (["blob"], ["blobHash"]) and not _BLOB.fullmatch(value):
-                    reasons[index].append(f"invalid blob property '{name}' on class '{class_name}'")
-        for name, settings in self._vectors(class_name).items():
-            wanted = [index for index, reason in enumerate(reasons) if not reason]
-            for index in list(wanted):
-                if (kept := self._kept(class_name, objects[index], name, types)) is not None:
-                    vectors[index][name] = kept
-                    wanted.remove(index)
-            results = self._module.vectorize_batch([objects[index][1] for index in wanted], settings)
-            for index, result in zip(wanted, results, strict=True):
-                if isinstance(result, ModuleError):
-                    reasons[index].append(str(result))
-                else:
-                    vectors[index][name] = result
-        for (id_, properties), reason, rows in zip(objects, reasons, vectors, strict=True):
-            if not reason:
-                self.stored[class_name][id_] = Stored(_as_stored(properties, types), rows)
-        return ["\n".join(reason) or None for reason in reasons]
-
-    def _kept(
-        self, class_name: str, one: tuple[str, dict[str, Any]], vector: str, types: dict[str, list[str]]
-    ) -> Vector | None:
-        """The vector of an object that is there with the same fields: Weaviate keeps it."""
-        there = self.stored[class_name].get(one[0])
-        settings = self._vectors(class_name)[vector]
-        fields = (*settings.text_fields, *settings.image_fields)
-        new = _as_stored(one[1], types)
-        if there and all(there.properties.get(name) == new.get(name) for name in fields):
-            return there.vectors[vector]
-        return None
 
     # gRPC: batches and searches ----------------------------------------------------------------
 
@@ -294,46 +181,43 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
             yield reply(results=results)
 
     def _put_protos(self, objects: Iterable[batch_pb2.BatchObject]) -> list[str | None]:
-        """As `_put`, of objects of one class."""
+        """Store objects of one class; for each why it failed, or None."""
         rows = []
         name = ""
         for each in objects:
             arrays = {array.prop_name: list(array.values) for array in each.properties.text_array_properties}
             rows.append((each.uuid, dict(each.properties.non_ref_properties) | arrays))
             name = each.collection
-        return self._put(name, rows)
+        return self.store.put(name, rows)
 
     def Search(
         self, request: search_get_pb2.SearchRequest, context: grpc.ServicerContext
     ) -> search_get_pb2.SearchReply:
         self.searches.append(request)
-        objects = self.stored[request.collection]
+        store, name = self.store, request.collection
+        objects = store.objects[name]
         if request.HasField("filters"):
             assert request.filters.target.property == "_id"
             ids = [each for each in request.filters.value_text_array.values if each in objects]
             return search_get_pb2.SearchReply(results=[_result(each) for each in ids[: request.limit]])
         near = request.near_image if request.HasField("near_image") else request.near_text
-        targets = list(near.targets.target_vectors) or list(self._vectors(request.collection))
+        settings = store.vectors(name)
         try:
-            queries = {name: self._query(request, self._vectors(request.collection)[name]) for name in targets}
+            queries = {
+                each: self._query(request, settings[each]) for each in near.targets.target_vectors or settings
+            }
         except ModuleError as error:
             context.abort(grpc.StatusCode.UNKNOWN, f"explorer: get class: vectorize params: {error}")
         if not objects:
             return search_get_pb2.SearchReply()
-        distances = _COMBINE[near.targets.combination](
-            [
-                cosine_distances(query, np.array([each.vectors[name] for each in objects.values()]))
-                for name, query in queries.items()
-            ],
-            axis=0,
-        )
-        most = near.distance if near.HasField("distance") else 2.0 * len(targets)
+        combine = _COMBINE[near.targets.combination]
+        distances = combine([*store.distances(name, queries).values()], axis=0)
+        most = near.distance if near.HasField("distance") else np.inf
         if near.HasField("certainty"):
             most = (1 - near.certainty) * 2
-        ids = list(objects)
+        ids, types = list(objects), store.types(name)
         order = [index for index in distances.argsort()[: request.limit] if distances[index] <= most]
-        types = {each["name"]: each["dataType"] for each in self.classes[request.collection]["properties"]}
-        wanted = [(name, types[name]) for name in request.properties.non_ref_properties]
+        wanted = [(each, types[each]) for each in request.properties.non_ref_properties]
         return search_get_pb2.SearchReply(
             results=[
                 _result(ids[index], float(distances[index]), objects[ids[index]].properties, wanted)
@@ -343,27 +227,20 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
 
     def _query(self, request: search_get_pb2.SearchRequest, settings: ClassSettings) -> Vector:
         if request.HasField("near_image"):
-            return self._module.near_image(request.near_image.image, settings)
+            return self.store.module.near_image(request.near_image.image, settings)
         near = request.near_text
         moves = [
             Move(move.force, tuple(move.concepts)) if near.HasField(name) else None
             for name, move in (("move_to", near.move_to), ("move_away", near.move_away))
         ]
-        return self._module.near_text(list(near.query), settings, *moves)
-
-
-def _as_stored(properties: dict[str, Any], types: dict[str, list[str]]) -> dict[str, Any]:
-    return {
-        name: hashlib.sha256(value.encode()).hexdigest() if types[name] == ["blobHash"] else value
-        for name, value in properties.items()
-    }
+        return self.store.module.near_text(list(near.query), settings, *moves)
 
 
 def _result(
     id_: str,
     distance: float | None = None,
     properties: dict[str, Any] | None = None,
-    wanted: Iterable[tuple[str, list[str]]] = (),
+    wanted: Iterable[tuple[str, str]] = (),
 ) -> search_get_pb2.SearchResult:
     result = search_get_pb2.SearchResult()
     result.metadata.id, result.metadata.id_as_bytes = id_, uuid.UUID(id_).bytes
@@ -373,5 +250,5 @@ def _result(
     for name, type_ in wanted:
         if properties and name in properties:
             value = result.properties.non_ref_props.fields[name]
-            setattr(value, "blob_value" if type_[0].startswith("blob") else "text_value", properties[name])
+            setattr(value, "blob_value" if type_.startswith("blob") else "text_value", properties[name])
     return result
