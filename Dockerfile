@@ -16,20 +16,30 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 
 # Everything: bakes on any device, serves on a GPU.
-FROM base AS bake
+FROM base AS install
 ARG FAMILIES
-ARG TORCH_INDEX
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements.txt deploy/docker/install.sh ./
 COPY requirements requirements
+
+FROM install AS bake-cpu
+# PyTorch's own CPU builds: torch of the Python Package Index brings several GB of CUDA. Empty: your package index.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
+
+FROM install AS bake-cuda
+ARG TORCH_INDEX
+RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
+
+# hadolint ignore=DL3006
+FROM bake-${DEVICE} AS bake
 
 FROM base AS serve
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements.txt deploy/docker/install.sh ./
-COPY requirements/serve.txt requirements/
+COPY requirements/serve.txt requirements/constraints.txt requirements/
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh serve
 
 FROM serve AS serve-cpu
@@ -42,6 +52,7 @@ COPY LICENSE ./
 COPY app app
 
 FROM bake AS baked
+WORKDIR /app
 COPY --from=serve /opt/venv /opt/serve
 COPY --from=code /app ./
 COPY download.py deploy/docker/bake.sh ./
@@ -60,12 +71,13 @@ RUN --mount=type=secret,id=HF_TOKEN ./bake.sh
 FROM base AS server
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
+COPY deploy/docker/healthcheck.py /opt/
 # Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
 RUN python -m compileall -q app && python -c "import app.__main__, app.models.compile, http.client"
 USER 10001:0
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-IS", "-c", "import http.client as h, os; r = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8080), timeout=2); r.request('GET', '/.well-known/ready'); raise SystemExit(r.getresponse().status != 204)"]
+    CMD ["python", "-IS", "/opt/healthcheck.py"]
 CMD ["python", "-m", "app"]
 
 FROM server

@@ -3,18 +3,40 @@ VENV := .venv
 BIN := $(VENV)/bin
 FAMILIES := .venv-families
 PORT ?= 8080
+PINS := requirements.txt $(wildcard requirements/*.txt)
+# What serving a compiled model needs; all that development needs holds it too.
+SERVING := $(or $(wildcard $(VENV)/.installed),$(VENV)/.serving)
 
-.PHONY: setup demo serve unit test lint bench docker-test ray-test
+.PHONY: setup demo demo-compiled serve unit test lint bench constraints wheels docker-test ray-test
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt requirements/dev.txt requirements/test.txt
+$(VENV)/.serving: requirements/serve.txt requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -r requirements/dev.txt
+	$(BIN)/pip install --quiet -r requirements/serve.txt
 	touch $@
 
-demo: setup
+$(VENV)/.installed: $(PINS) requirements/install.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python requirements/install.py requirements/dev.txt
+	touch $@
+
+# Holds the interpreter that can load every family. That is the one of $(VENV) if there is a torchvision that fits its
+# torch, else one of an environment of its own, where both come from the package index, whatever pip is told of others.
+$(VENV)/.families: $(VENV)/.installed
+	if $(BIN)/python requirements/install.py requirements/openclip.txt requirements/colpali.txt; then echo $(BIN)/python >$@; else \
+		$(PYTHON) -m venv $(FAMILIES) && \
+		PIP_FIND_LINKS= $(FAMILIES)/bin/pip install --isolated --quiet -r requirements/openclip.txt \
+			-r requirements/colpali.txt -r requirements/test.txt && echo $(FAMILIES)/bin/python >$@; fi
+
+demo: $(SERVING)
 	MODELS_DIR=demo/models PORT=$(PORT) $(BIN)/python -m app
+
+# The demo's compiled form lies in the repository, so that `make demo` needs no torch. To be made again when OpenVINO's
+# pin, or what is written of a compiled model, has changed: a test says so.
+demo-compiled: setup
+	rm -rf demo/models/compiled
+	MODELS_DIR=demo/models $(BIN)/python -W ignore -m app.models.compile demo/models/compiled
 
 serve: setup
 	MODELS_DIR=$(or $(MODELS_DIR),models) PORT=$(PORT) $(BIN)/python -m app
@@ -22,16 +44,9 @@ serve: setup
 unit: setup
 	$(BIN)/python -m pytest -q tests/unit
 
-test: setup $(FAMILIES)/.installed
+test: setup $(VENV)/.families
 	$(BIN)/python -m pytest -q
-	$(FAMILIES)/bin/python -m pytest -q tests/more_families
-
-# Apart, for torchvision needs a torch from the same index; whatever pip is told of others does not count here.
-$(FAMILIES)/.installed: requirements.txt $(addprefix requirements/,openclip.txt colpali.txt test.txt)
-	$(PYTHON) -m venv $(FAMILIES)
-	PIP_FIND_LINKS= $(FAMILIES)/bin/pip install --isolated --quiet -r requirements/openclip.txt -r requirements/colpali.txt \
-		-r requirements/test.txt
-	touch $@
+	$$(cat $(VENV)/.families) -m pytest -q tests/more_families
 
 lint: setup
 	$(BIN)/ruff check .
@@ -42,18 +57,40 @@ bench: setup
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.precision
 
-# Needs a Docker daemon; DOCKER names another client.
-docker-unit: setup
-	$(BIN)/python -m pytest -q tests/unit
+# Pins all that the requirement files ask for, and what that asks for in turn; what is pinned already stays as it is,
+# unless UPGRADE=--upgrade. The file is empty meanwhile, for the others name it.
+NAMED := requirements.txt $(filter-out requirements/constraints.txt,$(wildcard requirements/*.txt))
+UV := $(BIN)/uv pip compile --quiet --no-annotate --custom-compile-command "make constraints"
+constraints: $(BIN)/uv
+	cp requirements/constraints.txt $(VENV)/constraints.txt
+	: >requirements/constraints.txt
+	$(UV) --universal --python-version 3.11 $(UPGRADE) $(NAMED) --output-file $(VENV)/constraints.txt
+	cp $(VENV)/constraints.txt requirements/constraints.txt
 
-test: setup
+# Not by way of setup, which needs the pins to agree already.
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $$(grep '^uv==' requirements/dev.txt)
+
+# Every pin has a wheel for each machine and each Python that the README names: Debian 12 and newer, macOS 14 and newer.
+wheels: $(BIN)/uv
+	@for machine in x86_64-manylinux_2_36 aarch64-manylinux_2_36 aarch64-apple-darwin; do \
+		for python in 3.11 3.12 3.13; do \
+			MACOSX_DEPLOYMENT_TARGET=14.0 $(UV) --no-build --python-platform $$machine --python-version $$python \
+				$(NAMED) --output-file $(VENV)/wheels.txt || exit 1; \
+			echo "$$machine, Python $$python: a wheel for everything"; \
+		done; \
+	done
+
+# Needs a Docker daemon; DOCKER names another client.
+docker-test: setup
 	$(BIN)/python -m pytest -s -v tests/docker/images.py
 
 ray-test: .venv-ray/.installed
 	.venv-ray/bin/python -m pytest -s -v --disable-warnings deploy/ray/test_serve_app.py
 
-# An environment of its own: Ray's requirements may not go together with what is pinned for development.
-.venv-ray/.installed: requirements.txt requirements/ray.txt requirements/test.txt
+# An environment of its own, which holds no more than a machine that serves.
+.venv-ray/.installed: requirements.txt requirements/ray.txt requirements/test.txt requirements/constraints.txt
 	$(PYTHON) -m venv .venv-ray
-	.venv-ray/bin/pip install --quiet -r requirements.txt -r requirements/ray.txt -r requirements/test.txt
+	.venv-ray/bin/python requirements/install.py requirements.txt requirements/ray.txt requirements/test.txt
 	touch $@

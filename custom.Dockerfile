@@ -21,17 +21,20 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 
 FROM base AS install
-ARG FAMILIES
-ARG TORCH_INDEX
+# Of every family that needs a library of its own; empty leaves them out (and torchvision).
+ARG FAMILIES="openclip colpali"
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements.txt deploy/docker/install.sh ./
 COPY requirements requirements
 
 FROM install AS install-cpu
+# PyTorch's own CPU builds: torch of the Python Package Index brings several GB of CUDA. Empty: your package index.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake-without-cuda
 
 FROM install AS install-cuda
+ARG TORCH_INDEX
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
 
 # hadolint ignore=DL3006
@@ -57,10 +60,11 @@ LABEL org.opencontainers.image.title="multi2vec-clip" \
 ENV PIP_PYTHON=/opt/venv/bin/python
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
+COPY deploy/docker/healthcheck.py /opt/
 # Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
 RUN python -m compileall -q app && python -c "import app.__main__, app.models.compile, http.client"
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
-    CMD ["python", "-IS", "-c", "import http.client as h, os; r = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8080), timeout=2); r.request('GET', '/.well-known/ready'); raise SystemExit(r.getresponse().status != 204)"]
+    CMD ["python", "-IS", "/opt/healthcheck.py"]
 USER 10001:0
 CMD ["python", "-m", "app"]

@@ -11,14 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from app.errors import EngineBroken, InvalidRequest, OutOfMemory, Overloaded, ServiceError, Unavailable
 from app.processors.padding import collate
 from app.serving.metrics import Metrics
-from app.serving.queue import BatchLimits, ItemQueue, QueuedItem, QueuedRequest
+from app.serving.queue import ItemQueue, QueuedItem, QueuedRequest
 from app.towers import Inputs, Tower, Vectors
 
 _log = logging.getLogger(__name__)
@@ -63,9 +62,9 @@ class Batcher:
             for i in range(count)
         ]
 
-    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[str], Inputs], limits: BatchLimits) -> None:
+    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[str], Inputs]) -> None:
         """Take items of a kind ("texts", "images"); call before start()."""
-        self._queues[kind] = ItemQueue(kind, tower, prepare, limits, max_ready=4 * limits.items)
+        self._queues[kind] = ItemQueue(kind, tower, prepare, tower.limits, max_ready=4 * tower.limits.items)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -284,30 +283,6 @@ class Batcher:
             self._fail_all(Unavailable(message))
         if first:
             self._on_broken(message)
-
-
-def measure_batch(tower: Tower, sample: Any, seconds: float, most: int) -> int:
-    """The smallest batch that is about as fast an item as any that computes in `seconds`.
-
-    Tries powers of two up to `most`; a larger batch only pays if it is 5 % faster an item, for all that
-    waits has to wait for it.
-    """
-    inputs = tower.processor(sample)
-    best, best_rate, size = 1, 0.0, 1
-    while size <= most:
-        batch = collate([inputs] * size, tower.padding)
-        times = []
-        for _ in range(2):
-            started = time.monotonic()
-            tower.session.start(batch)()
-            times.append(time.monotonic() - started)
-        if min(times) > seconds and size > 1:
-            break
-        rate = size / min(times)
-        if rate > 1.05 * best_rate:
-            best, best_rate = size, rate
-        size *= 2
-    return best
 
 
 def _tokens(inputs: Inputs) -> int:

@@ -12,18 +12,10 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.towers import Inputs, Tower, Vectors
+from app.towers import BatchLimits, Inputs, Tower, Vectors
 
 # A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
 _MOST_PADDING = 0.25
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """A batch holds at most `items` items and `tokens` tokens, padding included."""
-
-    items: int
-    tokens: int
 
 
 @dataclass(eq=False)

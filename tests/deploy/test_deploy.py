@@ -148,12 +148,6 @@ def test_every_file_that_a_dockerfile_copies_is_sent_to_the_daemon() -> None:
                 ), source
 
 
-def test_serving_without_torch_asks_for_versions_of_requirements_txt() -> None:
-    pinned = {re.split("[=<>]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines()}
-    named = [line for line in (ROOT / "requirements" / "serve.txt").read_text().splitlines() if line[0] not in "#-"]
-    assert set(named) <= pinned and "torch" not in named
-
-
 def test_the_operations_page_names_settings_and_build_arguments_that_exist() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     compose = set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
