@@ -16,6 +16,9 @@ from app.towers import Inputs, LoadedModel
 
 _log = logging.getLogger(__name__)
 
+# Bytes of UTF-8; more than any model reads of a text, and few enough to be decoded at once.
+_LONGEST_TEXT = 8 * 2**20
+
 
 class Service:
     """Loading, ready, draining or failed: the one owner of that state. Used on the event loop."""
@@ -102,10 +105,14 @@ class Service:
             on_broken=on_broken,
         )
 
-        def prepare_image(text: str) -> Inputs:
+        def prepare_text(text: bytes) -> Inputs:
+            return model.text.processor(text[:_LONGEST_TEXT].decode(errors="ignore"))
+
+        def prepare_image(base64: bytes) -> Inputs:
+            text = base64.decode("latin-1")  # as many characters as bytes, whatever it is
             return model.image.processor(decode_image(text, settings.max_pixels, settings.legacy_images))
 
-        batcher.add_queue("texts", model.text, model.text.processor)
+        batcher.add_queue("texts", model.text, prepare_text)
         batcher.add_queue("images", model.image, prepare_image)
         batcher.start()
         _log.info(
