@@ -24,7 +24,13 @@ class BodyTimeout(InvalidRequest):
     """The body did not arrive in time."""
 
 
-class BodyTooLarge(InvalidRequest):
+class TooLarge(InvalidRequest):
+    """The request can never be taken, however little else there is to do."""
+
+    cause = "too_large"
+
+
+class BodyTooLarge(TooLarge):
     """The body can never be taken."""
 
 
@@ -54,12 +60,6 @@ class UnsupportedPicture(InvalidRequest):
     """A picture of a kind that is not taken."""
 
     cause = "unsupported"
-
-
-class TooManyPixels(InvalidRequest):
-    """A picture that is larger than the server takes."""
-
-    cause = "too_large"
 
 
 class Unavailable(ServiceError):

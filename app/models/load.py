@@ -21,9 +21,7 @@ from app.models.store import (
     read_manifest,
     store_folders,
 )
-from app.processors.image import ImageProcessor
-from app.processors.patches import PatchProcessor
-from app.processors.text import TextProcessor
+from app.processors.registry import from_description
 from app.settings import Settings
 from app.towers import LoadedModel, Padding, Processor, TorchTower, Tower
 
@@ -137,10 +135,7 @@ def _processor(
             )
         _log.info("the %s model needs the reference library to prepare its inputs", name)
         return family.library_processor(settings.models_dir, name, trust_remote_code(settings))
-    if name == "image":
-        kind = PatchProcessor if "max_patches" in description else ImageProcessor
-        return kind.from_description(description)
-    return TextProcessor.from_description(description, folder)
+    return from_description(description, folder)
 
 
 def _load_on_torch(settings: Settings, family: Family) -> LoadedModel:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import EngineBroken, InvalidRequest, OutOfMemory, Overloaded, ServiceError, Unavailable
+from app.errors import EngineBroken, OutOfMemory, ServiceError, Unavailable
 from app.processors.padding import collate
 from app.serving.lane import Request
 from app.serving.metrics import Metrics
@@ -24,15 +24,15 @@ from app.towers import Inputs, Tower, Vectors
 
 _log = logging.getLogger(__name__)
 
-# Above this many characters, or items, the hashes of a request are made off the event loop.
-_MANY_CHARACTERS = 500_000
+# Above this many bytes, or items, the hashes of a request are made off the event loop.
+_MANY_BYTES = 500_000
 _MANY_ITEMS = 500
 
 
 @dataclass(frozen=True)
 class _Kind:
     tower: Tower
-    prepare: Callable[[str], Inputs]
+    prepare: Callable[[bytes], Inputs]
 
 
 class Batcher:
@@ -45,7 +45,6 @@ class Batcher:
         self,
         *,
         width: int,
-        max_waiting: int,
         preparing_threads: int,
         device_threads: int,
         cache: VectorCache,
@@ -53,7 +52,6 @@ class Batcher:
         on_broken: Callable[[str], None],
     ) -> None:
         self._width = width
-        self._max_waiting = max_waiting
         self._metrics = metrics
         self._on_broken = on_broken
         self._kinds: dict[str, _Kind] = {}
@@ -71,7 +69,7 @@ class Batcher:
             for i in range(count)
         ]
 
-    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[str], Inputs]) -> None:
+    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs]) -> None:
         """Take items of a kind ("texts", "images"); call before start()."""
         self._kinds[kind] = _Kind(tower, prepare)
         self._queue.add_lane(kind, tower.limits)
@@ -105,16 +103,16 @@ class Batcher:
 
     # requests, on the event loop --------------------------------------------------------------
 
-    async def vectorize(self, texts: list[str], images: list[str]) -> tuple[Vectors, Vectors]:
+    async def vectorize(self, texts: list[bytes], images: list[bytes]) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
 
-        Raises InvalidRequest that names the first item at fault, Overloaded at once when too much
-        waits. A cancelled call drops what was not yet computed.
+        Items are UTF-8: decoded they may take four times as much, so that waits until their turn.
+        Raises InvalidRequest that names the first item at fault, or Unavailable. A cancelled call drops what
+        was not yet computed.
         """
         arrived = time.monotonic()
         contents = {"texts": texts, "images": images}
-        self._check_room(len(texts) + len(images))
-        if len(texts) + len(images) > _MANY_ITEMS or sum(map(len, texts + images)) > _MANY_CHARACTERS:
+        if len(texts) + len(images) > _MANY_ITEMS or sum(map(len, texts + images)) > _MANY_BYTES:
             wanted = await asyncio.to_thread(_wanted, contents)
         else:
             wanted = _wanted(contents)
@@ -136,15 +134,6 @@ class Batcher:
         if request.error is not None:
             raise request.error
         return rows["texts"], rows["images"]
-
-    def _check_room(self, count: int) -> None:
-        if count > self._max_waiting:
-            raise InvalidRequest(
-                f"the request has {count} items, more than the {self._max_waiting} allowed; split it"
-            )
-        if self._queue.waiting + count > self._max_waiting:
-            self._metrics.refused.labels("items").inc()
-            raise Overloaded(f"{self._queue.waiting} items wait already; try again in a moment")
 
     def _leave(self, request: Request) -> None:
         if request.over:
@@ -265,7 +254,7 @@ class Batcher:
             waiting.observe(item.taken - item.added + batch.started - item.prepared)
 
 
-def _wanted(contents: dict[str, list[str]]) -> list[Wanted]:
+def _wanted(contents: dict[str, list[bytes]]) -> list[Wanted]:
     """The different items of a request: each is computed once."""
     wanted: dict[bytes, Wanted] = {}
     for kind, items in contents.items():

@@ -44,7 +44,7 @@ class Stage(Enum):
     OVER = auto()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Request:
     """What one caller waits for; `rows` are float32 of shape (items, width) by kind.
 
@@ -65,7 +65,7 @@ class Request:
         return sum(map(len, self.items.values()))
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Item:
     """One input, computed once for all requests that want it, whichever of them leaves.
 
@@ -75,7 +75,7 @@ class Item:
 
     kind: str
     key: bytes
-    content: str
+    content: bytes
     added: float
     stage: Stage = Stage.HELD
     requests: dict[Request, None] = field(default_factory=dict)
@@ -191,7 +191,8 @@ class Lane:
 
     def _set_hurry(self, prospect: Prospect | None) -> None:
         self.hurried = prospect is not None and (
-            prospect.backlog > prospect.patience * (_CALM if self.hurried else 1) or not prospect.in_time(self._oldest())
+            prospect.backlog > prospect.patience * (_CALM if self.hurried else 1)
+            or not prospect.in_time(self._oldest())
         )
         self.batch_items = self.limits.items
         if prospect is not None and self.hurried and self.item_seconds:

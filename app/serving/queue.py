@@ -24,7 +24,7 @@ class Wanted:
 
     kind: str
     key: bytes
-    content: str
+    content: bytes
     positions: list[int]
 
 
@@ -90,7 +90,13 @@ class Queue:
             request.items[item] = want.positions
             mine.setdefault(want.kind, []).append(item)
         for kind in reversed(self._lanes):
-            if kind in mine:
+            if kind not in mine:
+                continue
+            # In a hurry only once the dearer items of the request are taken: its cheap half would be computed for
+            # nothing where the other half comes too late.
+            if any(lane.hurried and lane.has_backlog(request) for lane in self._lanes.values()):
+                request.held[kind] = mine[kind]
+            else:
                 self._place(request, kind, mine[kind])
         if request.items:
             self._requests[request] = None
@@ -101,13 +107,7 @@ class Queue:
         return cached, joined
 
     def _place(self, request: Request, kind: str, items: list[Item]) -> None:
-        """Let the items wait for their turn; in a hurry only once the request's dearer ones are taken.
-
-        The cheap half of a request whose other half comes too late would be computed for nothing.
-        """
-        if any(lane.hurried and lane.has_backlog(request) for lane in self._lanes.values()):
-            request.held[kind] = items
-            return
+        """Let the items wait for their turn."""
         for item in items:
             if item.stage is Stage.HELD:
                 item.stage = Stage.WAITING
@@ -151,6 +151,9 @@ class Queue:
             del item.requests[request]
             if not item.requests:
                 self._abandon(item)
+            elif item.stage is Stage.WAITING and all(item.kind in each.held for each in item.requests):
+                item.stage = Stage.HELD
+                self._lanes[item.kind].waiting -= 1
 
     def _abandon(self, item: Item) -> None:
         """Nobody wants it any more. What a worker holds comes to its end, and may find new takers until then."""
@@ -168,7 +171,7 @@ class Queue:
 
     def _forget(self, item: Item) -> None:
         item.stage = Stage.OVER
-        item.content = ""
+        item.content = b""
         item.inputs = {}
         item.requests.clear()
         del self._items[item.key]
@@ -204,7 +207,7 @@ class Queue:
             self._forget(item)
             return
         item.stage = Stage.READY
-        item.content = ""
+        item.content = b""
         item.inputs = inputs
         item.tokens = _tokens(inputs)
         item.prepared = now

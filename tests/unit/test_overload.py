@@ -47,13 +47,15 @@ class Simulation:
     def at(self, time: float, event: Callable[[], None]) -> None:
         heapq.heappush(self._events, (time, next(self._numbers), event))
 
-    def client(self, name: str, patience: float, items: dict[str, int], start: float = 0.0, pause: float = 0.0) -> None:
+    def client(
+        self, name: str, patience: float, items: dict[str, int], start: float = 0.0, pause: float = 0.0
+    ) -> None:
         """Sends a request with so many items of each kind, again and again; leaves after `patience` seconds."""
 
         def send() -> None:
             number = next(self._numbers)
             wanted = [
-                Wanted(kind, f"{kind} {number} {n}".encode(), "", [n])
+                Wanted(kind, f"{kind} {number} {n}".encode(), b"", [n])
                 for kind, count in items.items()
                 for n in range(count)
             ]
