@@ -1,11 +1,16 @@
 """Many of Weaviate's requests at the same time, and what became of them."""
 
+import base64
 import collections
 import contextlib
+import io
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
 
 from tests.support.weaviate_client import GoClient, ModuleError
 
@@ -41,20 +46,39 @@ class Load:
 
 
 @contextlib.contextmanager
-def load_of_texts(url: str, clients: int) -> Iterator[Load]:
-    """So many clients, each with connections of its own, send one text after another until the block ends."""
+def load_of(url: str, texts: int, photos: int) -> Iterator[Load]:
+    """So many clients, each with its own connections, send one text or photo after another until the block ends."""
     load, done, numbers = Load(), threading.Event(), itertools.count()
+    photo = large_photo(800)
 
-    def run() -> None:
+    def run(send: Callable[[GoClient, int], object]) -> None:
         client = GoClient(url)
         while not done.is_set():
-            load.send(lambda: client.vectorize([f"text {next(numbers)}"], []))
+            load.send(lambda: send(client, next(numbers)))
 
-    with ThreadPoolExecutor(clients) as pool:
-        runs = [pool.submit(run) for _ in range(clients)]
+    def text(client: GoClient, number: int) -> None:
+        client.vectorize([f"text {number}"], [])
+
+    def picture(client: GoClient, number: int) -> None:
+        client.vectorize([], [different(photo, number)])
+
+    with ThreadPoolExecutor(texts + photos) as pool:
+        runs = [pool.submit(run, text) for _ in range(texts)] + [pool.submit(run, picture) for _ in range(photos)]
         try:
             yield load
         finally:
             done.set()
     for each in runs:
         each.result()
+
+
+def large_photo(width: int = 1600) -> bytes:
+    """A JPEG that is hard to compress: 1.1 MB with the width of 1600."""
+    buffer, height = io.BytesIO(), width * 3 // 4
+    Image.frombytes("RGB", (width, height), os.urandom(width * height * 3)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def different(photo: bytes, number: int) -> str:
+    """The photo as base64; bytes after its end make it another input."""
+    return base64.b64encode(photo + number.to_bytes(6)).decode()

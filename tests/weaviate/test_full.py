@@ -1,32 +1,21 @@
 """Weaviate's requests where the memory for bodies is full."""
 
-import base64
-import io
-import os
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from PIL import Image
-
 from tests.support.server import ROOT
 from tests.support.weaviate_client import GoClient
-from tests.support.weaviate_load import Load
+from tests.support.weaviate_load import Load, different, large_photo
 
 PHOTOS = 40
 MIB = 2**20
 
 
-def different_photos() -> list[str]:
-    """As base64; bytes after the picture's end make each a file of its own."""
-    buffer = io.BytesIO()
-    Image.frombytes("RGB", (1600, 1200), os.urandom(1600 * 1200 * 3)).save(buffer, "JPEG")
-    return [base64.b64encode(buffer.getvalue() + number.to_bytes(3)).decode() for number in range(PHOTOS)]
-
-
 def test_photos_wait_for_room_and_searches_pass_them(serve: Callable[..., str]) -> None:
     """Four photos fit at a time; in order of arrival each search would come after all of them."""
-    photos = different_photos()
+    photo = large_photo()
+    photos = [different(photo, number) for number in range(PHOTOS)]
     assert 1.2 * MIB < len(photos[0]) < 2 * MIB
     url = serve(ROOT / "demo/models", MAX_WAITING_BYTES=str(6 * MIB), ROOM_TIMEOUT="60")
     load, searcher, passed = Load(), GoClient(url), []
