@@ -32,14 +32,15 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: Literal["auto", "torch", "openvino"] = Field(
-        default="auto", description="auto: torch on a GPU, OpenVINO on a CPU"
+    engine: str = Field(
+        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
-        default="float32", description="of the computation; vectors are float32 always"
+    precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
+        default=None,
+        description="of the computation; vectors are float32 always; default: as baked, else float32",
     )
     cache_dir: Path = Field(
-        default=Path("~/.cache/multi2vec-clip").expanduser(),
+        default=Path("~/.cache/multi2vec-clip"),
         description="where a compiled model is kept if MODELS_DIR is not writable",
     )
     trust_remote_code: bool = Field(default=False, description="execute code from the model folder")

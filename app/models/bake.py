@@ -9,9 +9,7 @@ from app.errors import ConfigurationError
 from app.families import registry
 from app.families.names import Names
 from app.families.registry import Family, find_family
-from app.models.compile import made_from
 from app.models.load import load_model
-from app.models.store import fingerprint, is_whole
 from app.settings import Settings
 
 
@@ -82,6 +80,10 @@ def bake(models_dir: Path, names: Names, *, compile_towers: bool) -> None:
 def _verify(models_dir: Path, family: Family, compile_towers: bool) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
     settings = Settings(models_dir=models_dir, engine="auto" if compile_towers else "torch", enable_cuda=False)
+    precision = models_dir / "precision"
+    if settings.precision is None:
+        precision.unlink(missing_ok=True)
+    else:
+        precision.write_text(settings.precision, encoding="utf-8")
     model = load_model(settings)
-    kept = is_whole(models_dir / "compiled" / fingerprint(models_dir, family, made_from()))
-    print(f"{models_dir}: {model.engine}, vectors of width {model.width}{', compiled' if kept else ''}")
+    print(f"{models_dir}: {model.engine}, vectors of width {model.width}")

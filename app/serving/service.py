@@ -109,9 +109,8 @@ class Service:
         batcher.add_queue("images", model.image, prepare_image)
         batcher.start()
         _log.info(
-            "ready: %s in %s, vectors of width %d, batches of %d texts (%d tokens) and %d images",
+            "ready: %s, vectors of width %d, batches of %d texts (%d tokens) and %d images",
             model.engine,
-            settings.precision,
             model.width,
             model.text.limits.items,
             model.text.limits.tokens,
