@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,41 +50,52 @@ def form_of(settings: Settings, family: Family, engine: FileEngine) -> Form:
 
 
 @contextmanager
-def compiled_form(
-    settings: Settings, family: Family, engine: FileEngine, stop: threading.Event
-) -> Iterator[tuple[Path, bool]]:
-    """The folder of the compiled form, which nobody removes meanwhile, and whether it was made just now.
+def compiled_form(settings: Settings, family: Family, engine: FileEngine, stop: threading.Event) -> Iterator[Path]:
+    """The folder of the compiled form, which is made if need be, and which nobody removes meanwhile.
 
     Raises CompilingFailed, ConfigurationError if the model is wrong, and Stopped.
     """
     form = form_of(settings, family, engine)
+    with ExitStack() as stack:
+        folder = _kept(settings, form, stack)
+        if folder is None:
+            folder = _compiled_where_it_can_be(settings, form, family, engine, stop, stack)
+        yield folder
+
+
+def _kept(settings: Settings, form: Form, stack: ExitStack) -> Path | None:
     for place in store_folders(settings):
+        folder = place / form.name
         try:
-            with in_use(place / form.name):
-                mark_used(place / form.name)
-                yield place / form.name, False
-                return
+            stack.enter_context(in_use(folder))
         except FileNotFoundError:
             continue
+        mark_used(folder)
+        return folder
+    return None
+
+
+def _compiled_where_it_can_be(
+    settings: Settings, form: Form, family: Family, engine: FileEngine, stop: threading.Event, stack: ExitStack
+) -> Path:
     failure: CompilingFailed | None = None
     for place in store_folders(settings):
         if not is_writable(place):
             continue
         try:
-            compiled_now = _compile_into(place, form, settings, family, engine, stop)
+            _compile_into(place, form, settings, family, engine, stop)
         except _NoSpace as error:
             _log.warning("%s", error)
             failure = error
             continue
-        with in_use(place / form.name):
-            yield place / form.name, compiled_now
-        return
+        stack.enter_context(in_use(place / form.name))
+        return place / form.name
     if failure is not None:
         raise failure
     _log.warning("no folder to keep the compiled model in; set CACHE_DIR to a writable folder")
-    with TemporaryDirectory() as temporary:
-        _compile_into(Path(temporary), form, settings, family, engine, stop)
-        yield Path(temporary) / form.name, True
+    temporary = Path(stack.enter_context(TemporaryDirectory()))
+    _compile_into(temporary, form, settings, family, engine, stop)
+    return temporary / form.name
 
 
 def compile_model(settings: Settings, place: Path, stop: threading.Event | None = None) -> Path:
@@ -106,16 +117,14 @@ def compile_model(settings: Settings, place: Path, stop: threading.Event | None 
 
 def _compile_into(
     place: Path, form: Form, settings: Settings, family: Family, engine: FileEngine, stop: threading.Event
-) -> bool:
-    """False if another process was first."""
+) -> None:
     with written_by_one(place, form, stop):
         if is_whole(place / form.name):
-            return False
+            return  # another process was first
         _log.info("compiling the model in %s into %s; this happens once", form.precision, place)
         with being_written(place, form) as folder:
             _in_process(settings, form, {type(family).__module__, type(engine).__module__}, folder, stop)
         remove_stale(place, form, shared=place.parent != settings.models_dir)
-    return True
 
 
 def _in_process(settings: Settings, form: Form, modules: set[str], folder: Path, stop: threading.Event) -> None:

@@ -23,10 +23,8 @@ from app.errors import ConfigurationError, NotCompiled, first_line
 from app.families.folders import trust_remote_code
 from app.families.registry import find_family
 from app.models.store import Form, write_manifest
-from app.processors.image import ImageProcessor
 from app.processors.padding import collate
-from app.processors.patches import PatchProcessor
-from app.processors.text import TextProcessor
+from app.processors.registry import describe
 from app.settings import Settings, load_settings
 from app.towers import TorchModel, TorchTower, Vectors
 
@@ -60,16 +58,7 @@ def _export(name: str, tower: TorchTower, engine: FileEngine, precision: str, fo
     any_length = tower.padding.max_tokens is not None
     engine.export(tower.module, batch, folder / name, any_length=any_length, precision=precision)
     _compare(name, tower, engine, precision, folder)
-    return {"padding": asdict(tower.padding), "processor": _describe(tower, folder)}
-
-
-def _describe(tower: TorchTower, folder: Path) -> dict[str, Any] | None:
-    """JSON from which the processor can be made again; None if it is the reference library's."""
-    if isinstance(tower.processor, ImageProcessor | PatchProcessor):
-        return tower.processor.describe()
-    if isinstance(tower.processor, TextProcessor):
-        return tower.processor.describe(folder)
-    return None
+    return {"padding": asdict(tower.padding), "processor": describe(tower.processor, folder)}
 
 
 def _compare(name: str, tower: TorchTower, engine: FileEngine, precision: str, folder: Path) -> None:

@@ -14,9 +14,7 @@ from app.models.compile import compiled_form
 from app.models.embed import common_width
 from app.models.engine import check_precision, chosen_engine, chosen_precision, next_engine
 from app.models.store import FORMAT, compiled_only, in_use, read_manifest
-from app.processors.image import ImageProcessor
-from app.processors.patches import PatchProcessor
-from app.processors.text import TextProcessor
+from app.processors.registry import from_description
 from app.settings import Settings
 from app.towers import LoadedModel, Padding, Processor, Tower
 
@@ -38,8 +36,8 @@ def load_model(settings: Settings, stop: threading.Event | None = None) -> Loade
     if isinstance(engine, ModuleEngine):
         return _load_on_modules(settings, family, engine)
     try:
-        with compiled_form(settings, family, engine, stop or threading.Event()) as (folder, made_now):
-            return _open(folder, engine, settings, family, made_now)
+        with compiled_form(settings, family, engine, stop or threading.Event()) as folder:
+            return _open(folder, engine, settings, family)
     except CompilingFailed as error:
         return _load_on_modules(settings, family, next_engine(settings, engine, str(error)))
 
@@ -74,10 +72,10 @@ def _load_compiled_only(forms: list[Path], settings: Settings) -> LoadedModel:
             f"(format {this[0]}); bake the model again"
         )
     with in_use(folder):
-        return _open(folder, engine, settings, None, False)
+        return _open(folder, engine, settings, None)
 
 
-def _open(folder: Path, engine: FileEngine, settings: Settings, family: Family | None, made_now: bool) -> LoadedModel:
+def _open(folder: Path, engine: FileEngine, settings: Settings, family: Family | None) -> LoadedModel:
     """The towers in `folder`; a tower that the engine did not take is computed by the next one.
 
     Without a `family` there is nothing but the folder.
@@ -120,10 +118,7 @@ def _processor(
             )
         _log.info("the %s model needs the reference library to prepare its inputs", name)
         return family.library_processor(settings.models_dir, name, trust_remote_code(settings))
-    if name == "image":
-        kind = PatchProcessor if "max_patches" in description else ImageProcessor
-        return kind.from_description(description)
-    return TextProcessor.from_description(description, folder)
+    return from_description(description, folder)
 
 
 def _load_on_modules(settings: Settings, family: Family, engine: ModuleEngine) -> LoadedModel:
