@@ -89,10 +89,9 @@ def settings(tiny_models: Path, tmp_path: Path) -> Settings:
 def test_a_toy_engine_compiles_and_serves(settings: Settings, tiny_models: Path, tmp_path: Path) -> None:
     folder = compile_model(settings, tmp_path / "compiled")
     assert (folder / "image.pickle").is_file() and not list(folder.glob("*.xml"))
-    app = create_app(settings)
-    with RunningApp(app) as running:
+    model = load_model(settings)
+    with RunningApp(create_app(settings, lambda _: model)) as running:
         assert_like_reference(running.url, tiny_models)
-        model, _ = app.state.service.require()
     assert model.engine == "the toy on a table, in float32"
 
 
@@ -110,10 +109,9 @@ def test_a_tower_that_one_engine_refuses_is_computed_by_the_next(
     with pytest.raises(ConfigurationError, match=r"ENGINE=toy-no-texts: .*text tower: it is too good"):
         load_model(picky)
     monkeypatch.setattr("app.models.engine.ENGINES", [TOYS[1], *ENGINES])
-    app = create_app(settings.model_copy(update={"engine": "auto"}))
-    with RunningApp(app) as running:
+    model = load_model(settings.model_copy(update={"engine": "auto"}))
+    with RunningApp(create_app(settings, lambda _: model)) as running:
         assert_like_reference(running.url, tiny_models)
-        model, _ = app.state.service.require()
     assert model.engine == "the picky toy on a table, the text tower by torch, in float32"
     assert any("text tower: it is too good" in record.message for record in caplog.records)
 
