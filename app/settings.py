@@ -15,19 +15,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     models_dir: Path = Field(default=Path("models"), description="folder that holds the model folders")
-    clip_model_name: str | None = Field(default=None, description="what download.py bakes for pictures")
-    text_model_name: str | None = Field(default=None, description="what download.py bakes for texts")
-    clip_model_type: str | None = Field(
-        default=None, description="openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name"
-    )
-    open_clip_model_name: str | None = Field(
-        default=None, description="OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL"
-    )
-    open_clip_pretrained: str | None = Field(default=None, description="its weights, by open_clip's name")
-    siglip_model_name: str | None = Field(default=None, description="SigLIP model that download.py bakes")
-    colpali_engine_model_name: str | None = Field(
-        default=None, description="ModernVBERT model that download.py bakes"
-    )
     host: str = Field(default="0.0.0.0", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")

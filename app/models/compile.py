@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from app.errors import ConfigurationError, first_line
+from app.families.family import Family
 from app.families.folders import trust_remote_code
-from app.families.registry import Family, find_family
+from app.families.registry import find_family
 from app.models.store import being_written, fingerprint
 from app.processors.image import ImageProcessor
 from app.processors.padding import collate

@@ -9,8 +9,9 @@ from typing import Any
 from PIL import Image
 
 from app.errors import ConfigurationError
+from app.families.family import Family
 from app.families.folders import check_model, trust_remote_code
-from app.families.registry import Family, find_family
+from app.families.registry import find_family
 from app.models.compile import NotCompiled, compile_in_process, made_from
 from app.models.embed import common_width, embed
 from app.models.store import (

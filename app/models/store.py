@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from app.families.family import Family
 from app.families.folders import content_files
-from app.families.registry import Family
 from app.settings import Settings
 
 # Of files above this size only a part is read: so many places, with so many bytes each.
@@ -99,10 +99,10 @@ def fingerprint(models_dir: Path, family: Family, version: str) -> str:
     were trained further differ in nearly all of their bytes.
     """
     whole = hashlib.sha256(version.encode())
-    for name in family.folders:
-        for path in content_files(models_dir / name):
+    for folder in family.folders:
+        for path in content_files(models_dir / folder.name):
             size = path.stat().st_size
-            whole.update(f"{name}/{path.relative_to(models_dir / name)} {size}\n".encode())
+            whole.update(f"{path.relative_to(models_dir)} {size}\n".encode())
             with path.open("rb") as file:
                 if size <= _READ_WHOLE:
                     whole.update(file.read())
