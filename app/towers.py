@@ -46,6 +46,14 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class BatchLimits:
+    """A batch holds at most `items` items and `tokens` tokens, padding included; a picture may be one token."""
+
+    items: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class TorchTower:
     """One tower as its family loads it: a float32 torch module on the CPU, and how its inputs are made.
 
@@ -70,10 +78,11 @@ class TorchModel:
 
 @dataclass(frozen=True)
 class Tower:
-    """One tower of a loaded model, ready to compute."""
+    """One tower of a loaded model, ready to compute; batches beyond `limits` gain nothing."""
 
     processor: Processor
     session: InferenceSession
+    limits: BatchLimits
     padding: Padding = Padding()
 
 

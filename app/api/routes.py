@@ -7,13 +7,16 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from app.api.body import read_body
-from app.api.schemas import ROWS_AT_ONCE, VectorizeRequest, dump_response, parse_request
+from app.api.parse import VectorizeRequest, parse_request
+from app.api.schemas import ROWS_AT_ONCE, dump_response
 from app.errors import ClientGone
 from app.serving.batcher import Batcher
 from app.serving.service import Service
 from app.towers import Vectors
 
 router = APIRouter()
+# A body of more bytes is parsed off the event loop.
+_PARSED_AT_ONCE = 64 * 1024
 _STRINGS = {"type": ["array", "null"], "items": {"type": "string"}}
 _VECTORS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
 
@@ -35,7 +38,11 @@ async def vectorize(request: Request) -> Response:
     _, batcher = service.require()
     with service.admit() as admission:
         body = await read_body(request, admission, service.settings.body_timeout)
-        payload = parse_request(body)
+        most_items = service.settings.max_waiting_items
+        if len(body) > _PARSED_AT_ONCE:
+            payload = await asyncio.to_thread(parse_request, body, most_items)
+        else:
+            payload = parse_request(body, most_items)
         del body
         texts, images = await compute(request, batcher, payload)
         if len(texts) + len(images) > ROWS_AT_ONCE:
@@ -70,7 +77,7 @@ async def metrics(request: Request) -> Response:
 
 async def compute(request: Request, batcher: Batcher, payload: VectorizeRequest) -> tuple[Vectors, Vectors]:
     """The vectors; raises ClientGone, and drops what was not yet computed, if the client leaves."""
-    work = asyncio.ensure_future(batcher.vectorize(payload.texts or [], payload.images or []))
+    work = asyncio.ensure_future(batcher.vectorize(payload.texts, payload.images))
     gone = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)

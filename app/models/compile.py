@@ -20,17 +20,15 @@ from app.families.family import Family
 from app.families.folders import trust_remote_code
 from app.families.registry import find_family
 from app.models.store import being_written, fingerprint
-from app.processors.image import ImageProcessor
 from app.processors.padding import collate
-from app.processors.patches import PatchProcessor
-from app.processors.text import TextProcessor
+from app.processors.registry import describe
 from app.settings import Settings
-from app.towers import TorchModel, TorchTower
+from app.towers import TorchModel
 
 _log = logging.getLogger(__name__)
 
 # Raise it when what is written here changes.
-_FORMAT = 3
+_FORMAT = 4
 
 
 class NotCompiled(Exception):
@@ -90,18 +88,9 @@ def _convert(model: TorchModel, folder: Path) -> dict[str, Any]:
             raise
         except Exception as error:
             raise NotCompiled(f"OpenVINO does not take the {name} model: {first_line(error)}") from error
-        manifest[name] = {"padding": asdict(tower.padding), "preparation": _describe(tower, folder)}
+        manifest[name] = {"padding": asdict(tower.padding), "preparation": describe(tower.processor, folder)}
     _check(folder, model)
     return manifest
-
-
-def _describe(tower: TorchTower, folder: Path) -> dict[str, Any] | None:
-    """JSON from which the preparation can be made again; None if it is the reference library's."""
-    if isinstance(tower.processor, ImageProcessor | PatchProcessor):
-        return tower.processor.describe()
-    if isinstance(tower.processor, TextProcessor):
-        return tower.processor.describe(folder)
-    return None
 
 
 def _check(folder: Path, model: TorchModel) -> None:

@@ -6,14 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from app.errors import ConfigurationError
 from app.families.family import Family
 from app.families.folders import check_model, trust_remote_code
 from app.families.registry import find_family
+from app.models.batches import open_tower
 from app.models.compile import NotCompiled, compile_in_process, made_from
-from app.models.embed import common_width, embed
+from app.models.embed import common_width
 from app.models.store import (
     compiled_only,
     fingerprint,
@@ -23,15 +22,11 @@ from app.models.store import (
     read_manifest,
     store_folders,
 )
-from app.processors.image import ImageProcessor
-from app.processors.patches import PatchProcessor
-from app.processors.text import TextProcessor
+from app.processors.registry import from_description
 from app.settings import Settings
 from app.towers import LoadedModel, Padding, Processor, TorchTower, Tower
 
 _log = logging.getLogger(__name__)
-
-_SAMPLE_TEXT = "a photo of a dog"
 
 
 def load_model(settings: Settings) -> LoadedModel:
@@ -120,12 +115,12 @@ def _open(folder: Path, settings: Settings, family: Family | None) -> LoadedMode
         raise NotCompiled(manifest["refused"])
     towers: dict[str, Tower] = {}
     widths: dict[str, int] = {}
-    for name, sample in (("image", Image.new("RGB", (32, 32))), ("text", _SAMPLE_TEXT)):
+    for name in ("image", "text"):
         description = manifest[name]
         processor = _processor(name, description["preparation"], folder, settings, family)
         session = OpenVINOSession(folder / f"{name}.xml", settings.precision, settings.threads)
-        towers[name] = Tower(processor, session, Padding(**description["padding"]))
-        widths[name] = embed(towers[name], [sample]).shape[1]
+        padding = Padding(**description["padding"])
+        towers[name], widths[name] = open_tower(name, processor, session, padding, settings)
         session.give_back_file_pages()
     width = common_width(widths["text"], widths["image"])
     return LoadedModel(towers["text"], towers["image"], width, manifest["meta"], "OpenVINO on the CPU")
@@ -141,10 +136,7 @@ def _processor(
             )
         _log.info("the %s model needs the reference library to prepare its inputs", name)
         return family.library_processor(settings.models_dir, name, trust_remote_code(settings))
-    if name == "image":
-        kind = PatchProcessor if "max_patches" in description else ImageProcessor
-        return kind.from_description(description)
-    return TextProcessor.from_description(description, folder)
+    return from_description(description, folder)
 
 
 def _load_on_torch(settings: Settings, family: Family) -> LoadedModel:
@@ -158,11 +150,10 @@ def _load_on_torch(settings: Settings, family: Family) -> LoadedModel:
     dtype = torch_engine.torch_dtype(settings, device)
     model = family.load(settings.models_dir, trust_remote_code(settings))
 
-    def open_tower(tower: TorchTower) -> tuple[Tower, int]:
+    def opened(kind: str, tower: TorchTower) -> tuple[Tower, int]:
         session = torch_engine.TorchSession(tower.module, device, dtype)
-        opened = Tower(tower.processor, session, tower.padding)
-        return opened, embed(opened, [tower.sample]).shape[1]
+        return open_tower(kind, tower.processor, session, tower.padding, settings)
 
-    text, text_width = open_tower(model.text)
-    image, image_width = open_tower(model.image)
+    text, text_width = opened("text", model.text)
+    image, image_width = opened("image", model.image)
     return LoadedModel(text, image, common_width(text_width, image_width), model.meta, f"torch on {device}")

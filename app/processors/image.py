@@ -1,6 +1,7 @@
 """A picture to a crop, without torch: what the CLIP image processors of transformers do with Pillow."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,12 @@ class ImageProcessor:
             crop_to_even=config.get("crop_to_even", False),
         )
 
-    def describe(self) -> dict[str, Any]:
-        """JSON for from_description()."""
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """JSON for from_description(); nothing is written to `folder`."""
         return asdict(self)
 
     @classmethod
-    def from_description(cls, description: dict[str, Any]) -> "ImageProcessor":
+    def from_description(cls, description: dict[str, Any], folder: Path) -> "ImageProcessor":
         mean, std = tuple(description["mean"]), tuple(description["std"])
         return cls(**{**description, "mean": mean, "std": std})
 

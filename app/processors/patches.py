@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,12 @@ class PatchProcessor:
             std=tuple(config["image_std"]),
         )
 
-    def describe(self) -> dict[str, Any]:
-        """JSON for from_description()."""
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """JSON for from_description(); nothing is written to `folder`."""
         return asdict(self)
 
     @classmethod
-    def from_description(cls, description: dict[str, Any]) -> "PatchProcessor":
+    def from_description(cls, description: dict[str, Any], folder: Path) -> "PatchProcessor":
         mean, std = tuple(description["mean"]), tuple(description["std"])
         return cls(**{**description, "mean": mean, "std": std})
 

@@ -11,14 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from app.errors import EngineBroken, InvalidRequest, OutOfMemory, Overloaded, ServiceError, Unavailable
 from app.processors.padding import collate
 from app.serving.metrics import Metrics
-from app.serving.queue import BatchLimits, ItemQueue, QueuedItem, QueuedRequest
+from app.serving.queue import ItemQueue, QueuedItem, QueuedRequest
 from app.towers import Inputs, Tower, Vectors
 
 _log = logging.getLogger(__name__)
@@ -63,9 +62,9 @@ class Batcher:
             for i in range(count)
         ]
 
-    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[str], Inputs], limits: BatchLimits) -> None:
+    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs]) -> None:
         """Take items of a kind ("texts", "images"); call before start()."""
-        self._queues[kind] = ItemQueue(kind, tower, prepare, limits, max_ready=4 * limits.items)
+        self._queues[kind] = ItemQueue(kind, tower, prepare, tower.limits, max_ready=4 * tower.limits.items)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -85,9 +84,10 @@ class Batcher:
             oldest = min(self._running_since.values(), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
-    async def vectorize(self, texts: list[str], images: list[str]) -> tuple[Vectors, Vectors]:
+    async def vectorize(self, texts: list[bytes], images: list[bytes]) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
 
+        Items are UTF-8: decoded they may take four times as much, so that waits until their turn.
         Raises InvalidRequest that names the first item at fault, Overloaded at once when too much
         waits. A cancelled call drops what was not yet computed.
         """
@@ -102,8 +102,8 @@ class Batcher:
                     self._end(self._queues[kind], each)
         return requests["texts"].rows, requests["images"].rows
 
-    def _make_request(self, raw: list[str]) -> QueuedRequest:
-        positions: dict[str, list[int]] = {}
+    def _make_request(self, raw: list[bytes]) -> QueuedRequest:
+        positions: dict[bytes, list[int]] = {}
         for position, item in enumerate(raw):
             positions.setdefault(item, []).append(position)
         rows = np.empty((len(raw), self._width), np.float32)
@@ -173,7 +173,7 @@ class Batcher:
                 self._ready_or_stop.notify()
                 self._raw_or_stop.notify()
 
-    def _wait_for_raw(self) -> tuple[ItemQueue, QueuedItem, str] | None:
+    def _wait_for_raw(self) -> tuple[ItemQueue, QueuedItem, bytes] | None:
         with self._lock:
             while not self._stopped:
                 # Texts first: they cost next to nothing to prepare.
@@ -284,30 +284,6 @@ class Batcher:
             self._fail_all(Unavailable(message))
         if first:
             self._on_broken(message)
-
-
-def measure_batch(tower: Tower, sample: Any, seconds: float, most: int) -> int:
-    """The smallest batch that is about as fast an item as any that computes in `seconds`.
-
-    Tries powers of two up to `most`; a larger batch only pays if it is 5 % faster an item, for all that
-    waits has to wait for it.
-    """
-    inputs = tower.processor(sample)
-    best, best_rate, size = 1, 0.0, 1
-    while size <= most:
-        batch = collate([inputs] * size, tower.padding)
-        times = []
-        for _ in range(2):
-            started = time.monotonic()
-            tower.session.start(batch)()
-            times.append(time.monotonic() - started)
-        if min(times) > seconds and size > 1:
-            break
-        rate = size / min(times)
-        if rate > 1.05 * best_rate:
-            best, best_rate = size, rate
-        size *= 2
-    return best
 
 
 def _tokens(inputs: Inputs) -> int:

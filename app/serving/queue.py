@@ -12,25 +12,17 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.towers import Inputs, Tower, Vectors
+from app.towers import BatchLimits, Inputs, Tower, Vectors
 
 # A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
 _MOST_PADDING = 0.25
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """A batch holds at most `items` items and `tokens` tokens, padding included."""
-
-    items: int
-    tokens: int
 
 
 @dataclass(eq=False)
 class QueuedRequest:
     """The items of one kind in one request; identical items are one item with several positions."""
 
-    raw: list[str]
+    raw: list[bytes]
     positions: list[list[int]]
     rows: Vectors
     future: asyncio.Future[None]
@@ -52,7 +44,7 @@ class ItemQueue:
     """The waiting items of one kind. Guarded by the batcher's lock."""
 
     def __init__(
-        self, kind: str, tower: Tower, prepare: Callable[[str], Inputs], limits: BatchLimits, max_ready: int
+        self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs], limits: BatchLimits, max_ready: int
     ) -> None:
         self.kind = kind
         self.tower = tower

@@ -5,25 +5,19 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from PIL import Image
-
 from app.cgroup import usable_cpus
 from app.errors import ServiceError, Unavailable
 from app.processors.decode import decode_image
-from app.serving.batcher import Batcher, measure_batch
+from app.serving.batcher import Batcher
 from app.serving.budget import Admission, Budget
 from app.serving.metrics import Metrics
-from app.serving.queue import BatchLimits
 from app.settings import Settings
 from app.towers import Inputs, LoadedModel
 
 _log = logging.getLogger(__name__)
 
-# A batch that takes longer than this keeps a waiting query for too long; a larger one gains little.
-_BATCH_SECONDS = 0.1
-_SAMPLE_TEXT = "a photo of a dog that sleeps beside a bicycle"
-_SAMPLE_IMAGE_SIZE = (320, 240)
-_MOST_ITEMS = {"cpu": 32, "cuda": 256}
+# Bytes of UTF-8; more than any model reads of a text, and few enough to be decoded at once.
+_LONGEST_TEXT = 8 * 2**20
 
 
 class Service:
@@ -102,7 +96,6 @@ class Service:
     def _start(self, on_broken: Callable[[str], None]) -> tuple[LoadedModel, Batcher]:
         settings = self.settings
         model = self._load(settings)
-        device = "cuda" if settings.enable_cuda else "cpu"
         batcher = Batcher(
             width=model.width,
             max_waiting=settings.max_waiting_items,
@@ -111,26 +104,24 @@ class Service:
             metrics=self.metrics,
             on_broken=on_broken,
         )
-        texts = settings.text_batch or measure_batch(model.text, _SAMPLE_TEXT, _BATCH_SECONDS, _MOST_ITEMS[device])
-        images = settings.image_batch or measure_batch(
-            model.image, Image.new("RGB", _SAMPLE_IMAGE_SIZE), _BATCH_SECONDS, _MOST_ITEMS[device]
-        )
-        sample_tokens = len(model.text.processor(_SAMPLE_TEXT).get("input_ids", _SAMPLE_TEXT))
-        tokens = settings.text_batch_tokens or texts * sample_tokens
 
-        def prepare_image(text: str) -> Inputs:
+        def prepare_text(text: bytes) -> Inputs:
+            return model.text.processor(text[:_LONGEST_TEXT].decode(errors="ignore"))
+
+        def prepare_image(base64: bytes) -> Inputs:
+            text = base64.decode("latin-1")  # as many characters as bytes, whatever it is
             return model.image.processor(decode_image(text, settings.max_pixels, settings.legacy_images))
 
-        batcher.add_queue("texts", model.text, model.text.processor, BatchLimits(texts, tokens))
-        batcher.add_queue("images", model.image, prepare_image, BatchLimits(images, images))
+        batcher.add_queue("texts", model.text, prepare_text)
+        batcher.add_queue("images", model.image, prepare_image)
         batcher.start()
         _log.info(
             "ready: %s in %s, vectors of width %d, batches of %d texts (%d tokens) and %d images",
             model.engine,
             settings.precision,
             model.width,
-            texts,
-            tokens,
-            images,
+            model.text.limits.items,
+            model.text.limits.tokens,
+            model.image.limits.items,
         )
         return model, batcher

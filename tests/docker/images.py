@@ -14,7 +14,6 @@ import random
 import shlex
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.contract import check_contract
 from tests.support.hub import serve_hub
 from tests.support.server import free_port
 
@@ -106,12 +106,6 @@ def running(image: str, *options: str, address: str = "127.0.0.1") -> Iterator[C
         yield container
     finally:
         docker("rm", "-f", container.id)
-
-
-def check_contract(url: str) -> None:
-    script = ROOT / "tests" / "contract_check.py"
-    result = subprocess.run([sys.executable, str(script), url], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout
 
 
 @pytest.fixture(scope="module")

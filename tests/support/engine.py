@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.errors import EngineBroken, OutOfMemory
 from app.settings import Settings
-from app.towers import Inputs, LoadedModel, Tower, Vectors
+from app.towers import BatchLimits, Inputs, LoadedModel, Tower, Vectors
 
 WIDTH = 4
 
@@ -59,8 +59,10 @@ def prepare_image(image: Image.Image) -> Inputs:
 def fake_model(texts: FakeSession, images: FakeSession | None = None) -> Callable[[Settings], LoadedModel]:
     """A `load` for create_app."""
 
-    def load(_: Settings) -> LoadedModel:
-        image = Tower(prepare_image, images or FakeSession())
-        return LoadedModel(Tower(prepare_text, texts), image, WIDTH, {"a": 1}, "a test engine")
+    def load(settings: Settings) -> LoadedModel:
+        size, most = settings.text_batch or 32, settings.image_batch or 32
+        text = Tower(prepare_text, texts, BatchLimits(size, settings.text_batch_tokens or 10 * size))
+        image = Tower(prepare_image, images or FakeSession(), BatchLimits(most, most * 20))
+        return LoadedModel(text, image, WIDTH, {"a": 1}, "a test engine")
 
     return load

@@ -1,0 +1,29 @@
+"""Every kind of processor by the name that its description bears."""
+
+from pathlib import Path
+from typing import Any
+
+from app.processors.image import ImageProcessor
+from app.processors.patches import PatchProcessor
+from app.processors.text import TextProcessor
+from app.towers import Processor
+
+KINDS: dict[str, type[ImageProcessor | PatchProcessor | TextProcessor]] = {
+    "crop": ImageProcessor,
+    "patches": PatchProcessor,
+    "tokens": TextProcessor,
+}
+
+
+def describe(processor: Processor, folder: Path) -> dict[str, Any] | None:
+    """JSON for from_description(), files that belong to it in `folder`; None for a library's own processor."""
+    for kind, cls in KINDS.items():
+        if isinstance(processor, cls):
+            return {"kind": kind, **processor.describe(folder)}
+    return None
+
+
+def from_description(description: dict[str, Any], folder: Path) -> Processor:
+    """The processor that describe() described; raises KeyError for a kind that is not known here."""
+    fields = dict(description)
+    return KINDS[fields.pop("kind")].from_description(fields, folder)
