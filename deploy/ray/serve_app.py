@@ -27,10 +27,10 @@ from ray.serve.schema import LoggingConfig
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from app.__main__ import KEEP_ALIVE_SECONDS  # noqa: E402
 from app.errors import ConfigurationError, Unavailable  # noqa: E402
 from app.main import create_app  # noqa: E402
 from app.models.load import load_model  # noqa: E402
+from app.server import KEEP_ALIVE_SECONDS  # noqa: E402
 from app.settings import Settings, load_settings  # noqa: E402
 
 # The app refuses what is too much, as JSON that Weaviate can read; Serve would answer in plain text.
