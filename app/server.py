@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import logging
+import logging.config
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.main import create_app
 from app.serving.service import Service
@@ -24,7 +26,7 @@ _log = logging.getLogger(__name__)
 # Weaviate's client reuses idle connections for 90 s.
 KEEP_ALIVE_SECONDS = 120
 # What a cluster takes to send new connections elsewhere.
-_DRAIN_SECONDS_IN_A_CLUSTER = 5.0
+DRAIN_SECONDS_IN_A_CLUSTER = 5.0
 _CLOSE = (b"connection", b"close")
 _TICK = 0.05
 # glibc's mallopt(3): the number of heaps that threads share.
@@ -43,7 +45,7 @@ def drain_delay(settings: Settings) -> float:
     """Seconds after SIGTERM for which the port stays open."""
     if settings.drain_delay is not None:
         return settings.drain_delay
-    return _DRAIN_SECONDS_IN_A_CLUSTER if os.environ.get("KUBERNETES_SERVICE_HOST") else 0.0
+    return DRAIN_SECONDS_IN_A_CLUSTER if os.environ.get("KUBERNETES_SERVICE_HOST") else 0.0
 
 
 class Server(uvicorn.Server):
@@ -73,8 +75,10 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._asked_at is not None and not self._service.draining:
             self._begin_to_drain()
-        await super().on_tick(counter)
-        return self._asked_at is not None and (self._at_once or time.monotonic() >= self._asked_at + self._delay())
+        asked_otherwise = await super().on_tick(counter)
+        if self._asked_at is None:
+            return asked_otherwise
+        return self._at_once or time.monotonic() >= self._asked_at + self._delay()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the port, then each connection as soon as what has begun on it is answered."""
@@ -84,8 +88,7 @@ class Server(uvicorn.Server):
             server.close()
         for sock in sockets or []:
             sock.close()
-        assert self._asked_at is not None
-        deadline = self._asked_at + self._service.settings.grace_period
+        deadline = (self._asked_at or time.monotonic()) + self._service.settings.grace_period
         while self.server_state.connections and not self._at_once and time.monotonic() < deadline:
             for connection in self._connections():
                 if not _has_begun(connection):
@@ -125,10 +128,8 @@ def _has_begun(connection: Any) -> bool:
     return scope is not None and (cycle is None or cycle.scope is not scope)
 
 
-def serve(settings: Settings, sockets: list[socket.socket]) -> int:
-    """Serve on `sockets`, which listen already. Exit status: 0 after a clean stop, 1 after a failure."""
-    use_one_heap()
-    app = create_app(settings)
+def make_server(app: FastAPI) -> Server:
+    """The server of an app that create_app made."""
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
@@ -137,13 +138,21 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         access_log=False,
-        log_config=_LOGGING,
+        log_config=None,
         server_header=False,
     )
+    return Server(config, service)
+
+
+def serve(settings: Settings, sockets: list[socket.socket]) -> int:
+    """Serve on `sockets`, which listen already. Exit status: 0 after a clean stop, 1 after a failure."""
+    use_one_heap()
+    logging.config.dictConfig(_LOGGING)
     for sock in sockets:
         _log.info("listening on http://%s", shown(sock))
-    Server(config, service).run(sockets)
-    return 1 if service.failure else 0
+    app = create_app(settings)
+    make_server(app).run(sockets)
+    return 1 if app.state.service.failure else 0
 
 
 def use_one_heap() -> None:

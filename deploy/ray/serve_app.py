@@ -29,7 +29,6 @@ sys.path.insert(0, str(ROOT))
 
 from app.errors import ConfigurationError, Unavailable  # noqa: E402
 from app.main import create_app  # noqa: E402
-from app.models.load import load_model  # noqa: E402
 from app.server import KEEP_ALIVE_SECONDS  # noqa: E402
 from app.settings import Settings, load_settings  # noqa: E402
 
@@ -43,7 +42,7 @@ class Replica:
     """One server without its port."""
 
     def __init__(self, settings: Settings) -> None:
-        self._app = create_app(settings, load_model, on_failure=lambda: None)  # Serve ends it: see check_health
+        self._app = create_app(settings, on_failure=lambda: None)  # Serve ends it: see check_health
         self._service = self._app.state.service
 
     def __serve_build_asgi_app__(self) -> FastAPI:
