@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 BASE = "python:3.11-slim"
 MB = 1_000_000
-READY_SECONDS = 3.0
 TORCH_INDEX = os.environ.get("TORCH_INDEX")
 WITH_TORCHVISION = TORCH_INDEX != ""
 
@@ -92,6 +91,11 @@ class Container:
     def state(self, field: str) -> str:
         return docker("inspect", "-f", f"{{{{.State.{field}}}}}", self.id)
 
+    def compiles(self) -> bool:
+        """Whether it compiled the model at its start."""
+        result = subprocess.run([DOCKER, "logs", self.id], capture_output=True, text=True)
+        return "compiling the model" in result.stdout + result.stderr
+
     def find(self, *patterns: str) -> list[str]:
         """Files of the image whose name is like one of the patterns."""
         tests = " -o ".join(f"-iname '{pattern}'" for pattern in patterns)
@@ -146,7 +150,7 @@ def test_a_baked_image(baked: str) -> None:
             == []
         )
         model = docker("exec", container.id, "sh", "-c", "du -sb /app/models | cut -f1")
-        assert container.seconds_to_ready < READY_SECONDS
+        assert not container.compiles()
         assert size(baked) - size(BASE) - int(model) < 350 * MB
 
 
@@ -280,13 +284,14 @@ def test_two_lines_that_copy_a_model(custom: str, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(lines)
     with running(built("multi2vec-clip:copied", tmp_path)) as container:
         print(f"  ready {container.seconds_to_ready:.2f} s after docker run, compiling included")
+        assert container.compiles()
         check_contract(container.url)
         assert container.find("*nvidia*", "libcud*", "libcublas*") == []
     compiled = "RUN python -m app.models.compiled models/compiled\n"  # the third line of docs/operations.md
     (tmp_path / "Dockerfile").write_text(lines + compiled)
     with running(built("multi2vec-clip:copied", tmp_path)) as container:
         print(f"  ready {container.seconds_to_ready:.2f} s after docker run, compiled in the build")
-        assert container.seconds_to_ready < READY_SECONDS
+        assert not container.compiles()
 
 
 def test_your_own_model_without_torch(custom: str, tmp_path: Path) -> None:
@@ -327,7 +332,7 @@ def test_two_lines_that_bake_a_model(custom: str, hub: str, tmp_path: Path) -> N
     with running(built("multi2vec-clip:two-lines", tmp_path)) as container:
         print(f"\n{names} ./download.py: ready {container.seconds_to_ready:.2f} s after docker run")
         check_contract(container.url)
-        assert container.seconds_to_ready < READY_SECONDS
+        assert not container.compiles()
 
 
 def test_custom_writes_what_it_compiles_where_the_image_lets_it(custom: str, tmp_path: Path) -> None:
