@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from app.api import page
 from app.api.routes import router
 from app.api.status import add_error_handlers
 from app.models.load import load_model
@@ -23,11 +25,12 @@ def _terminate() -> None:
 
 def create_app(
     settings: Settings,
-    load: Callable[[Settings], LoadedModel] = load_model,
+    load: Callable[[Settings], LoadedModel] | None = None,
     on_failure: Callable[[], None] = _terminate,
 ) -> FastAPI:
-    """The application. `load` gives the model; `on_failure` ends a server that cannot answer any more."""
-    service = Service(settings, load, on_failure)
+    """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more."""
+    stopping = threading.Event()
+    service = Service(settings, load or load_model, on_failure, stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,5 +44,7 @@ def create_app(
     app = FastAPI(title="multi2vec-clip", lifespan=lifespan, redirect_slashes=False)
     app.state.service = service
     app.include_router(router)
+    if settings.enable_page:
+        app.include_router(page.router)
     add_error_handlers(app)
     return app

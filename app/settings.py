@@ -15,8 +15,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     models_dir: Path = Field(default=Path("models"), description="folder that holds the model folders")
-    host: str = Field(default="0.0.0.0", description="address to listen on")
+    host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: Literal["auto", "torch", "openvino"] = Field(
@@ -37,11 +38,21 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(
-        default=2**30, gt=0, description="most bytes of bodies in memory; beyond it requests get 503"
+        default=0, ge=0, description="most bytes of bodies in memory; 0 follows the container's memory"
     )
     max_waiting_items: int = Field(
-        default=10_000, gt=0, description="most items that wait; beyond it requests get 503"
+        default=0, ge=0, description="most items of all requests; 0 follows the container's memory, at most 10000"
     )
+    max_answer_bytes: int = Field(
+        default=0, ge=0, description="most bytes of answers in memory; 0 follows the container's memory"
+    )
+    max_picture_bytes: int = Field(
+        default=0, ge=0, description="most bytes of pictures being prepared; 0 follows the container's memory"
+    )
+    room_timeout: float = Field(
+        default=20.0, ge=0, description="seconds for which a request waits when the server is full; 0 refuses at once"
+    )
+    loading_timeout: float = Field(default=40.0, ge=0, description="seconds for which a request waits for the model")
     image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
     text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
     text_batch_tokens: int = Field(
@@ -52,8 +63,13 @@ class Settings(BaseSettings):
     compute_timeout: float = Field(
         default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
     )
+    drain_delay: float | None = Field(
+        default=None,
+        ge=0,
+        description="seconds after SIGTERM for which the port stays open; unset: 5 in a Kubernetes cluster, else 0",
+    )
     grace_period: float = Field(
-        default=30.0, ge=0, description="seconds in which accepted requests are finished after SIGTERM"
+        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are finished"
     )
 
 

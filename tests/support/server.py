@@ -2,19 +2,22 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
+from app.server import make_server
 from app.serving.service import Service
+from app.sockets import listen, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,16 +56,37 @@ def wait_for_ready(url: str, process: subprocess.Popen[str] | None = None) -> No
     raise AssertionError("not ready within 180 seconds")
 
 
+def wait_for_port(url: str) -> None:
+    """Returns once somebody listens."""
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    for _ in range(3000):
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, int(port)), 1).close()
+            return
+        time.sleep(0.01)
+    raise AssertionError("nobody listens within 30 seconds")
+
+
 class RunningApp:
     """An app served by uvicorn on a free port, in a thread of this process."""
 
     def __init__(self, app: FastAPI) -> None:
         self.failures: list[str] = []
         self.service: Service = app.state.service
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
-        self._thread = threading.Thread(target=self._server.run)
+        sockets = listen("127.0.0.1", 0)
+        self.url = f"http://{shown(sockets[0])}"
+        self.server = make_server(app)
+        self._thread = threading.Thread(target=self.server.run, args=(sockets,))
+
+    @contextlib.contextmanager
+    def served(self) -> Iterator[None]:
+        """On its port, whether ready or not."""
+        self._thread.start()
+        wait_for_port(self.url)
+        try:
+            yield
+        finally:
+            self.__exit__()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -75,9 +99,18 @@ class RunningApp:
         raise AssertionError("not ready")
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(20)
+        self.server.handle_exit(signal.SIGINT, None)
+        self.wait_for_end()
+
+    def wait_for_end(self, seconds: float = 20) -> None:
+        """Returns once the server has ended."""
+        self._thread.join(seconds)
         assert not self._thread.is_alive()
+
+    def used(self) -> dict[str, int]:
+        """What is taken of the budget."""
+        assert self.service.current is not None
+        return self.service.current.budget.used()
 
     def metric(self, name: str) -> float:
         """The sum of a counter over its labels."""
