@@ -15,20 +15,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     models_dir: Path = Field(default=Path("models"), description="folder that holds the model folders")
-    clip_model_name: str | None = Field(default=None, description="what download.py bakes for pictures")
-    text_model_name: str | None = Field(default=None, description="what download.py bakes for texts")
-    clip_model_type: str | None = Field(
-        default=None, description="openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name"
-    )
-    open_clip_model_name: str | None = Field(
-        default=None, description="OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL"
-    )
-    open_clip_pretrained: str | None = Field(default=None, description="its weights, by open_clip's name")
-    siglip_model_name: str | None = Field(default=None, description="SigLIP model that download.py bakes")
-    colpali_engine_model_name: str | None = Field(
-        default=None, description="ModernVBERT model that download.py bakes"
-    )
-    host: str = Field(default="0.0.0.0", description="address to listen on")
+    host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
@@ -77,8 +64,13 @@ class Settings(BaseSettings):
     compute_timeout: float = Field(
         default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
     )
+    drain_delay: float | None = Field(
+        default=None,
+        ge=0,
+        description="seconds after SIGTERM for which the port stays open; unset: 5 in a Kubernetes cluster, else 0",
+    )
     grace_period: float = Field(
-        default=30.0, ge=0, description="seconds in which accepted requests are finished after SIGTERM"
+        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are finished"
     )
 
 

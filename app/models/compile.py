@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 
 from app.engines import FileEngine
 from app.errors import CompilingFailed, ConfigurationError, Stopped
+from app.families.family import Family
 from app.families.folders import check_model, trust_remote_code
-from app.families.registry import Family, find_family
+from app.families.registry import find_family
 from app.models.engine import chosen_engine, chosen_precision
 from app.models.store import (
     Form,
@@ -123,11 +124,11 @@ def _compile_into(
             return  # another process was first
         _log.info("compiling the model in %s into %s; this happens once", form.precision, place)
         with being_written(place, form) as folder:
-            _in_process(settings, form, {type(family).__module__, type(engine).__module__}, folder, stop)
+            _in_process(settings, form, type(engine).__module__, folder, stop)
         remove_stale(place, form, shared=place.parent != settings.models_dir)
 
 
-def _in_process(settings: Settings, form: Form, modules: set[str], folder: Path, stop: threading.Event) -> None:
+def _in_process(settings: Settings, form: Form, module: str, folder: Path, stop: threading.Event) -> None:
     """Write the form into `folder`. The process ends with this one, or when `stop` is set."""
     environment = {**os.environ, "MODELS_DIR": str(settings.models_dir)}
     environment["TRUST_REMOTE_CODE"] = str(trust_remote_code(settings)).lower()
@@ -135,7 +136,7 @@ def _in_process(settings: Settings, form: Form, modules: set[str], folder: Path,
     environment["TQDM_DISABLE"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), environment.get("PYTHONPATH"))))
     command = [sys.executable, "-W", "ignore::FutureWarning", "-m", "app.models.convert", str(folder)]
-    command += ["--parent", str(os.getpid()), "--form", json.dumps(asdict(form)), "--import", *sorted(modules)]
+    command += ["--parent", str(os.getpid()), "--form", json.dumps(asdict(form)), "--import", module]
     process = subprocess.Popen(
         command,
         env=environment,

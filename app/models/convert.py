@@ -119,15 +119,14 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--form", type=json.loads, required=True)
-    parser.add_argument("--import", dest="modules", nargs="*", default=[], help="what registers further kinds")
+    parser.add_argument("--import", dest="module", required=True, help="the module that registers the engine")
     arguments = parser.parse_args()
     _end_with(arguments.parent)
     answer = os.dup(1)
     os.dup2(2, 1)  # libraries print what is for the log
     result: dict[str, str] = {}
     try:
-        for module in arguments.modules:
-            importlib.import_module(module)
+        importlib.import_module(arguments.module)
         form = Form(**arguments.form)
         engine = engine_named(form.engine)
         assert isinstance(engine, FileEngine)

@@ -7,8 +7,9 @@ from typing import Any
 
 from app.engines import ENGINES, FileEngine, ModuleEngine
 from app.errors import CompilingFailed, ConfigurationError
+from app.families.family import Family
 from app.families.folders import check_model, trust_remote_code
-from app.families.registry import Family, find_family
+from app.families.registry import find_family
 from app.models.batches import open_tower
 from app.models.compile import compiled_form
 from app.models.embed import common_width

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Stopped
+from app.families.family import Family
 from app.families.folders import content_files
-from app.families.registry import Family
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -197,10 +197,10 @@ def fingerprint(models_dir: Path, family: Family) -> str:
     were trained further differ in nearly all of their bytes.
     """
     whole = hashlib.sha256()
-    for name in family.folders:
-        for path in content_files(models_dir / name):
+    for folder in family.folders:
+        for path in content_files(models_dir / folder.name):
             size = path.stat().st_size
-            whole.update(f"{name}/{path.relative_to(models_dir / name)} {size}\n".encode(errors="surrogateescape"))
+            whole.update(f"{path.relative_to(models_dir).as_posix()} {size}\n".encode(errors="surrogateescape"))
             with path.open("rb") as file:
                 if size <= _READ_WHOLE:
                     whole.update(file.read())
