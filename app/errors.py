@@ -77,6 +77,8 @@ class UnsupportedPicture(InvalidRequest):
 class Unavailable(ServiceError):
     """The server cannot answer now; the same request may succeed later."""
 
+    cause = "unavailable"
+
 
 class Overloaded(Unavailable):
     """More waits than the server is set to hold."""

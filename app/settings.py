@@ -20,9 +20,7 @@ class Settings(BaseSettings):
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: str = Field(
-        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
-    )
+    engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
         description="of the computation; vectors are float32 always; default: as baked, else float32",

@@ -34,22 +34,24 @@ def _json_object(**properties: Any) -> dict[str, Any]:
 @router.post("/vectorize/", include_in_schema=False)
 async def vectorize(request: Request) -> Response:
     service = _service(request)
-    running = await service.running()
-    announced = request.headers.get("content-length", "")
-    with running.budget.admit(int(announced) if announced.isdigit() else None) as admission:
-        body = await read_body(request, admission, service.settings.body_timeout)
-        most_items = running.budget.most_items
-        if len(body) > _PARSED_AT_ONCE:
-            payload = await asyncio.to_thread(parse_request, body, most_items)
-        else:
-            payload = parse_request(body, most_items)
-        del body
-        await admission.take_items(len(payload.texts) + len(payload.images))
-        texts, images = await compute(request, running.batcher, payload)
-        if len(texts) + len(images) > ROWS_AT_ONCE:
-            content = await asyncio.to_thread(dump_response, texts, images)
-        else:
-            content = dump_response(texts, images)
+    with service.metrics.request_seconds.time():
+        running = await service.running()
+        announced = request.headers.get("content-length", "")
+        with running.budget.admit(int(announced) if announced.isdigit() else None) as admission:
+            body = await read_body(request, admission, service.settings.body_timeout)
+            most_items = running.budget.most_items
+            if len(body) > _PARSED_AT_ONCE:
+                payload = await asyncio.to_thread(parse_request, body, most_items)
+            else:
+                payload = parse_request(body, most_items)
+            service.metrics.bytes_in.inc(len(body))
+            del body
+            await admission.take_items(len(payload.texts) + len(payload.images))
+            texts, images = await compute(request, running.batcher, payload)
+            if len(texts) + len(images) > ROWS_AT_ONCE:
+                content = await asyncio.to_thread(dump_response, texts, images)
+            else:
+                content = dump_response(texts, images)
     service.metrics.responses.labels(200).inc()
     return _json(content)
 

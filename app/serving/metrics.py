@@ -1,5 +1,9 @@
 """What is counted, for Prometheus. docs/operations.md describes each in its table."""
 
+import os
+import time
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 50, 100)
@@ -47,9 +51,18 @@ class Metrics:
             "clip_left_seconds", "how long those had waited whose client left before the answer was there"
         )
         self.ready_seconds = gauge("clip_ready_seconds", "seconds from start to ready; 0 until then")
-        self.model = Info("clip_model", "what serves: model, family, engine, precision, version", registry=registry)
+        self.model = Info("clip_model", "what serves", registry=registry)
         ProcessCollector(registry=registry)
 
     def dump(self) -> bytes:
         """All counts in the text format of Prometheus."""
         return generate_latest(self._registry)
+
+
+def seconds_since_start(proc: Path = Path("/proc")) -> float:
+    """Seconds for which this process has run; 0 where the system does not tell."""
+    try:
+        started = int((proc / "self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, ValueError, AttributeError):
+        return 0.0

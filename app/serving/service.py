@@ -12,10 +12,11 @@ from typing import Any
 
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
+from app.models.engine import chosen_precision
 from app.processors.decode import decode_image
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
-from app.serving.metrics import Metrics
+from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.vector_cache import VectorCache
 from app.settings import Settings
 from app.towers import Inputs, LoadedModel
@@ -170,6 +171,9 @@ class Service:
         free = usable_memory() - resident_memory() - settings.vector_cache_bytes - _HEADROOM
         limits = limits_for(settings, free, model.width, threads)
         budget = Budget(limits, settings.room_timeout, lambda cause: self.metrics.refused.labels(cause).inc())
+        self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
+        self.metrics.model.info({"engine": model.engine, "precision": chosen_precision(settings)})
+        self.metrics.ready_seconds.set(seconds_since_start())
         _log.info(
             "ready: %s, vectors of width %d, batches of %d texts (%d tokens) and %d images; at once %s",
             model.engine,

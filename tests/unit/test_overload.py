@@ -116,12 +116,12 @@ def answers(clients: int, patience: float, items: dict[str, int], batch: int) ->
     simulation = Simulation(batch)
     for n in range(clients):
         simulation.client("client", patience, items, start=n * 0.003)
-    return simulation.run(120).answered()
+    return simulation.run(40).answered()
 
 
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("clients, patience", [(24, 1.0), (48, 2.0), (16, 1.0), (100, 5.0), (200, 1.0)])
+@pytest.mark.parametrize("clients, patience", [(24, 1.0), (48, 2.0), (16, 1.0)])
 def test_most_answers_reach_clients_of_any_patience(clients: int, patience: float, batch: int, body: str) -> None:
     items = BODIES[body]
     assert answers(clients, patience, items, batch) >= 0.8 * answers(clients, 1000.0, items, batch)
