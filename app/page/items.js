@@ -16,6 +16,8 @@ class Item {
   vector = null;
   ms = 0;
   error = "";
+  /** Whether the same request may well succeed later. */
+  mayRecover = false;
   #abort = null;
 
   /** Euclidean length of its vector. */
@@ -36,8 +38,10 @@ class Item {
       Object.assign(this, { state: "ready", vector, ms });
     } catch (error) {
       if (abort.signal.aborted) return;
-      const message = error instanceof RequestError ? error.message : `this went wrong: ${error.message}`;
-      Object.assign(this, { state: "failed", vector: null, error: message });
+      const known = error instanceof RequestError;
+      this.error = known ? error.message : `this went wrong: ${error.message}`;
+      this.mayRecover = !known || error.mayRecover;
+      Object.assign(this, { state: "failed", vector: null });
     }
     changed(this);
   }
@@ -126,6 +130,18 @@ export async function curl(item, server) {
   const start = `curl '${server.address("vectorize")}'${token} -H 'Content-Type: application/json'`;
   if (item.kind === "text") return `${start} -d '${body.replaceAll("'", String.raw`'\''`)}'`;
   return `${start} -d @- <<'END'\n${body}\nEND\n`;
+}
+
+/** Shows what is wrong with an item in `element`, or hides that. */
+export function showFault(element, item, again) {
+  element.hidden = item.state !== "failed";
+  if (element.hidden || element.dataset.message === item.error) return;
+  element.dataset.message = item.error;
+  element.replaceChildren(item.error);
+  if (!item.mayRecover) return;
+  const button = create("button", { type: "button" }, "Try again");
+  button.addEventListener("click", again);
+  element.append(button);
 }
 
 /** Takes as many as there is room for; says what was left out. */

@@ -12,6 +12,11 @@ export class RequestError extends Error {
     super(message);
     this.status = status;
   }
+
+  /** Whether the same request may well succeed later: it was not itself at fault. */
+  get mayRecover() {
+    return this.status === 0 || this.status === 401 || this.status === 408 || this.status === 429 || this.status >= 500;
+  }
 }
 
 /**
