@@ -235,7 +235,7 @@ export class Compare {
       column.element.classList.toggle("working", picture.state === "working");
       column.element.classList.toggle("failed", picture.state === "failed");
       column.remove.setAttribute("aria-label", `Remove ${picture.title}`);
-      if (picture.thumbnail && !column.shown) {
+      if (picture.thumbnail !== "" && !column.shown) {
         column.shown = picture.frame();
         column.frame.replaceWith(column.shown);
       }

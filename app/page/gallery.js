@@ -153,7 +153,7 @@ export class Gallery {
     tile.element.classList.toggle("failed", picture.state === "failed");
     tile.element.classList.toggle("top", known && isTop);
     tile.element.classList.toggle("query", picture === this.#query);
-    if (picture.thumbnail && !tile.shown) {
+    if (picture.thumbnail !== "" && !tile.shown) {
       tile.shown = true;
       tile.look.firstChild.replaceWith(picture.frame());
     }

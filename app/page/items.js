@@ -75,8 +75,8 @@ export class Text extends Item {
 
 export class Picture extends Item {
   kind = "picture";
-  /** Address of a thumbnail; null where the browser cannot show the file. */
-  thumbnail = null;
+  /** Address of a thumbnail; "" until there is one, null where the browser cannot show the file. */
+  thumbnail = "";
   #shown = new AbortController();
 
   constructor(file) {
@@ -109,8 +109,8 @@ export class Picture extends Item {
 
   /** Its thumbnail in a frame. */
   frame(className = "frame") {
-    const inside = this.thumbnail ? create("img", { src: this.thumbnail, alt: "" }) : this.kindOfFile;
-    return create("div", { className }, inside);
+    const seen = this.thumbnail ? create("img", { src: this.thumbnail, alt: "" }) : null;
+    return create("div", { className }, this.thumbnail === null ? this.kindOfFile : seen);
   }
 
   release() {

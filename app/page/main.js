@@ -21,13 +21,14 @@ let meta = null;
 server.addEventListener("state", ({ detail: { state, message } }) => {
   const pill = byId("state");
   pill.dataset.state = state;
-  setText(pill.firstElementChild, state === "waiting" && /loaded/.test(message) ? "The model is loading…" : message);
+  setText(pill.firstElementChild, message);
 });
 
 server.addEventListener("vector", ({ detail }) => setText(byId("width"), `${detail} numbers`));
 
 async function start() {
   byId("token-button").hidden = !server.hasToken;
+  await server.ready();
   try {
     meta = await server.meta();
   } catch (error) {

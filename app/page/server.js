@@ -4,6 +4,8 @@ import { Turns } from "./turns.js";
 
 const AT_ONCE = 4;
 const PATIENCE_MS = 120_000;
+const POLL_MS = 1000;
+const SILENT = "The server does not answer";
 const TOKEN_KEY = "multi2vec-clip token";
 
 /** What a request came to, in words that can stand at an item. */
@@ -50,7 +52,22 @@ export class Server extends EventTarget {
     return new URL(route, document.baseURI).href;
   }
 
-  /** The models' configuration; waits while the server loads. */
+  /** Returns once the server is ready, however long that takes; says meanwhile what it waits for. */
+  async ready() {
+    for (;;) {
+      try {
+        const response = await fetch(".well-known/ready", { cache: "no-store" });
+        if (response.ok) return;
+        const message = await reason(response);
+        this.#say("waiting", /loaded/.test(message) ? "The model is loading…" : message);
+      } catch {
+        this.#say("failed", SILENT);
+      }
+      await pause(POLL_MS);
+    }
+  }
+
+  /** The models' configuration. */
   async meta() {
     return (await this.#fetch("meta", {})).json();
   }
@@ -96,7 +113,7 @@ export class Server extends EventTarget {
         response = await fetch(route, { ...options, headers, cache: "no-store" });
       } catch (error) {
         if (error.name === "AbortError") throw error;
-        this.#say("failed", "The server does not answer");
+        this.#say("failed", SILENT);
         throw new RequestError("the server does not answer");
       }
       if (response.ok) {
