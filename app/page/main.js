@@ -1,7 +1,7 @@
 /** Puts the page together: state of the server, tabs, token, and pictures from wherever they come. */
 
 import { Compare } from "./compare.js";
-import { byId, create, setText, toast } from "./dom.js";
+import { byId, setText, toast } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { describe } from "./model.js";
 import { filesOf } from "./pictures.js";
@@ -36,9 +36,10 @@ async function start() {
     byId("state").dataset.state = "failed";
     return;
   }
-  const fact = ([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value));
-  byId("facts").prepend(...describe(meta).map(fact));
-  byId("facts").hidden = false;
+  const { name, pixels } = describe(meta);
+  setText(byId("model"), name);
+  setText(byId("pixels"), pixels);
+  byId("pixels").parentElement.hidden = !pixels;
   if (views.compare.isEmpty) await views.compare.addExamples(meta);
 }
 

@@ -13,18 +13,18 @@ const KINDS = {
 const SIZES = { 192: "Ti", 384: "S", 768: "B", 1024: "L", 1152: "So400m", 1280: "H", 1408: "g", 1664: "bigG" };
 
 /**
- * Names and values to show, at least one.
+ * The model's name, and the size to which it brings pictures.
  * @param {object} meta a pair {clip_model, text_model} of configurations, or one configuration
- * @returns {[string, string][]}
  */
 export function describe(meta) {
   const pictures = meta.clip_model ?? meta;
-  const texts = meta.text_model ?? null;
-  const facts = [["Model", nameOf(pictures)]];
-  if (texts && nameOf(texts) !== nameOf(pictures)) facts.push(["Texts", nameOf(texts)]);
+  const texts = meta.text_model ?? pictures;
   const vision = pictures.vision_config ?? pictures.vision_cfg ?? pictures.model_config?.vision_cfg ?? {};
-  if (vision.image_size) facts.push(["Pictures", `${vision.image_size} × ${vision.image_size} pixels`]);
-  return facts;
+  const names = new Set([nameOf(pictures), nameOf(texts)]);
+  return {
+    name: [...names].join(", texts by "),
+    pixels: vision.image_size ? `${vision.image_size} × ${vision.image_size} pixels` : "",
+  };
 }
 
 function nameOf(config) {

@@ -57,7 +57,8 @@ export class Server extends EventTarget {
     for (;;) {
       try {
         const response = await fetch(".well-known/ready", { cache: "no-store" });
-        if (response.ok) return;
+        // Any other answer comes from something before the server, which has to say that of the requests themselves.
+        if (response.status < 500) return;
         const message = await reason(response);
         this.#say("waiting", /loaded/.test(message) ? "The model is loading…" : message);
       } catch {
