@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import msgspec
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, TooLarge
 
 _PIECE = 128 * 1024
 _DEEPEST = 100
@@ -107,7 +107,7 @@ class _Parser:
                 raise InvalidRequest(f"{key}[{len(items)}]: expected a string, got {_name(first)}")
             self._items += 1
             if self._items > self._most_items:
-                raise InvalidRequest(f"the request has more than the {self._most_items} items allowed; split it")
+                raise TooLarge(f"the request has more than the {self._most_items} items allowed; split it")
             try:
                 item = self._string()
             except _BadString as error:

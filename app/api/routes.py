@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
 
 from app.api.body import read_body
@@ -35,16 +34,18 @@ def _json_object(**properties: Any) -> dict[str, Any]:
 @router.post("/vectorize/", include_in_schema=False)
 async def vectorize(request: Request) -> Response:
     service = _service(request)
-    _, batcher = service.require()
-    with service.admit() as admission:
+    running = await service.running()
+    announced = request.headers.get("content-length", "")
+    with running.budget.admit(int(announced) if announced.isdigit() else None) as admission:
         body = await read_body(request, admission, service.settings.body_timeout)
-        most_items = service.settings.max_waiting_items
+        most_items = running.budget.most_items
         if len(body) > _PARSED_AT_ONCE:
             payload = await asyncio.to_thread(parse_request, body, most_items)
         else:
             payload = parse_request(body, most_items)
         del body
-        texts, images = await compute(request, batcher, payload)
+        await admission.take_items(len(payload.texts) + len(payload.images))
+        texts, images = await compute(request, running.batcher, payload)
         if len(texts) + len(images) > ROWS_AT_ONCE:
             content = await asyncio.to_thread(dump_response, texts, images)
         else:
@@ -55,8 +56,7 @@ async def vectorize(request: Request) -> Response:
 
 @router.get("/meta")
 async def meta(request: Request) -> Response:
-    model, _ = _service(request).require()
-    return _json(orjson.dumps(model.meta))
+    return _json((await _service(request).running()).meta)
 
 
 @router.api_route("/.well-known/live", methods=["GET", "HEAD"], status_code=204)
@@ -66,7 +66,7 @@ async def live() -> Response:
 
 @router.api_route("/.well-known/ready", methods=["GET", "HEAD"], status_code=204)
 async def ready(request: Request) -> Response:
-    _service(request).require()
+    _service(request).check_ready()
     return Response(status_code=204)
 
 

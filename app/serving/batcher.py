@@ -124,7 +124,7 @@ class Batcher:
                     f"the request has {count} items, more than the {self._max_waiting} allowed; split it"
                 )
             if self._waiting + count > self._max_waiting:
-                self._metrics.refused.inc()
+                self._metrics.refused.labels("items").inc()
                 raise Overloaded(f"{self._waiting} items wait already; try again in a moment")
             self._count_waiting(count)
             for kind, each in requests.items():
