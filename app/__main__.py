@@ -8,6 +8,7 @@ from types import FrameType
 
 import uvicorn
 
+from app.api.protocol import protocol_for
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.serving.service import Service
@@ -77,7 +78,7 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=protocol_for(settings),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
         access_log=False,

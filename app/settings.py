@@ -71,7 +71,11 @@ class Settings(BaseSettings):
         default=0, ge=0, description="most tokens in a batch of texts, padding included; 0 follows TEXT_BATCH"
     )
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
+    header_timeout: float = Field(default=30.0, gt=0, description="seconds in which a request's head must arrive")
     body_timeout: float = Field(default=60.0, gt=0, description="seconds in which a body must arrive")
+    write_timeout: float = Field(
+        default=60.0, gt=0, description="seconds in which a client must take each MiB or so of its answer"
+    )
     compute_timeout: float = Field(
         default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
     )

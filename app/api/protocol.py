@@ -5,6 +5,7 @@ answer that nobody reads ends the connection, and what follows a valid request c
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -15,6 +16,8 @@ from uvicorn import Config
 from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
+
+from app.settings import Settings
 
 _MOST_URL_BYTES = 8 * 1024
 _MOST_HEAD_BYTES = 64 * 1024
@@ -46,8 +49,8 @@ class HttpProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        header_timeout: float = 30.0,
-        write_timeout: float = 60.0,
+        header_timeout: float,
+        write_timeout: float,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._header_timeout = header_timeout
@@ -270,6 +273,14 @@ class HttpProtocol(HttpToolsProtocol):
     def _stop(self, name: str) -> None:
         if timer := self._timers.pop(name, None):
             timer.cancel()
+
+
+def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
+    """What uvicorn makes a connection's protocol with."""
+    return cast(
+        type[asyncio.Protocol],
+        functools.partial(HttpProtocol, header_timeout=settings.header_timeout, write_timeout=settings.write_timeout),
+    )
 
 
 def _status_of(error: httptools.HttpParserError) -> tuple[int, str]:

@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.protocol import protocol_for
 from app.serving.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +74,9 @@ class RunningApp:
         self.service: Service = app.state.service
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, port=port, log_level="critical", http=protocol_for(self.service.settings))
+        )
         self._thread = threading.Thread(target=self._server.run)
 
     @contextlib.contextmanager
