@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: Literal["auto", "torch", "openvino"] = Field(
