@@ -218,7 +218,11 @@ class HttpProtocol(HttpToolsProtocol):
                     cycle.keep_alive = False
                 await send(message)
 
-            await app(scope, receive, send_with_close)
+            try:
+                await app(scope, receive, send_with_close)
+            except asyncio.CancelledError:  # the server stops; a closed connection says so best
+                cycle.disconnected = True
+                self.transport.close()
 
         self._running = cycle
         cycle.transport = cast(asyncio.Transport, self)

@@ -69,14 +69,14 @@ def wait_for_port(url: str) -> None:
 class RunningApp:
     """An app served by uvicorn on a free port, in a thread of this process."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, keep_alive: float = 5) -> None:
         self.failures: list[str] = []
         self.service: Service = app.state.service
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._server = uvicorn.Server(
-            uvicorn.Config(app, port=port, log_level="critical", http=protocol_for(self.service.settings))
-        )
+        http = protocol_for(self.service.settings)
+        config = uvicorn.Config(app, port=port, log_level="critical", http=http, timeout_keep_alive=keep_alive)
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
 
     @contextlib.contextmanager
