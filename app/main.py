@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -25,11 +26,12 @@ def _terminate() -> None:
 
 def create_app(
     settings: Settings,
-    load: Callable[[Settings], LoadedModel] = load_model,
+    load: Callable[[Settings], LoadedModel] | None = None,
     on_failure: Callable[[], None] = _terminate,
 ) -> FastAPI:
-    """The application. `load` gives the model; `on_failure` ends a server that cannot answer any more."""
-    service = Service(settings, load, on_failure)
+    """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more."""
+    stopping = threading.Event()
+    service = Service(settings, load or load_model, on_failure, stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     colpali_engine_model_name: str | None = Field(
         default=None, description="ModernVBERT model that download.py bakes"
     )
-    host: str = Field(default="0.0.0.0", description="address to listen on")
+    host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
     api_token: SecretStr | None = Field(
@@ -83,8 +83,13 @@ class Settings(BaseSettings):
     compute_timeout: float = Field(
         default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
     )
+    drain_delay: float | None = Field(
+        default=None,
+        ge=0,
+        description="seconds after SIGTERM for which the port stays open; unset: 5 in a Kubernetes cluster, else 0",
+    )
     grace_period: float = Field(
-        default=30.0, ge=0, description="seconds in which accepted requests are finished after SIGTERM"
+        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are finished"
     )
 
 

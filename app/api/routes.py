@@ -105,7 +105,7 @@ async def compute(running: Running, admission: Admission, payload: VectorizeRequ
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; it is cancelled, and ClientGone raised, if the client leaves. Call it once the body is read."""
+    """What `work` gives; it is cancelled, and ClientGone raised, if the client leaves. Call it after the body."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_wait_for_disconnect(request))
     try:

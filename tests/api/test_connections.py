@@ -274,7 +274,7 @@ def test_a_head_that_drips_is_not_waited_for(impatient: str) -> None:
 
 
 def test_silent_connections_are_closed() -> None:
-    running = RunningApp(create_app(Settings(**LIMITS), fake_model(FakeSession())), keep_alive=0.3)
+    running = RunningApp(create_app(Settings(**LIMITS), fake_model(FakeSession())), keep_alive=1)
     with running, connect(running.url) as silent, connect(running.url) as once, connect(running.url) as blank:
         once.sendall(post())
         assert read_answer(once)[0] == 200
