@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import EngineBroken, OutOfMemory, ServiceError, Unavailable
+from app.errors import EngineBroken, OutOfMemory, ServiceError, Unavailable, describe_unforeseen
 from app.processors.padding import collate
 from app.serving.lane import Request
 from app.serving.metrics import Metrics
@@ -178,7 +178,7 @@ class Batcher:
             while step():
                 pass
         except BaseException as error:  # a thread that ended unseen would leave requests waiting for ever
-            _log.critical("a worker thread failed", exc_info=error)
+            _log.critical("a worker thread failed: %s", describe_unforeseen(error))
             self.give_up(f"a worker thread failed ({type(error).__name__}); the server's log says why")
 
     def _prepare_item(self) -> bool:
@@ -273,7 +273,7 @@ def _told(cause: BaseException, logged: str, told: str) -> ServiceError:
         return cause
     if isinstance(cause, MemoryError):
         return OutOfMemory("does not fit into memory now; send it smaller, or try again")
-    _log.error("%s", logged, exc_info=cause)
+    _log.error("%s: %s", logged, describe_unforeseen(cause))
     return ServiceError(f"{told}; the server's log says why")
 
 

@@ -54,6 +54,11 @@ class Metrics:
         self.model = Info("clip_model", "what serves", registry=registry)
         ProcessCollector(registry=registry)
 
+    def count_answer(self, path: str, status: int) -> None:
+        """Count an answer, if it is one to POST /vectorize."""
+        if path == "/vectorize":
+            self.responses.labels(status).inc()
+
     def dump(self) -> bytes:
         """All counts in the text format of Prometheus."""
         return generate_latest(self._registry)
