@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app.api import page
+from app.api.entry import Entry
 from app.api.routes import router
 from app.api.status import add_error_handlers
 from app.models.load import load_model
@@ -30,7 +32,7 @@ def create_app(
 ) -> FastAPI:
     """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more."""
     stopping = threading.Event()
-    service = Service(settings, load or load_model, on_failure, stopping)
+    service = Service(settings, load or functools.partial(load_model, stop=stopping), on_failure, stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,4 +49,6 @@ def create_app(
     if settings.enable_page:
         app.include_router(page.router)
     add_error_handlers(app)
+    token = settings.api_token.get_secret_value().strip() if settings.api_token else None
+    app.add_middleware(Entry, token=token, count=service.metrics.count_answer)
     return app

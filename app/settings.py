@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
@@ -18,16 +18,18 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
+    api_token: SecretStr | None = Field(
+        default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
+    )
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: Literal["auto", "torch", "openvino"] = Field(
-        default="auto", description="auto: torch on a GPU, OpenVINO on a CPU"
-    )
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
-        default="float32", description="of the computation; vectors are float32 always"
+    engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
+    precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
+        default=None,
+        description="of the computation; vectors are float32 always; default: as baked, else float32",
     )
     cache_dir: Path = Field(
-        default=Path("~/.cache/multi2vec-clip").expanduser(),
+        default=Path("~/.cache/multi2vec-clip"),
         description="where a compiled model is kept if MODELS_DIR is not writable",
     )
     trust_remote_code: bool = Field(default=False, description="execute code from the model folder")
@@ -53,13 +55,20 @@ class Settings(BaseSettings):
         default=20.0, ge=0, description="seconds for which a request waits when the server is full; 0 refuses at once"
     )
     loading_timeout: float = Field(default=40.0, ge=0, description="seconds for which a request waits for the model")
+    vector_cache_bytes: int = Field(
+        default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
+    )
     image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
     text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
     text_batch_tokens: int = Field(
         default=0, ge=0, description="most tokens in a batch of texts, padding included; 0 follows TEXT_BATCH"
     )
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
+    header_timeout: float = Field(default=30.0, gt=0, description="seconds in which a request's head must arrive")
     body_timeout: float = Field(default=60.0, gt=0, description="seconds in which a body must arrive")
+    write_timeout: float = Field(
+        default=60.0, gt=0, description="seconds in which a client must take each MiB or so of its answer"
+    )
     compute_timeout: float = Field(
         default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
     )

@@ -84,6 +84,11 @@ def _verify(models_dir: Path, compile_towers: bool) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
     find_family(models_dir)
     settings = Settings(models_dir=models_dir, engine="auto" if compile_towers else "torch", enable_cuda=False)
+    precision = models_dir / "precision"
+    if settings.precision is None:
+        precision.unlink(missing_ok=True)
+    else:
+        precision.write_text(settings.precision, encoding="utf-8")
     model = load_model(settings)
     compiled = any(models_dir.glob("compiled/*/manifest.json"))
     print(f"{model.engine}, vectors of width {model.width}{', compiled' if compiled else ''}")
