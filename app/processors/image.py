@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from app.processors.decode import Decoded
+from app.processors.resize import Span, resize_part, upright_size
 from app.towers import Inputs
-
-# A resized picture above this many pixels is never made whole: only its crop is computed.
-_MOST_RESIZED_PIXELS = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class ImageProcessor:
     """Resize and centre-crop as the CLIP image processors of transformers do with Pillow.
 
     `shortest_edge` keeps the aspect ratio; without it the picture is resized to `height` x `width`.
-    The pixels stay uint8: the engine computes (pixel * scale - mean) / std. TorchTower a pixel left of the crop is
+    The pixels stay uint8: the engine computes (pixel * scale - mean) / std. Half a pixel left of the crop is
     rounded down, with `crop_to_even` to the even pixel, as torchvision's CenterCrop does.
     """
 
@@ -70,24 +69,28 @@ class ImageProcessor:
         return cls(**{**description, "mean": mean, "std": std})
 
     def __call__(self, image: Image.Image) -> Inputs:
-        """RGB picture to {"pixels": uint8 (height, width, 3)}."""
-        size = self._resized_size(image.width, image.height)
-        left, top = self._start(size[0] - self.width), self._start(size[1] - self.height)
-        if size[0] * size[1] <= _MOST_RESIZED_PIXELS:
-            image = image.resize(size, self.resample)
-            image = image.crop((left, top, left + self.width, top + self.height))
-        else:
-            across, down = image.width / size[0], image.height / size[1]
-            right = min(image.width, (left + self.width) * across)
-            bottom = min(image.height, (top + self.height) * down)
-            box = (left * across, top * down, right, bottom)
-            image = image.resize((self.width, self.height), self.resample, box=box)
-        return {"pixels": np.asarray(image)}
+        """Upright RGB picture to {"pixels": uint8 (height, width, 3)}."""
+        return self.prepare(Decoded(image, image.size))
+
+    def prepare(self, picture: Decoded, fast: bool = False) -> Inputs:
+        """The same from a picture as it is stored, of which only the crop is resized (see resize_part)."""
+        width, height = upright_size(picture)
+        resized_width, resized_height = self.resized_size(width, height)
+        across = self._span(width, resized_width, self.width)
+        down = self._span(height, resized_height, self.height)
+        crop = resize_part(picture, across, down, (self.width, self.height), self.resample, fast)
+        return {"pixels": np.asarray(crop)}
+
+    def _span(self, length: int, resized: int, cropped: int) -> Span:
+        """The part of an axis of the picture that is left when `cropped` of its `resized` pixels are."""
+        start = self._start(resized - cropped)
+        return start * length / resized, (start + cropped) * length / resized
 
     def _start(self, surplus: int) -> int:
         return round(surplus / 2) if self.crop_to_even else surplus // 2
 
-    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height to which an upright picture is resized before it is cropped."""
         edge = self.shortest_edge
         if edge is None:
             return self.width, self.height
