@@ -7,7 +7,7 @@ PINS := requirements.txt $(wildcard requirements/*.txt)
 # What serving a compiled model needs; all that development needs holds it too.
 SERVING := $(or $(wildcard $(VENV)/.installed),$(VENV)/.serving)
 
-.PHONY: setup demo demo-compiled serve unit test lint bench constraints wheels docker-test ray-test
+.PHONY: setup demo demo-compiled serve unit test browser lint bench constraints wheels docker-test ray-test
 
 setup: $(VENV)/.installed
 
@@ -44,9 +44,13 @@ serve: setup
 unit: setup
 	$(BIN)/python -m pytest -q tests/unit
 
-test: setup $(VENV)/.families
+test: setup browser $(VENV)/.families
 	$(BIN)/python -m pytest -q
 	$$(cat $(VENV)/.families) -m pytest -q tests/more_families
+
+# The page is tested in Debian's Chromium, behind Debian's nginx.
+browser:
+	tests/page/install.sh
 
 lint: setup
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         service = self._service
-        over = service.in_flight == 0 or time.monotonic() > self._deadline
+        over = not self.server_state.tasks or time.monotonic() > self._deadline
         if service.draining and over:
             self.should_exit = True
         return await super().on_tick(counter)

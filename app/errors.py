@@ -17,7 +17,11 @@ class BodyTimeout(InvalidRequest):
     """The body did not arrive in time."""
 
 
-class BodyTooLarge(InvalidRequest):
+class TooLarge(InvalidRequest):
+    """The request can never be taken, however little else there is to do."""
+
+
+class BodyTooLarge(TooLarge):
     """The body can never be taken."""
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from app.api import page
 from app.api.routes import router
 from app.api.status import add_error_handlers
 from app.models.load import load_model
@@ -41,5 +42,7 @@ def create_app(
     app = FastAPI(title="multi2vec-clip", lifespan=lifespan, redirect_slashes=False)
     app.state.service = service
     app.include_router(router)
+    if settings.enable_page:
+        app.include_router(page.router)
     add_error_handlers(app)
     return app

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="0.0.0.0", description="address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
+    enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: Literal["auto", "torch", "openvino"] = Field(
@@ -53,11 +54,21 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(
-        default=2**30, gt=0, description="most bytes of bodies in memory; beyond it requests get 503"
+        default=0, ge=0, description="most bytes of bodies in memory; 0 follows the container's memory"
     )
     max_waiting_items: int = Field(
-        default=10_000, gt=0, description="most items that wait; beyond it requests get 503"
+        default=0, ge=0, description="most items of all requests; 0 follows the container's memory, at most 10000"
     )
+    max_answer_bytes: int = Field(
+        default=0, ge=0, description="most bytes of answers in memory; 0 follows the container's memory"
+    )
+    max_picture_bytes: int = Field(
+        default=0, ge=0, description="most bytes of pictures being prepared; 0 follows the container's memory"
+    )
+    room_timeout: float = Field(
+        default=20.0, ge=0, description="seconds for which a request waits when the server is full; 0 refuses at once"
+    )
+    loading_timeout: float = Field(default=40.0, ge=0, description="seconds for which a request waits for the model")
     image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
     text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
     text_batch_tokens: int = Field(

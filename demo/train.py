@@ -111,7 +111,9 @@ def build_model(tokenizer: CLIPTokenizerFast) -> CLIPModel:
         "num_attention_heads": 4,
         "projection_dim": 64,
     }
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+    # The name is for people: it is shown on the server's page.
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=64, model_name="coloured-shapes")
+    model = CLIPModel(config)
     positions = model.vision_model.embeddings.position_embedding.weight
     with torch.no_grad():
         positions[1:] = sine_positions(IMAGE_SIZE // PATCH_SIZE, positions.shape[1])

@@ -13,16 +13,12 @@ async def read_body(request: Request, admission: Admission, seconds: float) -> b
 
     Raises BodyTooLarge, Overloaded or BodyTimeout.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit():
-        admission.grow(int(announced))
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
+                await admission.grow_body(len(chunk))
                 body += chunk
-                if len(body) > admission.size:
-                    admission.grow(len(body) - admission.size)
     except TimeoutError as error:
         raise BodyTimeout(f"the body did not arrive within {seconds:g} s") from error
     return body

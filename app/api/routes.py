@@ -3,17 +3,19 @@
 import asyncio
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
 
 from app.api.body import read_body
-from app.api.schemas import ROWS_AT_ONCE, VectorizeRequest, dump_response, parse_request
+from app.api.parse import VectorizeRequest, parse_request
+from app.api.schemas import ROWS_AT_ONCE, dump_response
 from app.errors import ClientGone
 from app.serving.batcher import Batcher
 from app.serving.service import Service
 from app.towers import Vectors
 
 router = APIRouter()
+# A body of more bytes is parsed off the event loop.
+_PARSED_AT_ONCE = 64 * 1024
 _STRINGS = {"type": ["array", "null"], "items": {"type": "string"}}
 _VECTORS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
 
@@ -32,12 +34,18 @@ def _json_object(**properties: Any) -> dict[str, Any]:
 @router.post("/vectorize/", include_in_schema=False)
 async def vectorize(request: Request) -> Response:
     service = _service(request)
-    _, batcher = service.require()
-    with service.admit() as admission:
+    running = await service.running()
+    announced = request.headers.get("content-length", "")
+    with running.budget.admit(int(announced) if announced.isdigit() else None) as admission:
         body = await read_body(request, admission, service.settings.body_timeout)
-        payload = parse_request(body)
+        most_items = running.budget.most_items
+        if len(body) > _PARSED_AT_ONCE:
+            payload = await asyncio.to_thread(parse_request, body, most_items)
+        else:
+            payload = parse_request(body, most_items)
         del body
-        texts, images = await compute(request, batcher, payload)
+        await admission.take_items(len(payload.texts) + len(payload.images))
+        texts, images = await compute(request, running.batcher, payload)
         if len(texts) + len(images) > ROWS_AT_ONCE:
             content = await asyncio.to_thread(dump_response, texts, images)
         else:
@@ -48,8 +56,7 @@ async def vectorize(request: Request) -> Response:
 
 @router.get("/meta")
 async def meta(request: Request) -> Response:
-    model, _ = _service(request).require()
-    return _json(orjson.dumps(model.meta))
+    return _json((await _service(request).running()).meta)
 
 
 @router.api_route("/.well-known/live", methods=["GET", "HEAD"], status_code=204)
@@ -59,7 +66,7 @@ async def live() -> Response:
 
 @router.api_route("/.well-known/ready", methods=["GET", "HEAD"], status_code=204)
 async def ready(request: Request) -> Response:
-    _service(request).require()
+    _service(request).check_ready()
     return Response(status_code=204)
 
 
@@ -70,7 +77,7 @@ async def metrics(request: Request) -> Response:
 
 async def compute(request: Request, batcher: Batcher, payload: VectorizeRequest) -> tuple[Vectors, Vectors]:
     """The vectors; raises ClientGone, and drops what was not yet computed, if the client leaves."""
-    work = asyncio.ensure_future(batcher.vectorize(payload.texts or [], payload.images or []))
+    work = asyncio.ensure_future(batcher.vectorize(payload.texts, payload.images))
     gone = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)

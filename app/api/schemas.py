@@ -1,33 +1,10 @@
-"""Request and response of POST /vectorize: JSON in, JSON out."""
+"""The response of POST /vectorize: JSON straight from the arrays."""
 
-import msgspec
 import orjson
 
-from app.errors import InvalidRequest
 from app.towers import Vectors
 
 ROWS_AT_ONCE = 64
-
-
-class VectorizeRequest(msgspec.Struct):
-    """Body of POST /vectorize. Images are base64."""
-
-    texts: list[str] | None = None
-    images: list[str] | None = None
-
-
-_decoder = msgspec.json.Decoder(VectorizeRequest)
-
-
-def parse_request(body: bytes | bytearray) -> VectorizeRequest:
-    """Parse a request body; raises InvalidRequest that names the item."""
-    try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        message = str(error).replace("$.", "").replace(" - at `$`", "")
-        raise InvalidRequest(f"the request does not fit: {message}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from error
 
 
 def dump_response(texts: Vectors, images: Vectors) -> bytes:

@@ -9,10 +9,10 @@ from starlette.exceptions import HTTPException
 
 from app.errors import (
     BodyTimeout,
-    BodyTooLarge,
     ClientGone,
     InvalidRequest,
     ServiceError,
+    TooLarge,
     Unavailable,
 )
 from app.serving.service import Service
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 # The first that fits counts.
 _STATUS: tuple[tuple[type[ServiceError], int], ...] = (
     (BodyTimeout, 408),
-    (BodyTooLarge, 413),
+    (TooLarge, 413),
     (InvalidRequest, 422),
     (ClientGone, 499),
     (Unavailable, 503),

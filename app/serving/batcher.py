@@ -62,7 +62,7 @@ class Batcher:
             for i in range(count)
         ]
 
-    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[str], Inputs]) -> None:
+    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs]) -> None:
         """Take items of a kind ("texts", "images"); call before start()."""
         self._queues[kind] = ItemQueue(kind, tower, prepare, tower.limits, max_ready=4 * tower.limits.items)
 
@@ -84,9 +84,10 @@ class Batcher:
             oldest = min(self._running_since.values(), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
-    async def vectorize(self, texts: list[str], images: list[str]) -> tuple[Vectors, Vectors]:
+    async def vectorize(self, texts: list[bytes], images: list[bytes]) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
 
+        Items are UTF-8: decoded they may take four times as much, so that waits until their turn.
         Raises InvalidRequest that names the first item at fault, Overloaded at once when too much
         waits. A cancelled call drops what was not yet computed.
         """
@@ -101,8 +102,8 @@ class Batcher:
                     self._end(self._queues[kind], each)
         return requests["texts"].rows, requests["images"].rows
 
-    def _make_request(self, raw: list[str]) -> QueuedRequest:
-        positions: dict[str, list[int]] = {}
+    def _make_request(self, raw: list[bytes]) -> QueuedRequest:
+        positions: dict[bytes, list[int]] = {}
         for position, item in enumerate(raw):
             positions.setdefault(item, []).append(position)
         rows = np.empty((len(raw), self._width), np.float32)
@@ -123,7 +124,7 @@ class Batcher:
                     f"the request has {count} items, more than the {self._max_waiting} allowed; split it"
                 )
             if self._waiting + count > self._max_waiting:
-                self._metrics.refused.inc()
+                self._metrics.refused.labels("items").inc()
                 raise Overloaded(f"{self._waiting} items wait already; try again in a moment")
             self._count_waiting(count)
             for kind, each in requests.items():
@@ -172,7 +173,7 @@ class Batcher:
                 self._ready_or_stop.notify()
                 self._raw_or_stop.notify()
 
-    def _wait_for_raw(self) -> tuple[ItemQueue, QueuedItem, str] | None:
+    def _wait_for_raw(self) -> tuple[ItemQueue, QueuedItem, bytes] | None:
         with self._lock:
             while not self._stopped:
                 # Texts first: they cost next to nothing to prepare.

@@ -18,7 +18,9 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
-        self.refused = Counter("clip_requests_refused", "requests refused for load", registry=registry)
+        self.refused = Counter(
+            "clip_requests_refused", "requests refused, by what there was no room for", ["cause"], registry=registry
+        )
         self.waiting = Gauge("clip_items_waiting", "items accepted and not yet computed", registry=registry)
         self.batch_items = Histogram(
             "clip_batch_items", "items in a batch", ["kind"], registry=registry, buckets=_ITEMS

@@ -22,7 +22,7 @@ _MOST_PADDING = 0.25
 class QueuedRequest:
     """The items of one kind in one request; identical items are one item with several positions."""
 
-    raw: list[str]
+    raw: list[bytes]
     positions: list[list[int]]
     rows: Vectors
     future: asyncio.Future[None]
@@ -44,7 +44,7 @@ class ItemQueue:
     """The waiting items of one kind. Guarded by the batcher's lock."""
 
     def __init__(
-        self, kind: str, tower: Tower, prepare: Callable[[str], Inputs], limits: BatchLimits, max_ready: int
+        self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs], limits: BatchLimits, max_ready: int
     ) -> None:
         self.kind = kind
         self.tower = tower

@@ -1,20 +1,43 @@
 """Loading, ready, draining or failed: the one owner of that state."""
 
 import asyncio
+import concurrent.futures
+import contextlib
+import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from app.cgroup import usable_cpus
+from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
 from app.processors.decode import decode_image
 from app.serving.batcher import Batcher
-from app.serving.budget import Admission, Budget
+from app.serving.budget import Budget, limits_for
 from app.serving.metrics import Metrics
 from app.settings import Settings
 from app.towers import Inputs, LoadedModel
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+# Bytes of UTF-8; more than any model reads of a text, and few enough to be decoded at once.
+_LONGEST_TEXT = 8 * 2**20
+
+
+# What the interpreter and the libraries take beside the model and the budget, while they work.
+_HEADROOM = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Running:
+    """A loaded model and what serves it. `meta` is what GET /meta reports, as JSON."""
+
+    model: LoadedModel
+    batcher: Batcher
+    budget: Budget
+    meta: bytes
 
 
 class Service:
@@ -27,33 +50,33 @@ class Service:
         self.metrics = Metrics()
         self.failure: str | None = None
         self.draining = False
-        self.in_flight = 0
-        self.budget = Budget(settings)
         self._load = load
         self._on_failure = on_failure
-        self._model: LoadedModel | None = None
-        self._batcher: Batcher | None = None
+        self.current: Running | None = None
+        self._settled = asyncio.Event()
 
-    def require(self) -> tuple[LoadedModel, Batcher]:
-        """Model and batcher; raises Unavailable while loading, while draining and after a failure."""
+    def check_ready(self) -> None:
+        """Raises Unavailable while loading, while draining and after a failure."""
         if self.failure is not None:
             raise Unavailable(self.failure)
         if self.draining:
             raise Unavailable("the server is shutting down")
-        if self._model is None or self._batcher is None:
+        if self.current is None:
             raise Unavailable("the model is being loaded; try again in a moment")
-        return self._model, self._batcher
 
-    @contextmanager
-    def admit(self) -> Iterator[Admission]:
-        """A request that will be answered before the server stops."""
-        admission = Admission(self.budget)
-        self.in_flight += 1
-        try:
-            yield admission
-        finally:
-            self.in_flight -= 1
-            admission.release()
+    async def running(self) -> Running:
+        """What serves a request, also while the server drains; waits for a model that is being loaded.
+
+        Raises Unavailable with the cause if that fails or takes longer than `loading_timeout`.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.loading_timeout):
+                await self._settled.wait()
+        if self.failure is not None:
+            raise Unavailable(self.failure)
+        if self.current is None:
+            raise Unavailable("the model is still being loaded; try again later")
+        return self.current
 
     async def run(self) -> None:
         """Load the model off the event loop, then watch the device until cancelled."""
@@ -63,15 +86,18 @@ class Service:
             loop.call_soon_threadsafe(self.fail, message)
 
         try:
-            self._model, batcher = await asyncio.to_thread(self._start, on_broken)
-            self._batcher = batcher
+            self.current = running = await _on_a_thread(lambda: self._start(on_broken))
+            self._settled.set()
         except ServiceError as error:
             self.fail(str(error))
             return
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # a native library's panic is no Exception
             _log.error("cannot load the model", exc_info=error)
             self.fail(f"cannot load the model: {error}")
             return
+        batcher = running.batcher
         limit = self.settings.compute_timeout
         while True:
             await asyncio.sleep(min(1.0, limit / 4))
@@ -83,38 +109,74 @@ class Service:
         """Say it once, turn ready to 503 and end the server."""
         if self.failure is None:
             self.failure = message
+            self._settled.set()
             _log.critical("%s", message)
             self._on_failure()
 
     def stop(self) -> None:
-        if self._batcher is not None:
-            self._batcher.stop()
+        """End the threads; what still waits fails."""
+        if self.current is not None:
+            self.current.batcher.stop()
 
-    def _start(self, on_broken: Callable[[str], None]) -> tuple[LoadedModel, Batcher]:
+    def _start(self, on_broken: Callable[[str], None]) -> Running:
         settings = self.settings
+        threads = settings.threads or usable_cpus()
         model = self._load(settings)
         batcher = Batcher(
             width=model.width,
-            max_waiting=settings.max_waiting_items,
-            preparing_threads=settings.threads or usable_cpus(),
+            max_waiting=settings.max_waiting_items or 10_000,
+            preparing_threads=threads,
             device_threads=2 if settings.enable_cuda else 1,
             metrics=self.metrics,
             on_broken=on_broken,
         )
 
-        def prepare_image(text: str) -> Inputs:
+        def prepare_text(text: bytes) -> Inputs:
+            return model.text.processor(text[:_LONGEST_TEXT].decode(errors="ignore"))
+
+        def prepare_image(base64: bytes) -> Inputs:
+            text = base64.decode("latin-1")  # as many characters as bytes, whatever it is
             return model.image.processor(decode_image(text, settings.max_pixels, settings.legacy_images))
 
-        batcher.add_queue("texts", model.text, model.text.processor)
+        batcher.add_queue("texts", model.text, prepare_text)
         batcher.add_queue("images", model.image, prepare_image)
         batcher.start()
+        free = usable_memory() - resident_memory() - _HEADROOM
+        limits = limits_for(settings, free, model.width, threads)
+        budget = Budget(limits, settings.room_timeout, lambda cause: self.metrics.refused.labels(cause).inc())
         _log.info(
-            "ready: %s in %s, vectors of width %d, batches of %d texts (%d tokens) and %d images",
+            "ready: %s in %s, vectors of width %d, batches of %d texts (%d tokens) and %d images; at once %s",
             model.engine,
             settings.precision,
             model.width,
             model.text.limits.items,
             model.text.limits.tokens,
             model.image.limits.items,
+            limits,
         )
-        return model, batcher
+        return Running(model, batcher, budget, _json(model.meta))
+
+
+def _json(meta: dict[str, Any]) -> bytes:
+    """JSON of a model's own configuration, whatever it holds: integers of any size, no number that JSON lacks."""
+    try:
+        return json.dumps(meta, allow_nan=False).encode()
+    except ValueError:
+        finite = json.loads(json.dumps(meta), parse_constant=lambda _: None)
+        return json.dumps(finite).encode()
+
+
+def _on_a_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """The call's result, from a thread that does not keep the process from ending, as an executor's would."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return asyncio.wrap_future(future)

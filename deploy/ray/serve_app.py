@@ -67,7 +67,7 @@ class Replica:
         while True:
             await self.check_health()
             try:
-                self._service.require()
+                self._service.check_ready()
                 return
             except Unavailable:
                 await asyncio.sleep(0.05)

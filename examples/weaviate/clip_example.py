@@ -1,8 +1,10 @@
 """What the scripts of this folder share: the connection, names, and errors of one line."""
 
+import logging
 import os
 import sys
 import uuid
+import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -19,6 +21,11 @@ from weaviate.exceptions import (
 
 COLLECTION = "ClipExample"
 MODULE = "multi2vec-clip"
+
+# The client logs objects that fail as a whole, pictures included, and turns on every warning of every package.
+logging.getLogger("weaviate-client").setLevel(os.environ.get("WEAVIATE_LOG_LEVEL") or "CRITICAL")
+if not sys.warnoptions:
+    warnings.simplefilter("ignore")
 
 # Long enough for a batch of large pictures on a slow CPU.
 _INSERT_SECONDS = 300
@@ -83,9 +90,16 @@ def connect() -> weaviate.WeaviateClient:
 
 
 def check_container(client: weaviate.WeaviateClient, inference_url: str | None = None) -> None:
-    """Raise Failed if Weaviate has no module, or its module no container.
+    """Raise Failed if Weaviate has no module, or its module no container."""
+    if problem := container_problem(client, inference_url):
+        raise Failed(f"{problem}; see `docker compose ps {MODULE}`")
+
+
+def container_problem(client: weaviate.WeaviateClient, inference_url: str | None = None) -> str | None:
+    """Why Weaviate's module gets no vectors now; None if it does, as far as Weaviate can tell.
 
     Weaviate can tell this only of its default container, not of a collection's own `inference_url`.
+    Raises Failed if it runs without the module, which no waiting changes.
     """
     modules = client.get_meta().get("modules") or {}
     if MODULE not in modules:
@@ -93,8 +107,7 @@ def check_container(client: weaviate.WeaviateClient, inference_url: str | None =
             f"this Weaviate runs without {MODULE}; add it to ENABLE_MODULES, set CLIP_INFERENCE_API and restart it"
         )
     problem = modules[MODULE].get("error")
-    if problem and not inference_url:
-        raise Failed(f"the {MODULE} container does not answer Weaviate ({problem}); see `docker compose ps {MODULE}`")
+    return f"the {MODULE} container does not answer Weaviate ({problem})" if problem and not inference_url else None
 
 
 def require_collection(client: weaviate.WeaviateClient, name: str) -> str | None:

@@ -1,6 +1,5 @@
 """The hits of a search as one picture."""
 
-import base64
 import io
 import math
 from pathlib import Path
@@ -16,8 +15,8 @@ _INK, _FAINT, _PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 _FONT_SIZE = 13
 
 
-def draw_sheet(query: str | Path, tiles: list[tuple[str, str, str]]) -> Image.Image:
-    """A sheet with the query on top, a text or a picture file; a tile is a heading, a text and base64."""
+def draw_sheet(query: str | Path, tiles: list[tuple[str, str, bytes]]) -> Image.Image:
+    """A sheet with the query on top, a text or a picture file; a tile is a heading, a text and a picture file."""
     font = ImageFont.load_default(_FONT_SIZE)
     columns = min(_COLUMNS, len(tiles))
     width = max(columns, 3) * (_SIDE + _GAP) + _GAP
@@ -37,7 +36,7 @@ def draw_sheet(query: str | Path, tiles: list[tuple[str, str, str]]) -> Image.Im
     for number, (heading, text, image) in enumerate(tiles):
         x = _GAP + number % columns * (_SIDE + _GAP)
         y = top + number // columns * tile_height
-        paste(sheet, base64.b64decode(image), (x, y))
+        paste(sheet, image, (x, y))
         pen.text((x, y + _SIDE + 2), heading, _INK, font)
         for line, words in enumerate(wrap(text, _SIDE, font)[:_TEXT_LINES], 1):
             pen.text((x, y + _SIDE + 2 + line * _LINE), words, _FAINT, font)

@@ -1,12 +1,12 @@
 """Import the pictures of a folder, or those that a CSV names; run it again to go on or to retry.
 
 A CSV has the columns path (from the CSV's folder), name (the text; may be missing or empty) and id
-(a key that stays the same; the path if missing). What fails is listed in a file with the reason.
+(a key that stays the same; the path if missing). While Weaviate or its container is away, the import
+waits and then sends again what failed meanwhile. What is wrong with a picture is listed in a file.
 """
 
 import base64
 import csv
-import re
 import time
 import uuid
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -17,23 +17,16 @@ from pathlib import Path
 from clip_example import (
     Failed,
     add_collection_option,
-    check_container,
     connect,
     object_id,
-    one_line,
     require_collection,
     run,
 )
+from sender import Sender
 from tqdm import tqdm
 from weaviate.classes.data import DataObject
-from weaviate.classes.query import Filter
-from weaviate.collections import Collection
-from weaviate.exceptions import WeaviateBaseError, WeaviateInsertManyAllFailedError
 
 _SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-
-# What Weaviate says of an object when its container is away, or is starting or stopping.
-_CONTAINER_IS_DOWN = re.compile(r"send POST request(?!.*deadline)|fail with status 503")
 
 # Weaviate's own default, for servers that do not tell theirs.
 _MESSAGE_BYTES = 10_485_760
@@ -72,9 +65,18 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=100, help="pictures sent at once (100)")
     parser.add_argument("--overwrite", action="store_true", help="import also what is there already")
     parser.add_argument("--failures", type=Path, default=Path("failures.csv"), help="list of what failed")
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=10,
+        metavar="MINUTES",
+        help="how long to wait for Weaviate and its container if they are away (10)",
+    )
     options = parser.parse_args()
     if options.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
+    if options.wait < 0:
+        parser.error("--wait must be 0 or more")
 
     if options.source.suffix.lower() == ".csv":
         pictures = read_csv(options.source, options.collection)
@@ -82,29 +84,30 @@ def main() -> int:
         pictures = read_folder(options.source, options.collection, options.names_as_text)
     failures = FailureFile(options.failures)
     with connect() as client:
-        check_container(client, require_collection(client, options.collection))
-        # Leaves room for what is in a message besides the pictures.
-        most_bytes = int(client.get_meta().get("grpcMaxMessageSize", _MESSAGE_BYTES)) * 9 // 10
-        collection = client.collections.use(options.collection)
-        start, sent, present = time.monotonic(), 0, 0
+        inference_url = require_collection(client, options.collection)
         with tqdm(total=len(pictures), unit=" pictures", smoothing=0.1) as bar:
+            sender = Sender(client, options.collection, inference_url, options.wait * 60, bar.set_postfix_str)
+            sender.wait_for_container()
+            # Leaves room for what is in a message besides the pictures.
+            most_bytes = int(client.get_meta().get("grpcMaxMessageSize", _MESSAGE_BYTES)) * 9 // 10
+            start, sent, present = time.monotonic(), 0, 0
             for first in range(0, len(pictures), options.batch_size):
                 batch = pictures[first : first + options.batch_size]
-                there = set() if options.overwrite else existing(collection, batch)
+                there = set() if options.overwrite else sender.existing([picture.id for picture in batch])
                 present += len(there)
                 bar.update(len(there))
                 missing = [picture for picture in batch if picture.id not in there]
                 for group, objects in load(missing, most_bytes, failures):
-                    for picture, reason in insert(collection, group, objects):
-                        failures.add(picture, reason)
+                    for index, reason in sender.send(objects).items():
+                        failures.add(group[index], reason)
                     sent += len(objects)
                 bar.update(len(missing))
         seconds = time.monotonic() - start
-        imported = len(pictures) - present - failures.count
-        rate = f" ({sent / seconds:.1f} pictures/s)" if sent else ""
-        print(f"imported {imported}, there already {present}, failed {failures.count} in {seconds:.1f} s{rate}")
-        if failures.count:
-            print(f"{failures.path} says what failed and why; run the same command again to retry just that")
+    imported = len(pictures) - present - failures.count
+    rate = f" ({sent / seconds:.1f} pictures/s)" if sent else ""
+    print(f"imported {imported}, there already {present}, failed {failures.count} in {seconds:.1f} s{rate}")
+    if failures.count:
+        print(f"{failures.path} says what failed and why; run the same command again to retry just that")
     return 1 if failures.count else 0
 
 
@@ -146,16 +149,6 @@ def read_folder(folder: Path, collection: str, names_as_text: bool) -> list[Pict
     return pictures
 
 
-def existing(collection: Collection, pictures: list[Picture]) -> set[uuid.UUID]:
-    """The ids that the collection has already."""
-    answer = collection.query.fetch_objects(
-        filters=Filter.by_id().contains_any([picture.id for picture in pictures]),
-        limit=len(pictures),
-        return_properties=[],
-    )
-    return {each.uuid for each in answer.objects}
-
-
 def load(
     pictures: list[Picture], most_bytes: int, failures: FailureFile
 ) -> Iterator[tuple[list[Picture], list[DataObject]]]:
@@ -180,39 +173,6 @@ def load(
         size += len(image)
     if group:
         yield group, objects
-
-
-def insert(collection: Collection, pictures: list[Picture], objects: list[DataObject]) -> list[tuple[Picture, str]]:
-    """Send objects; what failed, with Weaviate's reason. Raises Failed if it makes no sense to go on."""
-    try:
-        result = collection.data.insert_many(objects)
-    except WeaviateInsertManyAllFailedError as error:
-        # The client does not say which reason belongs to which object.
-        cause: WeaviateBaseError = error
-    except WeaviateBaseError as error:
-        if not collection_answers(collection):
-            raise Failed(
-                f"Weaviate no longer answers ({one_line(error)}); run the same command again to go on"
-            ) from error
-        cause = error
-    else:
-        return [(pictures[index], one_line(error.message)) for index, error in sorted(result.errors.items())]
-    reason = one_line(cause)
-    if _CONTAINER_IS_DOWN.search(reason):
-        raise Failed(
-            f"the container no longer answers Weaviate ({reason}); run the same command again to go on"
-        ) from cause
-    if len(objects) == 1:
-        return [(pictures[0], reason)]
-    half = len(objects) // 2
-    return insert(collection, pictures[:half], objects[:half]) + insert(collection, pictures[half:], objects[half:])
-
-
-def collection_answers(collection: Collection) -> bool:
-    try:
-        return collection.exists()
-    except Exception:
-        return False
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Search by words or by a picture; print the hits and draw them on a contact sheet."""
 
+import base64
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
 from clip_example import Failed, add_collection_option, connect, require_collection, run
 from contact_sheet import draw_sheet
+from weaviate.classes.config import DataType
 from weaviate.classes.query import MetadataQuery, Move
 from weaviate.collections import Collection
 from weaviate.collections.classes.internal import Object
@@ -35,6 +37,9 @@ def main() -> int:
     threshold.add_argument("--distance", type=number_between(0, 2), help="only hits as near as this; 0 is nearest")
     threshold.add_argument("--certainty", type=number_between(0, 1), help="only hits as certain as this")
     parser.add_argument("--limit", type=int, default=10, help="most hits (10)")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="show the files of this folder, by path, not what is stored"
+    )
     parser.add_argument("--sheet", type=Path, default=Path("hits.png"), help="contact sheet to write (hits.png)")
     add_collection_option(parser)
     options = parser.parse_args()
@@ -53,6 +58,8 @@ def main() -> int:
             "return_metadata": MetadataQuery(distance=True, certainty=True),
             "return_properties": ["name", "path", "image"],
         }
+        fields = {each.name: each.data_type for each in collection.config.get().properties}
+        only_hashes = fields.get("image") == DataType.BLOB_HASH
         if options.image:
             hits = search_by_image(collection, options.image, **settings)
         else:
@@ -67,13 +74,23 @@ def main() -> int:
         return 0
     print_table(hits)
     tiles = [
-        (f"{rank}   {hit.metadata.distance:.3f}", str(hit.properties.get("name") or hit.properties["path"]), image)
+        (f"{rank}   {hit.metadata.distance:.3f}", title, picture(hit, options.pictures))
         for rank, hit in enumerate(hits, 1)
-        for image in [str(hit.properties["image"])]
+        for title in [str(hit.properties.get("name") or hit.properties["path"])]
     ]
     draw_sheet(options.text or options.image, tiles).save(options.sheet)
+    if only_hashes and not options.pictures:
+        print("the collection stores no pictures; --pictures FOLDER shows those that were imported from there")
     print(f"the pictures are in {options.sheet}")
     return 0
+
+
+def picture(hit: Object, folder: Path | None) -> bytes:
+    """The stored picture, or the file in the folder; nothing if there is none."""
+    if folder:
+        path = folder / str(hit.properties["path"])
+        return path.read_bytes() if path.is_file() else b""
+    return base64.b64decode(str(hit.properties["image"]))
 
 
 def move(texts: list[str] | None, force: float) -> Move | None:

@@ -12,9 +12,6 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from app.main import create_app
-from app.settings import Settings
-from app.towers import LoadedModel
 from tests.support.engine import FakeSession, fake_model, vector_of
 from tests.support.server import RunningApp
 
@@ -202,57 +199,10 @@ def test_a_client_that_leaves_costs_nothing_more(run_app: RunApp) -> None:
     assert ask(running.url, ["next"]).status_code == 200
 
 
-def test_what_waits_is_bounded_and_the_rest_is_refused_at_once(run_app: RunApp) -> None:
-    engine = FakeSession(0.3)
-    running = run_app(fake_model(engine), max_waiting_items=10, **BATCH)
-    with ThreadPoolExecutor(12) as pool:
-        first = [pool.submit(ask, running.url, [f"text {i}"]) for i in range(10)]
-        wait_until(lambda: running.metric("clip_items_waiting") == 10)
-        started = time.monotonic()
-        refused = ask(running.url, ["one more"])
-        assert time.monotonic() - started < 0.2
-        assert refused.status_code == 503 and refused.headers["retry-after"]
-        assert isinstance(refused.json()["error"], str)
-        assert [answer.result().status_code for answer in first] == [200] * 10
-    assert ask(running.url, ["later"]).status_code == 200
-    assert ask(running.url, [f"text {i}" for i in range(11)]).status_code == 422
-
-
-def test_bodies_in_memory_are_bounded(run_app: RunApp) -> None:
-    engine = FakeSession(0.5)
-    running = run_app(fake_model(engine), max_waiting_bytes=1000, **BATCH)
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(ask, running.url, ["x" * 600])
-        wait_until(lambda: running.service.in_flight == 1)
-        assert ask(running.url, ["y" * 600]).status_code == 503
-        assert first.result().status_code == 200
-    assert ask(running.url, ["y" * 600]).status_code == 200
-    assert running.service.budget.body_bytes == 0
-
-
 def test_a_body_that_never_comes_is_given_up(run_app: RunApp) -> None:
     running = run_app(fake_model(FakeSession()), body_timeout=0.3, **BATCH)
     with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
         client.sendall(b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
         client.settimeout(5)
         assert client.recv(100).startswith(b"HTTP/1.1 408")
-    wait_until(lambda: running.service.in_flight == 0)
-
-
-def test_loading_answers_503_and_live_204() -> None:
-    load = fake_model(FakeSession())
-    seen: dict[str, httpx.Response] = {}
-
-    def slow(settings: Settings) -> LoadedModel:
-        for path in ("live", "ready"):
-            seen[path] = httpx.get(f"{running.url}/.well-known/{path}")
-        seen["vectorize"] = ask(running.url, ["a"])
-        return load(settings)
-
-    running = RunningApp(create_app(Settings(**BATCH), slow))
-    with running:
-        assert ask(running.url, ["a"]).status_code == 200
-    assert seen["live"].status_code == 204
-    for path in ("ready", "vectorize"):
-        assert seen[path].status_code == 503
-        assert "loaded" in seen[path].json()["error"]
+    wait_until(lambda: set(running.used().values()) == {0})

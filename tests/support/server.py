@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -53,6 +54,17 @@ def wait_for_ready(url: str, process: subprocess.Popen[str] | None = None) -> No
     raise AssertionError("not ready within 180 seconds")
 
 
+def wait_for_port(url: str) -> None:
+    """Returns once somebody listens."""
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    for _ in range(3000):
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, int(port)), 1).close()
+            return
+        time.sleep(0.01)
+    raise AssertionError("nobody listens within 30 seconds")
+
+
 class RunningApp:
     """An app served by uvicorn on a free port, in a thread of this process."""
 
@@ -63,6 +75,16 @@ class RunningApp:
         self.url = f"http://127.0.0.1:{port}"
         self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
         self._thread = threading.Thread(target=self._server.run)
+
+    @contextlib.contextmanager
+    def served(self) -> Iterator[None]:
+        """On its port, whether ready or not."""
+        self._thread.start()
+        wait_for_port(self.url)
+        try:
+            yield
+        finally:
+            self.__exit__()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -78,6 +100,11 @@ class RunningApp:
         self._server.should_exit = True
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+    def used(self) -> dict[str, int]:
+        """What is taken of the budget."""
+        assert self.service.current is not None
+        return self.service.current.budget.used()
 
     def metric(self, name: str) -> float:
         """The sum of a counter over its labels."""

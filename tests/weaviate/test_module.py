@@ -1,88 +1,22 @@
-"""The service as Weaviate's multi2vec-clip module uses it: its client, and what it makes of the vectors."""
+"""What Weaviate's multi2vec-clip module makes of this service's vectors: objects, searches, movements."""
 
-import base64
-import io
-import json
 import os
-import random
-import re
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
-from demo.world import ATTRIBUTES, Scene, random_scene, random_size
-from tests.support.server import free_port, start_server
-from tests.support.weaviate_module import (
-    ClassSettings,
-    GoClient,
-    Module,
-    ModuleError,
-    Move,
-    Poll,
-    Vector,
-    combine,
-    cosine_distances,
-)
+from tests.support.held_out import HeldOut
+from tests.support.weaviate_client import GoClient, ModuleError, Poll, Vector
+from tests.support.weaviate_module import ClassSettings, Module, Move, combine, cosine_distances
 
-PICTURES = 300
-SEED = 77  # training's is 0, and 1 that of the model's own evaluation
 PICTURE_ONLY = ClassSettings(image_fields=("image",))
 DOCUMENTED = ClassSettings(("name",), ("image",), (0.7,), (0.3,))
 AT_ONCE = 2 * (os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class Service:
-    url: str
-    polls: list[Poll]
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    """Started as Weaviate sees it start: polled from before it listens; in a fresh checkout it compiles first."""
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    process = start_server(Path("demo/models"), PORT=str(port))
-    try:
-        yield Service(url, GoClient(url).wait_for_startup(interval=0.1))
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Pictures that the model was not trained on; for each a text, another text, and another drawing."""
-
-    images: list[str]
-    names: list[str]
-    questions: list[str]
-    drawings: list[str]
-
-
-@pytest.fixture(scope="module")
-def held_out() -> HeldOut:
-    rng = random.Random(SEED)
-    scenes: dict[Scene, None] = {}
-    while len(scenes) < PICTURES:
-        scenes[random_scene(rng, held_out=True)] = None
-
-    def draw(scene: Scene) -> str:
-        return encode(scene.draw(rng, random_size(rng)))
-
-    def describe(scene: Scene) -> str:
-        return scene.caption(rng, ATTRIBUTES)
-
-    return HeldOut(*([make(scene) for scene in scenes] for make in (draw, describe, describe, draw)))
 
 
 @dataclass(frozen=True)
@@ -94,9 +28,9 @@ class Import:
 
 
 @pytest.fixture(scope="module")
-def documented(service: Service, held_out: HeldOut) -> Import:
+def documented(container: str, held_out: HeldOut) -> Import:
     """All held-out pictures with their texts, imported, while Weaviate goes on asking for readiness."""
-    client = GoClient(service.url)
+    client = GoClient(container)
     polls: list[Poll] = []
     done = threading.Event()
 
@@ -105,40 +39,29 @@ def documented(service: Service, held_out: HeldOut) -> Import:
             polls.append(client.ready())
 
     objects = [{"image": i, "name": n} for i, n in zip(held_out.images, held_out.names, strict=True)]
-    before = answered(service)
+    before = answered(container)
     thread = threading.Thread(target=poll)
     thread.start()
     try:
-        rows = Module(GoClient(service.url), AT_ONCE).vectorize_batch(objects, DOCUMENTED)
+        rows = Module(GoClient(container), AT_ONCE).vectorize_batch(objects, DOCUMENTED)
     finally:
         done.set()
         thread.join()
     errors = [row for row in rows if isinstance(row, Exception)]
     vectors = np.array([row for row in rows if not isinstance(row, Exception)])
-    return Import(vectors, polls, answered(service) - before, errors)
+    return Import(vectors, polls, answered(container) - before, errors)
 
 
 @pytest.fixture(scope="module")
-def picture_only(service: Service, held_out: HeldOut) -> Vector:
+def picture_only(module: Module, held_out: HeldOut) -> Vector:
     objects = [{"image": image} for image in held_out.images]
-    rows = Module(GoClient(service.url), AT_ONCE).vectorize_batch(objects, PICTURE_ONLY)
+    rows = module.vectorize_batch(objects, PICTURE_ONLY)
     assert not [row for row in rows if isinstance(row, Exception)]
     return np.array(rows)
 
 
-@pytest.fixture(scope="module")
-def module(service: Service) -> Module:
-    return Module(GoClient(service.url), AT_ONCE)
-
-
-def encode(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def answered(service: Service) -> float:
-    lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+def answered(container: str) -> float:
+    lines = httpx.get(f"{container}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith('clip_responses_total{status="200"}'))
 
 
@@ -152,19 +75,7 @@ def in_parallel(call: Callable[[str], Vector], items: list[str]) -> list[Vector]
         return list(pool.map(call, items))
 
 
-# the client ------------------------------------------------------------------------------------
-
-
-def test_every_poll_of_the_start_is_answered_in_time(service: Service) -> None:
-    statuses = [poll.status for poll in service.polls]
-    assert statuses[-1] == 204
-    assert set(statuses[:-1]) <= {None, 503}
-    assert 503 in statuses, "no poll fell into the loading"
-    assert None not in statuses[statuses.index(503) :], "it stopped listening"
-    for poll in service.polls:
-        assert poll.seconds < 0.5
-        if poll.status == 503:
-            assert isinstance(json.loads(poll.body)["error"], str)
+# an import ------------------------------------------------------------------------------------
 
 
 def test_polls_are_in_time_during_an_import(documented: Import) -> None:
@@ -173,92 +84,10 @@ def test_polls_are_in_time_during_an_import(documented: Import) -> None:
     assert max(poll.seconds for poll in documented.polls) < 0.5
 
 
-def test_meta_is_a_map(service: Service) -> None:
-    assert {"clip_model", "text_model"} <= GoClient(service.url).meta().keys()
-
-
-def test_one_request_an_object(documented: Import) -> None:
+def test_one_request_an_object(documented: Import, held_out: HeldOut) -> None:
     assert not documented.errors
-    assert documented.requests == PICTURES
-    assert documented.vectors.shape == (PICTURES, 64)
-
-
-def test_arrays_that_are_empty_are_left_out(service: Service, held_out: HeldOut) -> None:
-    client = GoClient(service.url)
-    for texts, images in ([], held_out.images[:2]), (held_out.names[:2], []), ([], []):
-        text_vectors, image_vectors = client.vectorize(texts, images)
-        assert (len(text_vectors), len(image_vectors)) == (len(texts), len(images))
-
-
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        (("POST", "/vectorize", b'{"images": ["PGh0bWw+"]}'), r"422.*images\[0\].*HTML"),
-        (("POST", "/vectorize", b'{"texts": "one"}'), "422.*texts"),
-        (("POST", "/vectorize", b"{"), "422.*JSON"),
-        (("GET", "/vectorize", None), "405"),
-        (("POST", "//vectorize", b"{}"), "404"),
-        (("POST", "/v1/vectorize", b"{}"), "404"),
-        (("POST", "/vectorize", b" " * (129 * 2**20)), "413.*134217728"),
-    ],
-    ids=["picture", "type", "json", "method", "slash", "path", "size"],
-)
-def test_every_error_parses_before_its_status_is_looked_at(
-    service: Service, request_: tuple[str, str, bytes | None], message: str
-) -> None:
-    status, body = GoClient(service.url).send(*request_)
-    error = json.loads(body)["error"]
-    assert isinstance(error, str)
-    assert re.search(message, f"{status} {error}")
-
-
-def test_a_bad_picture_is_reported_as_weaviate_reports_it(module: Module, held_out: HeldOut) -> None:
-    good = {"image": held_out.images[0]}
-    bad = {"image": base64.b64encode(b"<svg/>").decode()}
-    first, second, third = module.vectorize_batch([good, bad, good], PICTURE_ONLY)
-    assert isinstance(second, ModuleError)
-    assert str(second).startswith("fail with status 422: images[0]: ")
-    np.testing.assert_allclose(first, third, rtol=1e-4)
-
-
-def test_an_inference_url_of_a_class_goes_to_that_container(service: Service, held_out: HeldOut) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    settings = ClassSettings.parse({"imageFields": ["image"], "inferenceUrl": service.url})
-    there = Module(GoClient(nobody), AT_ONCE).vectorize_object({"image": held_out.images[0]}, settings)
-    here = Module(GoClient(service.url), AT_ONCE).vectorize_object({"image": held_out.images[0]}, PICTURE_ONLY)
-    np.testing.assert_allclose(there, here, rtol=1e-4)
-
-
-def test_no_answer_is_a_redirect(service: Service) -> None:
-    client = GoClient(service.url)
-    assert client.send("POST", "/vectorize/", b'{"texts": ["a"]}')[0] == 200
-    for path in ("/meta/", "/.well-known/ready/", "/vectorize/x", "/"):
-        status, body = client.send("GET", path)
-        assert status in (404, 405)
-        assert isinstance(json.loads(body)["error"], str)
-
-
-def test_idle_connections_are_reused_just_when_others_close_them(service: Service) -> None:
-    """Many servers close after 5 s; a request that meets the closing is lost."""
-    pauses = [4.8, 4.9, 4.95, 4.98, 5.0, 5.02, 5.05, 5.1, 5.3, 6.0]
-    clients = [GoClient(service.url) for _ in pauses]
-
-    def use_again(client: GoClient, pause: float) -> None:
-        client.vectorize(["one"], [])
-        time.sleep(pause)
-        client.vectorize(["two"], [])
-
-    with ThreadPoolExecutor(len(pauses)) as pool:
-        list(pool.map(use_again, clients, pauses))
-    assert [(client.dialled, client.reused) for client in clients] == [(1, 1)] * len(pauses)
-
-
-def test_idle_connections_are_kept_longer_than_the_client_keeps_them() -> None:
-    """What the server is started with; the test above shows that it goes by it."""
-    show = "import uvicorn; uvicorn.Server.run = lambda self: print(self.config.timeout_keep_alive)"
-    code = f"{show}; from app.__main__ import main; main()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(result.stdout) > 90
+    assert documented.requests == len(held_out.images)
+    assert documented.vectors.shape == (len(held_out.images), 64)
 
 
 # what is found ---------------------------------------------------------------------------------
@@ -291,8 +120,8 @@ def weighted(text: float, image: float) -> ClassSettings:
     return ClassSettings(("name",), ("image",), (text,), (image,))
 
 
-def test_vectors_are_combined_without_normalising_them_first(service: Service, held_out: HeldOut) -> None:
-    client = GoClient(service.url)
+def test_vectors_are_combined_without_normalising_them_first(container: str, held_out: HeldOut) -> None:
+    client = GoClient(container)
     [text], [image] = client.vectorize(held_out.names[:1], held_out.images[:1])
     assert np.linalg.norm(image) > 1.1 * np.linalg.norm(text), "the model's lengths differ, and it must show"
     got = Module(client, 1).vectorize_object({"name": held_out.names[0], "image": held_out.images[0]}, DOCUMENTED)
@@ -380,3 +209,13 @@ def test_several_concepts_count_as_their_mean(module: Module, held_out: HeldOut)
     texts = held_out.questions[:3]
     mean = combine([module.near_text([text], DOCUMENTED) for text in texts], None)
     np.testing.assert_allclose(module.near_text(texts, DOCUMENTED), mean, rtol=1e-3, atol=1e-4)
+
+
+def test_more_texts_than_weights_fail_the_whole_batch(module: Module, held_out: HeldOut) -> None:
+    """Weaviate panics there; the documentation says to leave the weights out."""
+    tags = {"image": held_out.images[0], "name": held_out.names[:3]}
+    results = module.vectorize_batch([{"image": held_out.images[0]}, tags], DOCUMENTED)
+    assert [type(each) for each in results] == [ModuleError, ModuleError]
+    assert "index out of range [2] with length 2" in str(results[0])
+    unweighted = module.vectorize_object(tags, ClassSettings(("name",), ("image",)))
+    assert unweighted.shape == (64,)
