@@ -7,43 +7,42 @@ import pybase64
 from app.errors import InvalidRequest
 from app.processors.formats import looks_like
 
-_DATA_URI = re.compile(r"\s*data:[^,]{0,200},", re.IGNORECASE)
+_DATA_URI = re.compile(rb"\s*data:[^,]{0,200},", re.IGNORECASE)
 _TO_STANDARD = bytes.maketrans(b"-_ ", b"+/+")
 _BREAKS = b"\r\n\t"
 # So much of a text is cleaned at a time: the interpreter's lock is free in between.
 _PIECE = 2**20
 
 
-def decode_base64(text: str) -> bytes:
+def decode_base64(text: bytes) -> bytes:
     """Bytes of a base64 text, with or without data URI, line breaks, URL-safe alphabet or padding.
 
     Raises InvalidRequest that says what the text is instead.
     """
     start = prefix.end() if (prefix := _DATA_URI.match(text)) else 0
     try:
-        return pybase64.b64decode(text[start:] if start else text, validate=True)
+        return pybase64.b64decode(memoryview(text)[start:], validate=True)
     except ValueError:
         pass
     try:
         return _decode_unusual(text, start)
     except ValueError as error:
-        hint = looks_like(text[:100].encode(errors="replace"))
+        hint = looks_like(text[:100])
         hint = f"it looks like {hint}" if hint else "send the bytes of the file, base64-encoded"
         raise InvalidRequest(f"is not base64; {hint}") from error
 
 
-def _decode_unusual(text: str, start: int) -> bytes:
+def _decode_unusual(text: bytes, start: int) -> bytes:
     """In another alphabet, with breaks or without padding; raises ValueError for what is no base64."""
-    while start < len(text) and text[start].isspace():
+    while text[start : start + 1].isspace():
         start += 1
     end = len(text)
-    while end > start and (text[end - 1].isspace() or text[end - 1] == "="):
+    while end > start and (text[end - 1 : end].isspace() or text[end - 1 : end] == b"="):
         end -= 1
     decoded: list[bytes] = []
     rest = b""
     for position in range(start, end, _PIECE):
-        piece = text[position : min(position + _PIECE, end)].encode("ascii")
-        rest += piece.translate(_TO_STANDARD, _BREAKS)
+        rest += text[position : min(position + _PIECE, end)].translate(_TO_STANDARD, _BREAKS)
         if b"=" in rest:
             raise ValueError("padding in the middle")
         whole = len(rest) // 4 * 4

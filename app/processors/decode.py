@@ -5,6 +5,7 @@ It runs in the server for common formats and in a process apart for the others (
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,8 @@ def named_errors(data: bytes) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise InvalidRequest(_not_identified(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InvalidRequest("has too many pixels, or holds a picture that has; make it smaller") from error
+        pixels = re.sub(r".*\((\d+) pixels\).*", r"\1", str(error), flags=re.DOTALL)
+        raise InvalidRequest(f"has, or holds a picture that has, {pixels} pixels, more than are allowed") from error
     except Exception as error:
         # Pillow's decoders raise nearly any exception on broken data.
         name = f"broken {format_of(data) or 'or unusual'} picture"

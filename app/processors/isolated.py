@@ -54,6 +54,10 @@ class _Process:
         self.idle_since = 0.0
         self.stalled = False
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def send(self, *parts: bytes) -> None:
         """Raises _Ended."""
         self.expects = ""
@@ -167,9 +171,9 @@ class DecoderProcesses:
             process = self._idle.pop() if self._idle else None
         if process is None:
             return _Process()
-        if now < process.idle_since + IDLE_SECONDS / 2:
+        if now < process.idle_since + IDLE_SECONDS / 2 and process.alive:
             return process
-        process.end()  # it is about to end by itself, and so are those that were put back before it
+        process.end()  # it ends about now, and those that were put back before it did or will
         self.close()
         return _Process()
 

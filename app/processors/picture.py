@@ -50,13 +50,13 @@ class PictureProcessor:
         self._legacy = legacy
         self._processes = DecoderProcesses(max_pixels, seconds, legacy)
 
-    def __call__(self, text: str) -> Inputs:
+    def __call__(self, text: bytes) -> Inputs:
         """The arrays of one picture; raises InvalidRequest or Unavailable."""
         with self.open(text) as picture:
             return picture.prepare()
 
     @contextmanager
-    def open(self, text: str) -> Iterator[OpenedPicture]:
+    def open(self, text: bytes) -> Iterator[OpenedPicture]:
         """The picture in a base64 text, before it is decoded; raises InvalidRequest or Unavailable."""
         data = decode_base64(text)
         if not data:
