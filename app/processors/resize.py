@@ -56,7 +56,8 @@ def resize_part(
         image = _resize_down_first(image, columns, rows, size, resample)
     else:
         image = image.resize(size, resample, (columns[0], rows[0], columns[1], rows[1]))
-    if turn := TURNS.get(picture.orientation):
+    turn = TURNS.get(picture.orientation)
+    if turn is not None:  # the first of them is 0
         image = image.transpose(turn)
     return image if image.mode == "RGB" else image.convert("RGB")
 
