@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from app.api import page
+from app.api.entry import Entry
 from app.api.routes import router
 from app.api.status import add_error_handlers
 from app.models.load import load_model
@@ -24,11 +27,12 @@ def _terminate() -> None:
 
 def create_app(
     settings: Settings,
-    load: Callable[[Settings], LoadedModel] = load_model,
+    load: Callable[[Settings], LoadedModel] | None = None,
     on_failure: Callable[[], None] = _terminate,
 ) -> FastAPI:
-    """The application. `load` gives the model; `on_failure` ends a server that cannot answer any more."""
-    service = Service(settings, load, on_failure)
+    """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more."""
+    stopping = threading.Event()
+    service = Service(settings, load or functools.partial(load_model, stop=stopping), on_failure, stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,4 +49,6 @@ def create_app(
     if settings.enable_page:
         app.include_router(page.router)
     add_error_handlers(app)
+    token = settings.api_token.get_secret_value().strip() if settings.api_token else None
+    app.add_middleware(Entry, token=token, count=service.metrics.count_answer)
     return app

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
@@ -15,32 +15,23 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     models_dir: Path = Field(default=Path("models"), description="folder that holds the model folders")
-    clip_model_name: str | None = Field(default=None, description="what download.py bakes for pictures")
-    text_model_name: str | None = Field(default=None, description="what download.py bakes for texts")
-    clip_model_type: str | None = Field(
-        default=None, description="openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name"
-    )
-    open_clip_model_name: str | None = Field(
-        default=None, description="OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL"
-    )
-    open_clip_pretrained: str | None = Field(default=None, description="its weights, by open_clip's name")
-    siglip_model_name: str | None = Field(default=None, description="SigLIP model that download.py bakes")
-    colpali_engine_model_name: str | None = Field(
-        default=None, description="ModernVBERT model that download.py bakes"
-    )
-    host: str = Field(default="0.0.0.0", description="address to listen on")
+    host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
+    api_token: SecretStr | None = Field(
+        default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
+    )
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: Literal["auto", "torch", "openvino"] = Field(
-        default="auto", description="auto: torch on a GPU, OpenVINO on a CPU"
+    engine: str = Field(
+        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
-        default="float32", description="of the computation; vectors are float32 always"
+    precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
+        default=None,
+        description="of the computation; vectors are float32 always; default: as baked, else float32",
     )
     cache_dir: Path = Field(
-        default=Path("~/.cache/multi2vec-clip").expanduser(),
+        default=Path("~/.cache/multi2vec-clip"),
         description="where a compiled model is kept if MODELS_DIR is not writable",
     )
     trust_remote_code: bool = Field(default=False, description="execute code from the model folder")
@@ -75,12 +66,21 @@ class Settings(BaseSettings):
         default=0, ge=0, description="most tokens in a batch of texts, padding included; 0 follows TEXT_BATCH"
     )
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
+    header_timeout: float = Field(default=30.0, gt=0, description="seconds in which a request's head must arrive")
     body_timeout: float = Field(default=60.0, gt=0, description="seconds in which a body must arrive")
+    write_timeout: float = Field(
+        default=60.0, gt=0, description="seconds in which a client must take each MiB or so of its answer"
+    )
     compute_timeout: float = Field(
         default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
     )
+    drain_delay: float | None = Field(
+        default=None,
+        ge=0,
+        description="seconds after SIGTERM for which the port stays open; unset: 5 in a Kubernetes cluster, else 0",
+    )
     grace_period: float = Field(
-        default=30.0, ge=0, description="seconds in which accepted requests are finished after SIGTERM"
+        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are finished"
     )
 
 

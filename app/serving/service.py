@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
@@ -19,7 +19,6 @@ from app.serving.metrics import Metrics
 from app.settings import Settings
 from app.towers import Inputs, LoadedModel
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 # Bytes of UTF-8; more than any model reads of a text, and few enough to be decoded at once.
@@ -28,6 +27,8 @@ _LONGEST_TEXT = 8 * 2**20
 
 # What the interpreter and the libraries take beside the model and the budget, while they work.
 _HEADROOM = 64 * 2**20
+# For what loads to end its processes and remove what is half made.
+_STOP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class Service:
     """Loading, ready, draining or failed: the one owner of that state. Used on the event loop."""
 
     def __init__(
-        self, settings: Settings, load: Callable[[Settings], LoadedModel], on_failure: Callable[[], None]
+        self,
+        settings: Settings,
+        load: Callable[[Settings], LoadedModel],
+        on_failure: Callable[[], None],
+        stopping: threading.Event,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -52,6 +57,8 @@ class Service:
         self.draining = False
         self._load = load
         self._on_failure = on_failure
+        self._stopping = stopping
+        self._loading: threading.Thread | None = None
         self.current: Running | None = None
         self._settled = asyncio.Event()
 
@@ -86,7 +93,7 @@ class Service:
             loop.call_soon_threadsafe(self.fail, message)
 
         try:
-            self.current = running = await _on_a_thread(lambda: self._start(on_broken))
+            self.current = running = await self._load_on_a_thread(on_broken)
             self._settled.set()
         except ServiceError as error:
             self.fail(str(error))
@@ -114,9 +121,29 @@ class Service:
             self._on_failure()
 
     def stop(self) -> None:
-        """End the threads; what still waits fails."""
+        """End the threads, and what loads; what still waits fails."""
+        self._stopping.set()
+        if self._loading is not None:
+            self._loading.join(_STOP_SECONDS)
         if self.current is not None:
             self.current.batcher.stop()
+
+    def _load_on_a_thread(self, on_broken: Callable[[str], None]) -> asyncio.Future[Running]:
+        """The outcome of `_start`, on a thread that does not keep the process from ending, as an executor's would."""
+        future: concurrent.futures.Future[Running] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                result = self._start(on_broken)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._loading = threading.Thread(target=run, name="load", daemon=True)
+        self._loading.start()
+        return asyncio.wrap_future(future)
 
     def _start(self, on_broken: Callable[[str], None]) -> Running:
         settings = self.settings
@@ -148,9 +175,8 @@ class Service:
         limits = limits_for(settings, free, model.width, threads)
         budget = Budget(limits, settings.room_timeout, lambda cause: self.metrics.refused.labels(cause).inc())
         _log.info(
-            "ready: %s in %s, vectors of width %d, batches of %d texts (%d tokens) and %d images; at once %s",
+            "ready: %s, vectors of width %d, batches of %d texts (%d tokens) and %d images; at once %s",
             model.engine,
-            settings.precision,
             model.width,
             model.text.limits.items,
             model.text.limits.tokens,
@@ -167,19 +193,3 @@ def _json(meta: dict[str, Any]) -> bytes:
     except ValueError:
         finite = json.loads(json.dumps(meta), parse_constant=lambda _: None)
         return json.dumps(finite).encode()
-
-
-def _on_a_thread(call: Callable[[], T]) -> asyncio.Future[T]:
-    """The call's result, from a thread that does not keep the process from ending, as an executor's would."""
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            result = call()
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    threading.Thread(target=run, name="load", daemon=True).start()
-    return asyncio.wrap_future(future)

@@ -27,10 +27,9 @@ from ray.serve.schema import LoggingConfig
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from app.__main__ import KEEP_ALIVE_SECONDS  # noqa: E402
 from app.errors import ConfigurationError, Unavailable  # noqa: E402
 from app.main import create_app  # noqa: E402
-from app.models.load import load_model  # noqa: E402
+from app.server import KEEP_ALIVE_SECONDS  # noqa: E402
 from app.settings import Settings, load_settings  # noqa: E402
 
 # The app refuses what is too much, as JSON that Weaviate can read; Serve would answer in plain text.
@@ -43,7 +42,7 @@ class Replica:
     """One server without its port."""
 
     def __init__(self, settings: Settings) -> None:
-        self._app = create_app(settings, load_model, on_failure=lambda: None)  # Serve ends it: see check_health
+        self._app = create_app(settings, on_failure=lambda: None)  # Serve ends it: see check_health
         self._service = self._app.state.service
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -1,14 +1,19 @@
 """What is wrong at start is said in one line, and the exit code is not 0."""
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.settings import Settings
+from app.sockets import listen
 from tests.support.server import free_port, start_server, wait_for_ready
 from tests.support.tiny import clip_pair, text_pipeline
 
@@ -99,3 +104,54 @@ def test_a_gpu_that_is_not_there(tiny_models: Path) -> None:
 def test_settings_that_do_not_fit(tiny_models: Path, name: str, value: str) -> None:
     log = refusal(tiny_models, **{name: value})
     assert name in log and value in log
+
+
+@pytest.mark.parametrize(
+    "host, addresses",
+    [
+        ("", ["127.0.0.1", "::1"]),
+        ("::", ["127.0.0.1", "::1"]),
+        ("[::]", ["127.0.0.1", "::1"]),
+        ("[::1]", ["::1"]),
+        ("0.0.0.0", ["127.0.0.1"]),
+        ("localhost", ["127.0.0.1"]),
+    ],
+)
+def test_where_it_listens(host: str, addresses: list[str]) -> None:
+    sockets = listen(host or Settings.model_fields["host"].default, 0)
+    port = sockets[0].getsockname()[1]
+    for address in addresses:
+        socket.create_connection((address, port), 5).close()
+    for sock in sockets:
+        sock.close()
+
+
+def test_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "AF_INET6", 12345)
+    (sock,) = listen("::", 0)
+    socket.create_connection(("127.0.0.1", sock.getsockname()[1]), 5).close()
+    sock.close()
+
+
+@pytest.mark.parametrize("host", ["nonsense.invalid", "192.0.2.1", "a..b", "fe80::1%nothing"])
+def test_a_host_that_cannot_be_bound(host: str, tmp_path: Path) -> None:
+    log = refusal(tmp_path / "no model, which would be said later", HOST=host)
+    assert f"HOST='{host}'" in log
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        log = refusal(tmp_path / "no model, which would be said later", PORT=port)
+    assert f"PORT={port}" in log and "in use" in log
+
+
+def test_meta_of_a_model_whose_configuration_json_libraries_refuse(copy: Path, serve: Callable[..., str]) -> None:
+    path = copy / "clip" / "config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(config | {"large": 2**70, "infinite": float("inf"), "half": "\ud800"}))
+    meta = httpx.get(f"{serve(copy)}/meta")
+    assert meta.status_code == 200
+    json.loads(meta.text)

@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 BASE = "python:3.11-slim"
 MB = 1_000_000
-READY_SECONDS = 3.0
 TORCH_INDEX = os.environ.get("TORCH_INDEX")
 WITH_TORCHVISION = TORCH_INDEX != ""
 
@@ -72,13 +71,13 @@ def print_layers(image: str) -> None:
 
 
 class Container:
-    """A running container, read-only, as a user that no image knows."""
+    """A running container; unless `restricted` is False read-only, as a user that no image knows."""
 
-    def __init__(self, image: str, *options: str, address: str = "127.0.0.1") -> None:
+    def __init__(self, image: str, *options: str, address: str = "127.0.0.1", restricted: bool = True) -> None:
         port, user = free_port(), f"{random.randint(20_000, 60_000)}:{random.randint(20_000, 60_000)}"
         self.url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         started = time.monotonic()
-        hard = ("--read-only", "--tmpfs", "/tmp", "--user", user, "--cap-drop", "ALL")
+        hard = ("--read-only", "--tmpfs", "/tmp", "--user", user, "--cap-drop", "ALL") if restricted else ()
         self.id = docker("run", "-d", "--network=host", "-e", f"PORT={port}", *hard, *options, image)
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -92,6 +91,11 @@ class Container:
     def state(self, field: str) -> str:
         return docker("inspect", "-f", f"{{{{.State.{field}}}}}", self.id)
 
+    def compiles(self) -> bool:
+        """Whether it compiled the model at its start."""
+        result = subprocess.run([DOCKER, "logs", self.id], capture_output=True, text=True)
+        return "compiling the model" in result.stdout + result.stderr
+
     def find(self, *patterns: str) -> list[str]:
         """Files of the image whose name is like one of the patterns."""
         tests = " -o ".join(f"-iname '{pattern}'" for pattern in patterns)
@@ -100,8 +104,8 @@ class Container:
 
 
 @contextlib.contextmanager
-def running(image: str, *options: str, address: str = "127.0.0.1") -> Iterator[Container]:
-    container = Container(image, *options, address=address)
+def running(image: str, *options: str, address: str = "127.0.0.1", restricted: bool = True) -> Iterator[Container]:
+    container = Container(image, *options, address=address, restricted=restricted)
     try:
         yield container
     finally:
@@ -146,7 +150,7 @@ def test_a_baked_image(baked: str) -> None:
             == []
         )
         model = docker("exec", container.id, "sh", "-c", "du -sb /app/models | cut -f1")
-        assert container.seconds_to_ready < READY_SECONDS
+        assert not container.compiles()
         assert size(baked) - size(BASE) - int(model) < 350 * MB
 
 
@@ -195,6 +199,23 @@ def test_the_health_check(baked: str, host: str) -> None:
         probe = docker("inspect", "-f", '{{join .Config.Healthcheck.Test "\\n"}}', container.id).split("\n")[1:]
         wrong = subprocess.run([DOCKER, "exec", "-e", "PORT=1", container.id, *probe], capture_output=True, text=True)
         assert wrong.returncode == 1 and "port 1: " in wrong.stdout
+
+
+@pytest.mark.parametrize(
+    "security",
+    [
+        (),
+        ("--user", "0:0"),
+        ("--user", "1002700000:0", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    ],
+    ids=["as the image says", "root", "as OpenShift does"],
+)
+def test_a_pod_of_weaviates_helm_chart(baked: str, security: tuple[str, ...]) -> None:
+    """It gets this variable alone, a pod's security context, and Kubernetes' 30 s to stop."""
+    with running(baked, "-e", "ENABLE_CUDA=0", *security, restricted=False) as container:
+        check_contract(container.url)
+        docker("stop", "-t", "30", container.id)
+        assert container.state("ExitCode") == "0"
 
 
 def test_a_baked_image_with_another_model_beside_it_is_refused(baked: str, tmp_path: Path) -> None:
@@ -280,13 +301,14 @@ def test_two_lines_that_copy_a_model(custom: str, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(lines)
     with running(built("multi2vec-clip:copied", tmp_path)) as container:
         print(f"  ready {container.seconds_to_ready:.2f} s after docker run, compiling included")
+        assert container.compiles()
         check_contract(container.url)
         assert container.find("*nvidia*", "libcud*", "libcublas*") == []
     compiled = "RUN python -m app.models.compiled models/compiled\n"  # the third line of docs/operations.md
     (tmp_path / "Dockerfile").write_text(lines + compiled)
     with running(built("multi2vec-clip:copied", tmp_path)) as container:
         print(f"  ready {container.seconds_to_ready:.2f} s after docker run, compiled in the build")
-        assert container.seconds_to_ready < READY_SECONDS
+        assert not container.compiles()
 
 
 def test_your_own_model_without_torch(custom: str, tmp_path: Path) -> None:
@@ -327,7 +349,7 @@ def test_two_lines_that_bake_a_model(custom: str, hub: str, tmp_path: Path) -> N
     with running(built("multi2vec-clip:two-lines", tmp_path)) as container:
         print(f"\n{names} ./download.py: ready {container.seconds_to_ready:.2f} s after docker run")
         check_contract(container.url)
-        assert container.seconds_to_ready < READY_SECONDS
+        assert not container.compiles()
 
 
 def test_custom_writes_what_it_compiles_where_the_image_lets_it(custom: str, tmp_path: Path) -> None:

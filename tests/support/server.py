@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Self
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 
+from app.server import KEEP_ALIVE_SECONDS, make_server
 from app.serving.service import Service
+from app.sockets import listen, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,13 +70,14 @@ def wait_for_port(url: str) -> None:
 class RunningApp:
     """An app served by uvicorn on a free port, in a thread of this process."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, keep_alive: int = KEEP_ALIVE_SECONDS) -> None:
         self.failures: list[str] = []
         self.service: Service = app.state.service
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
-        self._thread = threading.Thread(target=self._server.run)
+        sockets = listen("127.0.0.1", 0)
+        self.url = f"http://{shown(sockets[0])}"
+        self.server = make_server(app)
+        self.server.config.timeout_keep_alive = keep_alive
+        self._thread = threading.Thread(target=self.server.run, args=(sockets,))
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
@@ -97,8 +100,12 @@ class RunningApp:
         raise AssertionError("not ready")
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(20)
+        self.server.handle_exit(signal.SIGINT, None)
+        self.wait_for_end()
+
+    def wait_for_end(self, seconds: float = 20) -> None:
+        """Returns once the server has ended."""
+        self._thread.join(seconds)
         assert not self._thread.is_alive()
 
     def used(self) -> dict[str, int]:

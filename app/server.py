@@ -1,0 +1,165 @@
+"""The server around the app: signals, draining, and the connections that are closed when."""
+
+import asyncio
+import ctypes
+import logging
+import logging.config
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.api.protocol import protocol_for
+from app.main import create_app
+from app.serving.service import Service
+from app.settings import Settings
+from app.sockets import shown
+
+_log = logging.getLogger(__name__)
+
+# Weaviate's client reuses idle connections for 90 s.
+KEEP_ALIVE_SECONDS = 120
+# What a cluster takes to send new connections elsewhere.
+DRAIN_SECONDS_IN_A_CLUSTER = 5.0
+_CLOSE = (b"connection", b"close")
+_TICK = 0.05
+# glibc's mallopt(3): the number of heaps that threads share.
+M_ARENA_MAX = -8
+
+_LOGGING = {
+    **uvicorn.config.LOGGING_CONFIG,
+    "loggers": {
+        **uvicorn.config.LOGGING_CONFIG["loggers"],
+        "app": {"handlers": ["default"], "level": "INFO", "propagate": False},
+    },
+}
+
+
+def drain_delay(settings: Settings) -> float:
+    """Seconds after SIGTERM for which the port stays open."""
+    if settings.drain_delay is not None:
+        return settings.drain_delay
+    return DRAIN_SECONDS_IN_A_CLUSTER if os.environ.get("KUBERNETES_SERVICE_HOST") else 0.0
+
+
+class Server(uvicorn.Server):
+    """Answers all that has begun to arrive before it ends.
+
+    After SIGTERM every answer says `Connection: close`, ready says 503, and for the drain delay everything else goes
+    on, so that clients move on by themselves. Then the port is closed, and with it the connections on which nothing
+    has arrived, without a byte: a client may send its request again elsewhere then, which it may not after a 503.
+    SIGINT and a server that failed skip the delay; a second signal, or one before the model is loaded, ends
+    the server at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._asked_at: float | None = None
+        self._asked_by: int | None = None
+        self._at_once = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On a signal; uvicorn's own would raise it once more at the end, and the exit status be another."""
+        if self._asked_at is not None:
+            self._at_once = True
+            return
+        self._asked_at, self._asked_by = time.monotonic(), sig
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._asked_at is not None and not self._service.draining:
+            self._begin_to_drain()
+        asked_otherwise = await super().on_tick(counter)
+        if self._asked_at is None:
+            return asked_otherwise
+        return self._at_once or time.monotonic() >= self._asked_at + self._delay()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, then each connection as soon as what has begun on it is answered."""
+        # Connections that the kernel has accepted for this server would be reset: take them first.
+        await asyncio.sleep(_TICK)
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        deadline = (self._asked_at or time.monotonic()) + self._service.settings.grace_period
+        while self.server_state.connections and not self._at_once and time.monotonic() < deadline:
+            for connection in self._connections():
+                if not _has_begun(connection):
+                    connection.transport.close()
+            await asyncio.sleep(_TICK)
+        if left := self._connections():
+            _log.warning("%d connections are closed unanswered, for GRACE_PERIOD is over", len(left))
+        for connection in left:
+            connection.transport.abort()
+        await self.lifespan.shutdown()
+
+    def _begin_to_drain(self) -> None:
+        self._service.draining = True
+        # Without a model nothing can be answered, and loading may take minutes.
+        self._at_once = self._at_once or (self._service.current is None and self._service.failure is None)
+        self.config.encoded_headers.append(_CLOSE)
+        for connection in self._connections():
+            if connection.cycle is not None:
+                connection.cycle.keep_alive = False
+        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        _log.info("shutting down on %s", signal.Signals(self._asked_by or signal.SIGTERM).name)
+
+    def _delay(self) -> float:
+        if self._asked_by == signal.SIGINT or self._service.failure is not None:
+            return 0.0
+        return drain_delay(self._service.settings)
+
+    def _connections(self) -> Sequence[Any]:
+        return list(self.server_state.connections)
+
+
+def _has_begun(connection: Any) -> bool:
+    """Whether a request has begun to arrive that is not answered yet."""
+    cycle, scope = connection.cycle, connection.scope
+    if cycle is not None and not cycle.response_complete:
+        return True
+    return scope is not None and (cycle is None or cycle.scope is not scope)
+
+
+def make_server(app: FastAPI) -> Server:
+    """The server of an app that create_app made."""
+    service: Service = app.state.service
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=protocol_for(service.settings),
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
+    return Server(config, service)
+
+
+def serve(settings: Settings, sockets: list[socket.socket]) -> int:
+    """Serve on `sockets`, which listen already. Exit status: 0 after a clean stop, 1 after a failure."""
+    use_one_heap()
+    logging.config.dictConfig(_LOGGING)
+    for sock in sockets:
+        _log.info("listening on http://%s", shown(sock))
+    app = create_app(settings)
+    make_server(app).run(sockets)
+    return 1 if app.state.service.failure else 0
+
+
+def use_one_heap() -> None:
+    """A heap a thread would keep what its thread freed, and memory would grow for hours before it is flat."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has one heap anyway
+        mallopt(M_ARENA_MAX, 1)
