@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from app.processors.decode import Decoded
-from app.processors.resize import Span, resize_part, upright_size
+from app.processors.resize import resize_and_crop, upright_size
 from app.towers import Inputs
 
 
@@ -73,18 +73,11 @@ class ImageProcessor:
         return self.prepare(Decoded(image, image.size))
 
     def prepare(self, picture: Decoded, fast: bool = False) -> Inputs:
-        """The same from a picture as it is stored, of which only the crop is resized (see resize_part)."""
-        width, height = upright_size(picture)
-        resized_width, resized_height = self.resized_size(width, height)
-        across = self._span(width, resized_width, self.width)
-        down = self._span(height, resized_height, self.height)
-        crop = resize_part(picture, across, down, (self.width, self.height), self.resample, fast)
+        """The same from a picture as it is stored (see resize_and_crop)."""
+        width, height = self.resized_size(*upright_size(picture))
+        corner = self._start(width - self.width), self._start(height - self.height)
+        crop = resize_and_crop(picture, (width, height), corner, (self.width, self.height), self.resample, fast)
         return {"pixels": np.asarray(crop)}
-
-    def _span(self, length: int, resized: int, cropped: int) -> Span:
-        """The part of an axis of the picture that is left when `cropped` of its `resized` pixels are."""
-        start = self._start(resized - cropped)
-        return start * length / resized, (start + cropped) * length / resized
 
     def _start(self, surplus: int) -> int:
         return round(surplus / 2) if self.crop_to_even else surplus // 2

@@ -38,7 +38,7 @@ def assert_same(got: np.ndarray, want: np.ndarray) -> None:
     difference = np.abs(got.astype(int) - want.astype(int))
     assert got.shape == want.shape
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-2
+    assert (difference > 0).mean() < 2e-3
 
 
 def stored(image: Image.Image, tag: int) -> Decoded:
@@ -57,7 +57,7 @@ def test_every_orientation_of_every_shape(size: tuple[int, int], tag: int) -> No
         assert_same(each.prepare(stored(image, tag))["pixels"], as_libraries_do(image, each))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.integers(1, 700),
     st.integers(1, 700),
