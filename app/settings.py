@@ -39,6 +39,9 @@ class Settings(BaseSettings):
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
     )
+    decode_timeout: float = Field(
+        default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
+    )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(
         default=0, ge=0, description="most bytes of bodies in memory; 0 follows the container's memory"
