@@ -1,5 +1,7 @@
 """The one tree of errors that a caller may read. It knows no HTTP: app/api/status.py maps it."""
 
+import traceback
+
 
 class ServiceError(Exception):
     """Root of the tree: the message says what is wrong, with which item, and what to do."""
@@ -23,6 +25,14 @@ class Stopped(ServiceError):
 
 class InvalidRequest(ServiceError):
     """The request is at fault."""
+
+
+class Unauthorized(InvalidRequest):
+    """The token is missing or wrong."""
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The body is encoded in a way that is not read here."""
 
 
 class BodyTimeout(InvalidRequest):
@@ -60,3 +70,9 @@ class EngineBroken(Unavailable):
 def first_line(error: Exception) -> str:
     """What an error of a library says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def describe_unforeseen(error: BaseException) -> str:
+    """Kind and places of an error, for the log, without its message: a library's may quote what was sent."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return f"{type(error).__name__} at " + " < ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)

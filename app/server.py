@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.protocol import protocol_for
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
@@ -134,7 +135,7 @@ def make_server(app: FastAPI) -> Server:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=protocol_for(service.settings),
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         access_log=False,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
@@ -18,6 +18,9 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
+    api_token: SecretStr | None = Field(
+        default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
+    )
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: str = Field(
@@ -60,7 +63,11 @@ class Settings(BaseSettings):
         default=0, ge=0, description="most tokens in a batch of texts, padding included; 0 follows TEXT_BATCH"
     )
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
+    header_timeout: float = Field(default=30.0, gt=0, description="seconds in which a request's head must arrive")
     body_timeout: float = Field(default=60.0, gt=0, description="seconds in which a body must arrive")
+    write_timeout: float = Field(
+        default=60.0, gt=0, description="seconds in which a client must take each MiB or so of its answer"
+    )
     compute_timeout: float = Field(
         default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
     )

@@ -30,6 +30,11 @@ class Metrics:
         )
         self.responses = Counter("clip_responses", "answers to POST /vectorize", ["status"], registry=registry)
 
+    def count_answer(self, path: str, status: int) -> None:
+        """Count an answer, if it is one to POST /vectorize."""
+        if path == "/vectorize":
+            self.responses.labels(status).inc()
+
     def dump(self) -> bytes:
         """All counts in the text format of Prometheus."""
         return generate_latest(self._registry)
