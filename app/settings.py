@@ -23,9 +23,7 @@ class Settings(BaseSettings):
     )
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: str = Field(
-        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
-    )
+    engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
         description="of the computation; vectors are float32 always; default: as baked, else float32",
@@ -57,6 +55,9 @@ class Settings(BaseSettings):
         default=20.0, ge=0, description="seconds for which a request waits when the server is full; 0 refuses at once"
     )
     loading_timeout: float = Field(default=40.0, ge=0, description="seconds for which a request waits for the model")
+    vector_cache_bytes: int = Field(
+        default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
+    )
     image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
     text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
     text_batch_tokens: int = Field(
