@@ -3,15 +3,16 @@
 import base64
 import json
 import re
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
+from app.main import create_app
+from app.server import make_server
+from app.settings import Settings
 from tests.support.held_out import HeldOut
-from tests.support.server import ROOT, free_port
+from tests.support.server import free_port
 from tests.support.weaviate_client import GoClient, ModuleError
 from tests.support.weaviate_module import ClassSettings, Module
 from tests.support.weaviate_start import Started
@@ -100,7 +101,4 @@ def test_idle_connections_are_still_reused_when_others_have_closed_them(service:
 
 def test_idle_connections_are_kept_longer_than_the_client_keeps_them() -> None:
     """What the server is started with; the test above shows that it goes by it."""
-    show = "import uvicorn; uvicorn.Server.run = lambda self: print(self.config.timeout_keep_alive)"
-    code = f"{show}; from app.__main__ import main; main()"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(result.stdout) > 90
+    assert make_server(create_app(Settings())).config.timeout_keep_alive > 90
