@@ -36,7 +36,7 @@ demo: $(SERVING)
 # pin, or what is written of a compiled model, has changed: a test says so.
 demo-compiled: setup
 	rm -rf demo/models/compiled
-	MODELS_DIR=demo/models $(BIN)/python -W ignore -m app.models.compile demo/models/compiled
+	MODELS_DIR=demo/models $(BIN)/python -m app.models.compiled demo/models/compiled
 
 serve: setup
 	MODELS_DIR=$(or $(MODELS_DIR),models) PORT=$(PORT) $(BIN)/python -m app

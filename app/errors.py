@@ -9,6 +9,18 @@ class ConfigurationError(ServiceError):
     """The server cannot start as it is set up."""
 
 
+class NotCompiled(ServiceError):
+    """An engine does not take this tower, now or later; another engine may."""
+
+
+class CompilingFailed(ServiceError):
+    """Compiling came to no end for a reason that may pass; the message names it."""
+
+
+class Stopped(ServiceError):
+    """The server was told to stop while it loaded the model."""
+
+
 class InvalidRequest(ServiceError):
     """The request is at fault."""
 

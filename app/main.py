@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -30,7 +31,7 @@ def create_app(
 ) -> FastAPI:
     """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more."""
     stopping = threading.Event()
-    service = Service(settings, load or load_model, on_failure, stopping)
+    service = Service(settings, load or functools.partial(load_model, stop=stopping), on_failure, stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -15,32 +15,20 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     models_dir: Path = Field(default=Path("models"), description="folder that holds the model folders")
-    clip_model_name: str | None = Field(default=None, description="what download.py bakes for pictures")
-    text_model_name: str | None = Field(default=None, description="what download.py bakes for texts")
-    clip_model_type: str | None = Field(
-        default=None, description="openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name"
-    )
-    open_clip_model_name: str | None = Field(
-        default=None, description="OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL"
-    )
-    open_clip_pretrained: str | None = Field(default=None, description="its weights, by open_clip's name")
-    siglip_model_name: str | None = Field(default=None, description="SigLIP model that download.py bakes")
-    colpali_engine_model_name: str | None = Field(
-        default=None, description="ModernVBERT model that download.py bakes"
-    )
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: Literal["auto", "torch", "openvino"] = Field(
-        default="auto", description="auto: torch on a GPU, OpenVINO on a CPU"
+    engine: str = Field(
+        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = Field(
-        default="float32", description="of the computation; vectors are float32 always"
+    precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
+        default=None,
+        description="of the computation; vectors are float32 always; default: as baked, else float32",
     )
     cache_dir: Path = Field(
-        default=Path("~/.cache/multi2vec-clip").expanduser(),
+        default=Path("~/.cache/multi2vec-clip"),
         description="where a compiled model is kept if MODELS_DIR is not writable",
     )
     trust_remote_code: bool = Field(default=False, description="execute code from the model folder")

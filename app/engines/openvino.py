@@ -1,18 +1,18 @@
 """The OpenVINO engine: compiled towers on the CPU. Serving needs no torch."""
 
 import ctypes
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as ops
 
 from app.cgroup import usable_cpus
-from app.errors import ConfigurationError
+from app.errors import NotCompiled, OutOfMemory, first_line
 from app.settings import Settings
-from app.towers import Inputs, Vectors
+from app.towers import InferenceSession, Inputs, Vectors
 
 if TYPE_CHECKING:
     import torch
@@ -24,45 +24,117 @@ _MADV_DONTNEED = 4
 _SHAPES_KEPT = 64
 
 
-def check_precision(settings: Settings) -> None:
-    """Raises ConfigurationError if this CPU does not compute in the precision asked for."""
-    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    names = [name for name, capability in _CAPABILITIES.items() if capability in able]
-    if settings.precision not in names:
-        raise ConfigurationError(
-            f"PRECISION={settings.precision}: OpenVINO on this CPU takes {', '.join(names)}; choose one of them"
-        )
+def library() -> Any:
+    """The module openvino, without its usage reporting.
 
-
-def quantize_weights(model: ov.Model) -> None:
-    """Replace the weights of the matrix products by int8 with one float32 scale an output channel.
-
-    Symmetric: weight = int8 * scale, scale = largest magnitude / 127. OpenVINO then quantizes the
-    activations as it goes, in groups of 32.
+    At its import openvino reports, by way of the package openvino_telemetry: it looks up hosts, starts
+    processes and writes to the user's home. Without that package it uses a stand-in that does nothing.
     """
-    for node in model.get_ops():
-        if node.get_type_name() != "MatMul":
-            continue
-        constant = node.input_value(1).get_node()
-        if constant.get_type_name() != "Constant" or len(constant.get_output_shape(0)) != 2:
-            continue
-        weights = constant.data
-        inputs_axis = 1 if node.get_attributes()["transpose_b"] else 0
-        scales = np.abs(weights).max(axis=inputs_axis, keepdims=True) / 127
-        scales[scales == 0] = 1
-        quantized = ops.constant(np.round(weights / scales).astype(np.int8))
-        product = ops.multiply(ops.convert(quantized, "f32"), ops.constant(scales.astype(np.float32)))
-        node.input(1).replace_source_output(product.output(0))
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    return openvino
 
 
-def convert(module: "torch.nn.Module", sample: Inputs, path: Path, any_length: bool) -> None:
-    """Write a module as OpenVINO IR (`path` with .xml and .bin), float32, for batches of any size.
+class OpenVINO:
+    """See FileEngine."""
 
-    `sample` is a batch of two items. With `any_length` its arrays are (items, tokens), and take any number
-    of tokens.
-    """
+    name = "openvino"
+    title = "OpenVINO"
+    devices: tuple[str, ...] = ("cpu",)
+
+    def missing(self) -> str | None:
+        if importlib.util.find_spec("openvino") is None:
+            return "OpenVINO is not installed (pip install openvino)"
+        return None
+
+    def device(self, settings: Settings) -> str:
+        return "the CPU"
+
+    def precisions(self, settings: Settings) -> list[str]:
+        able = library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return [name for name, capability in _CAPABILITIES.items() if capability in able]
+
+    def version(self) -> str:
+        version: str = library().get_version()
+        return version
+
+    def export(
+        self, module: "torch.nn.Module", sample: Inputs, path: Path, *, any_length: bool, precision: str
+    ) -> None:
+        try:
+            model = _convert(module, sample, any_length)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if "alloc" in str(error):
+                raise MemoryError(first_line(error)) from error
+            raise NotCompiled(f"OpenVINO does not take it: {first_line(error)}") from error
+        if precision == "int8":
+            _quantize_weights(model)
+        library().save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
+
+    def open_file(self, path: Path, precision: str, settings: Settings) -> InferenceSession:
+        return OpenVINOSession(path.with_suffix(".xml"), precision, settings.threads or usable_cpus())
+
+
+class OpenVINOSession:
+    """Runs a tower from its IR file."""
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        core = library().Core()
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "CPU_RUNTIME_CACHE_CAPACITY": _SHAPES_KEPT,
+        }
+        if precision == "int8":
+            options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 32
+        model = core.read_model(path)
+        self._names = [port.get_any_name() for port in model.inputs]  # compiling adds others
+        self._request = core.compile_model(model, "CPU", options).create_infer_request()
+        self._file = path.with_suffix(".bin").resolve()
+        self._has_run = False
+
+    def start(self, batch: Inputs) -> Callable[[], Vectors]:
+        """See InferenceSession. The CPU computes here: it has nothing to overlap with."""
+        try:
+            self._request.infer({name: batch[name] for name in self._names}, share_inputs=True)
+        except MemoryError as error:
+            raise OutOfMemory(_NO_MEMORY) from error
+        except RuntimeError as error:
+            if "alloc" in str(error):
+                raise OutOfMemory(_NO_MEMORY) from error
+            raise
+        vectors: Vectors = np.array(self._request.get_output_tensor(0).data, np.float32)
+        if not self._has_run:
+            self._has_run = True
+            self._give_back_file_pages()
+        return lambda: vectors
+
+    def _give_back_file_pages(self) -> None:
+        """Drop the pages of the mapped weights: the first run repacked them, and they come back when touched."""
+        maps = Path("/proc/self/maps")
+        if not maps.exists():  # no Linux
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        for line in maps.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+            if line.endswith(str(self._file)):
+                start, end = (int(address, 16) for address in line.split()[0].split("-"))
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+_NO_MEMORY = "the batch does not fit into memory; send fewer or smaller items"
+
+
+def _convert(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any:
+    """A module as OpenVINO's model, float32."""
     import torch
 
+    ov = library()
     names, tensors = list(sample), tuple(torch.from_numpy(array) for array in sample.values())
 
     class ByPosition(torch.nn.Module):
@@ -86,41 +158,26 @@ def convert(module: "torch.nn.Module", sample: Inputs, path: Path, any_length: b
         port.get_tensor().set_names({name})
     shapes = {name: [-1, -1] if any_length else [-1, *array.shape[1:]] for name, array in sample.items()}
     model.reshape({name: ov.PartialShape(shape) for name, shape in shapes.items()})
-    ov.save_model(model, path, compress_to_fp16=False)
+    return model
 
 
-class OpenVINOSession:
-    """Runs a tower from its IR file, on as many threads as the CPU quota gives."""
+def _quantize_weights(model: Any) -> None:
+    """Replace the weights of the matrix products by int8 with one float32 scale an output channel.
 
-    def __init__(self, path: Path, precision: str, threads: int) -> None:
-        core = ov.Core()
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": threads or usable_cpus(),
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "CPU_RUNTIME_CACHE_CAPACITY": _SHAPES_KEPT,
-        }
-        model = core.read_model(path)
-        names = [port.get_any_name() for port in model.inputs]  # compiling adds others
-        if precision == "int8":
-            quantize_weights(model)
-            options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 32
-        self._compiled = core.compile_model(model, "CPU", options)
-        self._request = self._compiled.create_infer_request()
-        self._names = names
-        self._file = path.with_suffix(".bin").resolve()
-
-    def start(self, batch: Inputs) -> Callable[[], Vectors]:
-        """See InferenceSession. The CPU computes here: it has nothing to overlap with."""
-        self._request.infer({name: batch[name] for name in self._names}, share_inputs=True)
-        vectors: Vectors = np.array(self._request.get_output_tensor(0).data, np.float32)
-        return lambda: vectors
-
-    def give_back_file_pages(self) -> None:
-        """Drop the pages of the mapped weights: they have been repacked, and come back when touched."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            if line.endswith(str(self._file)):
-                start, end = (int(address, 16) for address in line.split()[0].split("-"))
-                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+    Symmetric: weight = int8 * scale, scale = largest magnitude / 127. OpenVINO then quantizes the
+    activations as it goes, in groups of 32.
+    """
+    ops = library().opset13
+    for node in model.get_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        constant = node.input_value(1).get_node()
+        if constant.get_type_name() != "Constant" or len(constant.get_output_shape(0)) != 2:
+            continue
+        weights = constant.data
+        inputs_axis = 1 if node.get_attributes()["transpose_b"] else 0
+        scales = np.abs(weights).max(axis=inputs_axis, keepdims=True) / 127
+        scales[scales == 0] = 1
+        quantized = ops.constant(np.round(weights / scales).astype(np.int8))
+        product = ops.multiply(ops.convert(quantized, "f32"), ops.constant(scales.astype(np.float32)))
+        node.input(1).replace_source_output(product.output(0))

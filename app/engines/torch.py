@@ -1,19 +1,52 @@
 """The torch engine: CPU and CUDA."""
 
+import importlib.util
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from app.cgroup import usable_cpus
 from app.errors import ConfigurationError, EngineBroken, OutOfMemory
 from app.settings import Settings
-from app.towers import Inputs, Vectors
+from app.towers import InferenceSession, Inputs, Vectors
+
+if TYPE_CHECKING:
+    import torch
 
 
-def torch_device(settings: Settings) -> torch.device:
-    """The device asked for; raises ConfigurationError if it is not there, never falls back."""
-    torch.set_num_threads(settings.threads or usable_cpus())
+class Torch:
+    """See ModuleEngine."""
+
+    name = "torch"
+    title = "torch"
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    def missing(self) -> str | None:
+        if importlib.util.find_spec("torch") is None:
+            return "torch is not installed (pip install -r requirements.txt)"
+        return None
+
+    def device(self, settings: Settings) -> str:
+        return str(_device(settings))
+
+    def precisions(self, settings: Settings) -> list[str]:
+        import torch
+
+        if not settings.enable_cuda:
+            return ["float32", "bfloat16"]
+        return ["float32", *(["bfloat16"] if torch.cuda.is_bf16_supported() else []), "float16"]
+
+    def open_module(self, module: "torch.nn.Module", precision: str, settings: Settings) -> InferenceSession:
+        import torch
+
+        torch.set_num_threads(settings.threads or usable_cpus())
+        return TorchSession(module, _device(settings), getattr(torch, precision))
+
+
+def _device(settings: Settings) -> "torch.device":
+    import torch
+
     if not settings.enable_cuda:
         return torch.device("cpu")
     device = torch.device(settings.cuda_core)
@@ -25,30 +58,18 @@ def torch_device(settings: Settings) -> torch.device:
     return device
 
 
-def torch_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """The precision asked for; raises ConfigurationError if this device does not compute in it."""
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if device.type == "cuda":
-        dtypes["float16"] = torch.float16
-        if not torch.cuda.is_bf16_supported():
-            del dtypes["bfloat16"]
-    if settings.precision not in dtypes:
-        raise ConfigurationError(
-            f"PRECISION={settings.precision}: torch on {device} takes {', '.join(dtypes)}; choose one of them"
-        )
-    return dtypes[settings.precision]
-
-
 class TorchSession:
     """Runs a module that takes a batch's arrays by name and returns (items, width)."""
 
-    def __init__(self, module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, module: "torch.nn.Module", device: "torch.device", dtype: "torch.dtype") -> None:
         self._module = module.eval().to(device, dtype)
         self._device = device
         self._dtype = dtype
 
     def start(self, batch: Inputs) -> Callable[[], Vectors]:
         """See InferenceSession. On CUDA the kernels are queued and the copies do not block."""
+        import torch
+
         try:
             with torch.inference_mode():
                 vectors = self._module(**{name: self._to_device(array) for name, array in batch.items()})
@@ -64,7 +85,9 @@ class TorchSession:
 
         return finish
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
+    def _to_device(self, array: np.ndarray) -> "torch.Tensor":
+        import torch
+
         tensor = torch.from_numpy(array)
         if tensor.is_floating_point():
             tensor = tensor.to(self._dtype)
@@ -73,6 +96,8 @@ class TorchSession:
         return tensor
 
     def _translated(self, error: RuntimeError) -> Exception:
+        import torch
+
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()

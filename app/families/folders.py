@@ -3,17 +3,19 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, first_line
+from app.families.family import Family, ModelFolder
 from app.settings import Settings
-
-if TYPE_CHECKING:
-    from app.families.registry import Family
 
 HOW_TO_GET_A_MODEL = "get a model with ./download.py, or serve the demo with MODELS_DIR=demo/models"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+BEING_REPLACED = ".being-replaced"
+"""A file in MODELS_DIR while folders are replaced; what it lies beside may be of two models."""
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -25,11 +27,15 @@ def trust_remote_code(settings: Settings) -> bool:
     return settings.trust_remote_code
 
 
-def check_model(models_dir: Path, family: "Family") -> None:
+def check_model(models_dir: Path, family: Family) -> None:
     """Raises ConfigurationError unless the folders of `family` are there, whole and readable."""
+    if (models_dir / BEING_REPLACED).exists():
+        raise ConfigurationError(
+            f"baking into {models_dir} was interrupted while folders were replaced; run ./download.py again"
+        )
     try:
-        for name in family.folders:
-            _check_folder(models_dir / name, family if name in family.weights else None)
+        for folder in family.folders:
+            _check_folder(models_dir, folder, family.name)
     except PermissionError as error:
         raise ConfigurationError(
             f"user {os.getuid()} may not read {error.filename}; let everyone read it (chmod -R a+rX, or in a "
@@ -37,18 +43,19 @@ def check_model(models_dir: Path, family: "Family") -> None:
         ) from error
 
 
-def _check_folder(folder: Path, family: "Family | None") -> None:
-    """`family` is given for a folder that must hold weights."""
-    if not folder.is_dir():
-        raise ConfigurationError(f"there is no model folder {folder}; {HOW_TO_GET_A_MODEL}")
-    content = content_files(folder)
-    if family is not None:
-        if not (folder / family.marker).is_file():
-            raise ConfigurationError(f"{folder} is no {family.name} model (no {family.marker}); {HOW_TO_GET_A_MODEL}")
-        if not any(path.suffix in WEIGHTS for path in content):
-            raise ConfigurationError(f"{folder} holds no weights; {HOW_TO_GET_A_MODEL}")
-    for path in content:
-        _check_file(path)
+def _check_folder(models_dir: Path, folder: ModelFolder, family_name: str) -> None:
+    path = models_dir / folder.name
+    if not path.is_dir():
+        raise ConfigurationError(f"there is no model folder {path}; {HOW_TO_GET_A_MODEL}")
+    if not folder.is_in(models_dir):
+        raise ConfigurationError(
+            f"{path} is no {family_name} model (no {' or '.join(folder.markers)}); {HOW_TO_GET_A_MODEL}"
+        )
+    content = content_files(path)
+    if folder.has_weights and not any(file.suffix in WEIGHTS for file in content):
+        raise ConfigurationError(f"{path} holds no weights; {HOW_TO_GET_A_MODEL}")
+    for file in content:
+        check_file(file)
 
 
 def digest(folder: Path) -> str:
@@ -62,8 +69,19 @@ def digest(folder: Path) -> str:
 
 
 def content_files(folder: Path) -> list[Path]:
-    """The files of a model folder that matter, in order: all but its texts (*.md)."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    """The files of a model folder that matter, in order: all but texts (*.md) and hidden ones.
+
+    Links are followed, each folder once.
+    """
+    files: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            files += [Path(parent, name) for name in names if not name.startswith(".") and not name.endswith(".md")]
+        seen.add(real)
+    return sorted(path for path in files if path.is_file())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -88,7 +106,8 @@ def hub_snapshot(cache: Path) -> Path:
     return snapshots[0]
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raises ConfigurationError if a file of a model is damaged as far as that can be told quickly."""
     with path.open("rb") as file:
         head = file.read(len(_LFS_POINTER))
     if head == _LFS_POINTER:
@@ -110,3 +129,26 @@ def _is_whole_safetensors(path: Path) -> bool:
             return False
     ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     return size == 8 + length + max(ends, default=0)
+
+
+def cannot_load(folder: Path, error: Exception) -> ConfigurationError:
+    """What a library threw while it loaded a model folder, as an error that says where and what to do."""
+    return ConfigurationError(f"cannot load the model in {folder}: {first_line(error)}; {HOW_TO_GET_A_MODEL}")
+
+
+@contextmanager
+def without_damaged_files(source: Path) -> Iterator[None]:
+    """Around the use of what was downloaded: if it cannot be used, files that are damaged are downloaded afresh.
+
+    What is whole is kept, for the error may be in the settings.
+    """
+    try:
+        yield
+    except ConfigurationError:
+        for path in source.rglob("*"):
+            if path.is_file() and (source / ".cache" / "huggingface").is_dir():  # ours, not a folder of the user's
+                try:
+                    check_file(path)
+                except ConfigurationError:
+                    path.unlink()
+        raise

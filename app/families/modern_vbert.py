@@ -3,62 +3,94 @@
 Vectors are those of BiModernVBert: the mean over the tokens, scaled to length 1.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from PIL import Image
 
-from app.families.folders import hub_snapshot, read_config
-from app.families.pretrained import cannot_load
-from app.families.torch_towers import first_item, locked, stay_offline, text_tower
-from app.hub.download import discarded_if_unusable, download
+from app.families.family import Family, ModelFolder, Variable, require_libraries
+from app.families.folders import cannot_load, hub_snapshot, read_config, without_damaged_files
 from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel, TorchTower
 
-if TYPE_CHECKING:
-    from app.families.names import Names
-
-_SAMPLE_IMAGE = Image.new("RGB", (64, 48), "white")
+_SAMPLE_IMAGE_SIZE = (64, 48)
 
 
-def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
-    """Load the model on the CPU in float32; raises ConfigurationError that names the folder."""
-    model = _model(_folder(models_dir / "colpali_engine_model", "*.safetensors"))
-    processor = _processor(_folder(models_dir / "colpali_engine_processor", "tokenizer_config.json"))
-    tokenizer, length = processor.tokenizer, model.config.text_config.max_position_embeddings
-    text = _text_reference(tokenizer, length)
-    padding = Padding({"input_ids": tokenizer.pad_token_id or 0}, length)
-    return TorchModel(
-        text=text_tower(model, TextProcessor.from_tokenizer(tokenizer, length, list(text("a"))), text, padding),
-        image=TorchTower(model, _image_reference(processor), _SAMPLE_IMAGE, Padding(padding.values)),
-        meta=_meta(models_dir),
+class ModernVBERT:
+    name = "ModernVBERT"
+    folders = (
+        ModelFolder("colpali_engine_model"),
+        ModelFolder(
+            "colpali_engine_processor",
+            ("tokenizer_config.json", "models--*/snapshots/*/tokenizer_config.json"),
+            has_weights=False,
+        ),
     )
+    variables = (Variable("COLPALI_ENGINE_MODEL_NAME", "ModernVBERT model that download.py bakes"),)
+    libraries = ("torch", "colpali_engine")
+    requirements = "requirements/colpali.txt"
+
+    def is_named(self, names: Mapping[str, str]) -> bool:
+        return "COLPALI_ENGINE_MODEL_NAME" in names
+
+    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+        require_libraries(self)
+        from app.families.pretrained import require_model_type
+        from app.hub.download import download
+
+        name = names["COLPALI_ENGINE_MODEL_NAME"]
+        source = download(name, downloads)
+        require_model_type(name, source, ("modernvbert",))
+        with without_damaged_files(source):
+            _model(source).save_pretrained(target / "colpali_engine_model")
+            _processor(source).save_pretrained(target / "colpali_engine_processor")
+        (target / "model_name").write_text(name)
+
+    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
+        require_libraries(self)
+        from app.families.torch_towers import text_tower
+
+        model = _model(_model_folder(models_dir))
+        processor = _processor(_processor_folder(models_dir))
+        length, text = _length(models_dir), _text_reference(processor, models_dir)
+        padding = Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, length)
+        return TorchModel(
+            text=text_tower(
+                model, TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))), text, padding
+            ),
+            image=TorchTower(
+                model,
+                _image_reference(processor),
+                Image.new("RGB", _SAMPLE_IMAGE_SIZE, "white"),
+                Padding(padding.values),
+            ),
+            meta=_meta(models_dir),
+        )
+
+    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
+        require_libraries(self)
+        processor = _processor(_processor_folder(models_dir))
+        return _image_reference(processor) if tower == "image" else _text_reference(processor, models_dir)
 
 
-def library_processor(models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-    """The library's own preparation of one tower, "image" or "text", without the weights."""
-    processor = _processor(_folder(models_dir / "colpali_engine_processor", "tokenizer_config.json"))
-    if tower == "image":
-        return _image_reference(processor)
-    config = read_config(_folder(models_dir / "colpali_engine_model", "*.safetensors"))
-    return _text_reference(processor.tokenizer, config["text_config"]["max_position_embeddings"])
+FAMILY: Family = ModernVBERT()
 
 
-def bake(names: "Names", downloads: Path, made: Path) -> None:
-    """Write colpali_engine_model/, colpali_engine_processor/ and model_name into `made`."""
-    name = names.colpali_engine_model_name
-    assert name
-    source = download(name, downloads)
-    with discarded_if_unusable(source):
-        _model(source).save_pretrained(made / "colpali_engine_model")
-        _processor(source).save_pretrained(made / "colpali_engine_processor")
-    (made / "model_name").write_text(name)
+def _model_folder(models_dir: Path) -> Path:
+    """Where the weights are: in the folder, or in the hub cache that the old download.py made there."""
+    folder = models_dir / "colpali_engine_model"
+    return folder if any(folder.glob("*.safetensors")) else hub_snapshot(folder)
 
 
-def _folder(folder: Path, marker: str) -> Path:
-    """Where the files are: in the folder, or in the hub cache that the old download.py made there."""
-    return folder if any(folder.glob(marker)) else hub_snapshot(folder)
+def _processor_folder(models_dir: Path) -> Path:
+    folder = models_dir / "colpali_engine_processor"
+    return folder if (folder / "tokenizer_config.json").is_file() else hub_snapshot(folder)
+
+
+def _length(models_dir: Path) -> int:
+    length: int = read_config(_model_folder(models_dir))["text_config"]["max_position_embeddings"]
+    return length
 
 
 def _meta(models_dir: Path) -> dict[str, Any]:
@@ -68,7 +100,7 @@ def _meta(models_dir: Path) -> dict[str, Any]:
     if "model_config" in config:
         return config
     return {
-        "model_name": (models_dir / "model_name").read_text().strip(),
+        "model_name": (models_dir / "model_name").read_text(encoding="utf-8").strip(),
         "cache_dir": str(folder),
         "cache_dir_processor": str(models_dir / "colpali_engine_processor"),
         "model_config": config,
@@ -76,6 +108,10 @@ def _meta(models_dir: Path) -> dict[str, Any]:
 
 
 def _model(folder: Path) -> Any:
+    import torch
+
+    from app.families.torch_towers import stay_offline
+
     stay_offline()
     from colpali_engine.models import BiModernVBert
 
@@ -86,6 +122,8 @@ def _model(folder: Path) -> Any:
 
 
 def _processor(folder: Path) -> Any:
+    from app.families.torch_towers import stay_offline
+
     stay_offline()
     from colpali_engine.models import BiModernVBertProcessor
 
@@ -96,9 +134,14 @@ def _processor(folder: Path) -> Any:
 
 
 def _image_reference(processor: Any) -> Processor:
+    from app.families.torch_towers import first_item
+
     return lambda image: first_item(processor.process_images([image]))
 
 
-def _text_reference(tokenizer: Any, length: int) -> Processor:
+def _text_reference(processor: Any, models_dir: Path) -> Processor:
     """As process_texts(), which only tokenizes, but cut at the model's length."""
-    return locked(lambda text: tokenizer([text], truncation=True, max_length=length, return_tensors="pt"))
+    from app.families.torch_towers import locked
+
+    options = {"truncation": True, "max_length": _length(models_dir), "return_tensors": "pt"}
+    return locked(lambda text: processor.tokenizer([text], **options))

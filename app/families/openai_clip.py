@@ -3,68 +3,114 @@
 Vectors are those of get_text_features() and get_image_features() of transformers, scaled to length 1.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from app.errors import ConfigurationError
+from app.families.family import Family, ModelFolder, Variable, require_libraries
 from app.families.folders import read_config
-from app.families.pretrained import ImageFeatures, TextFeatures, download_model, load_model, load_processor
-from app.families.torch_towers import Normalized, first_item, image_tower, locked, text_tower
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel
 
-if TYPE_CHECKING:
-    from app.families.names import Names
+_MODEL_TYPES = ("clip", "metaclip_2", "chinese_clip")
 
 
-def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
-    """Load the model on the CPU in float32; raises ConfigurationError that names the folder."""
-    folder = models_dir / "openai_clip"
-    model = load_model(folder, trust_remote_code)
-    processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
-    config = read_config(folder)
-    length = _length(processor.tokenizer, model.config.text_config.max_position_embeddings)
-    text = _text_reference(processor.tokenizer, length)
-    return TorchModel(
-        text=text_tower(
-            Normalized(TextFeatures(model)),
-            TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))),
-            text,
-            Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, length),
+class OpenAICLIP:
+    name = "OpenAI CLIP"
+    folders = (
+        ModelFolder("openai_clip"),
+        ModelFolder(
+            "openai_clip_processor",
+            ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json"),
+            has_weights=False,
         ),
-        image=image_tower(
-            Normalized(ImageFeatures(model)),
-            ImageProcessor.from_processor(processor.image_processor.to_dict()),
-            _image_reference(processor),
-        ),
-        meta=config,
     )
+    variables = (
+        Variable("CLIP_MODEL_NAME", "what download.py bakes for pictures"),
+        Variable("TEXT_MODEL_NAME", "what download.py bakes for texts"),
+        Variable("CLIP_MODEL_TYPE", "openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name"),
+    )
+    libraries = ("torch", "transformers")
+    requirements = "requirements.txt"
+
+    def is_named(self, names: Mapping[str, str]) -> bool:
+        clip, text = names.get("CLIP_MODEL_NAME", ""), names.get("TEXT_MODEL_NAME", "")
+        kind = names.get("CLIP_MODEL_TYPE", "").lower()
+        if not clip.startswith(("openai/", "facebook/metaclip")) and not (clip and kind == "openai"):
+            return False
+        if not text:
+            raise ConfigurationError(f"TEXT_MODEL_NAME is not set; set it to {clip} too")
+        if clip != text:
+            raise ConfigurationError(
+                f"an OpenAI CLIP embeds texts and pictures: set TEXT_MODEL_NAME to {clip} too"
+            )
+        return True
+
+    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+        require_libraries(self)
+        from app.families.pretrained import download_model, save_model
+
+        source = download_model(names["CLIP_MODEL_NAME"], downloads, trust_remote_code, model_types=_MODEL_TYPES)
+        save_model(
+            source,
+            trust_remote_code,
+            model_folder=target / "openai_clip",
+            processor_folder=target / "openai_clip_processor",
+        )
+
+    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
+        require_libraries(self)
+        from app.families.pretrained import image_embeddings, load_model, load_processor, text_embeddings
+        from app.families.torch_towers import Embeds, Normalized, image_tower, text_tower
+
+        folder = models_dir / "openai_clip"
+        model = load_model(folder, trust_remote_code)
+        processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
+        tokenizer = processor.tokenizer
+        length, text = _length(processor, folder), _text_reference(processor, folder)
+        return TorchModel(
+            text=text_tower(
+                Normalized(Embeds(model, text_embeddings)),
+                TextProcessor.from_tokenizer(tokenizer, length, list(text("a"))),
+                text,
+                Padding({"input_ids": tokenizer.pad_token_id or 0}, length),
+            ),
+            image=image_tower(
+                Normalized(Embeds(model, image_embeddings)),
+                ImageProcessor.from_processor(processor.image_processor.to_dict()),
+                _image_reference(processor),
+            ),
+            meta=read_config(folder),
+        )
+
+    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
+        require_libraries(self)
+        from app.families.pretrained import load_processor
+
+        processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
+        if tower == "image":
+            return _image_reference(processor)
+        return _text_reference(processor, models_dir / "openai_clip")
 
 
-def library_processor(models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-    """The library's own preparation of one tower, "image" or "text", without the weights."""
-    processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
-    if tower == "image":
-        return _image_reference(processor)
-    positions = read_config(models_dir / "openai_clip")["text_config"].get("max_position_embeddings", 77)
-    return _text_reference(processor.tokenizer, _length(processor.tokenizer, positions))
+FAMILY: Family = OpenAICLIP()
 
 
-def bake(names: "Names", downloads: Path, made: Path) -> None:
-    """Write openai_clip/ and openai_clip_processor/ into `made`; raises ConfigurationError."""
-    assert names.clip_model_name
-    model, processor = download_model(names.clip_model_name, downloads, names.trust_remote_code)
-    model.save_pretrained(made / "openai_clip")
-    processor.save_pretrained(made / "openai_clip_processor")
-
-
-def _length(tokenizer: Any, positions: int) -> int:
-    return int(min(tokenizer.model_max_length, positions))
+def _length(processor: Any, folder: Path) -> int:
+    positions = read_config(folder).get("text_config", {}).get("max_position_embeddings", 77)
+    return int(min(processor.tokenizer.model_max_length, positions))
 
 
 def _image_reference(processor: Any) -> Processor:
+    from app.families.torch_towers import first_item
+
     return lambda image: first_item(processor.image_processor(images=[image], return_tensors="pt"))
 
 
-def _text_reference(tokenizer: Any, length: int) -> Processor:
-    return locked(lambda text: tokenizer([text], truncation=True, max_length=length, return_tensors="pt"))
+def _text_reference(processor: Any, folder: Path) -> Processor:
+    from app.families.torch_towers import locked
+
+    options = {"truncation": True, "max_length": _length(processor, folder), "return_tensors": "pt"}
+    return locked(lambda text: processor.tokenizer([text], **options))

@@ -14,161 +14,177 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer
 
 from app.errors import ConfigurationError, first_line
-from app.families.folders import HOW_TO_GET_A_MODEL, WEIGHTS, read_config
-from app.families.pretrained import cannot_load
-from app.families.torch_towers import Normalized, image_tower, locked, stay_offline, text_tower
-from app.hub.download import TOKENIZER, download
+from app.families.family import Family, ModelFolder, Variable, require_libraries
+from app.families.folders import HOW_TO_GET_A_MODEL, WEIGHTS, cannot_load, read_config
+from app.families.tokenizer_json import from_simple_tokenizer
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Inputs, Padding, Processor, TorchModel
 
 if TYPE_CHECKING:
-    from app.families.names import Names
+    import torch
 
 _log = logging.getLogger(__name__)
 
 _HUB = "hf-hub:"
+# As open_clip looks for them in a repository (its constants and download_pretrained_from_hf).
+_WEIGHTS_IN_ORDER = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _INTERPOLATION = {"bicubic": 3, "bilinear": 2}
 
 
-class _TextModule(torch.nn.Module):
-    """Token ids, int64 (items, tokens), to embeddings."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        embeddings: torch.Tensor = self.model.encode_text(input_ids)
-        return embeddings
-
-
-class _AnyLength(torch.nn.Module):
-    """CLIP.encode_text for texts that are not padded to the full length: the same, with fewer positions."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        from open_clip.transformer import text_global_pool
-
-        model, length = self.model, input_ids.shape[1]
-        mask = None if model.attn_mask is None else model.attn_mask[:length, :length]
-        hidden = model.token_embedding(input_ids) + model.positional_embedding[:length]
-        hidden = model.ln_final(model.transformer(hidden, attn_mask=mask))
-        eos = getattr(model, "text_eos_id", None)
-        pooled: torch.Tensor = text_global_pool(hidden, input_ids, model.text_pool_type, eos_token_id=eos)
-        projection = model.text_projection
-        if projection is None:
-            return pooled
-        projected: torch.Tensor
-        projected = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
-        return projected
-
-
-class _ImageModule(torch.nn.Module):
-    """Pixel values, float32 (items, 3, height, width), to embeddings."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        embeddings: torch.Tensor = self.model.encode_image(pixel_values)
-        return embeddings
-
-
-def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
-    """Load the model on the CPU in float32; raises ConfigurationError that names the folder."""
-    stay_offline()
-    import open_clip
-
-    folder = models_dir / "openclip"
-    description = describe(folder)
-    try:
-        with _as_open_clip_lays_it(folder, description) as place:
-            # It leaves text towers of transformers in training mode.
-            model = open_clip.create_model(f"local-dir:{place}", require_pretrained=True).eval()
-            tokenizer = _tokenizer(place, description["model_cfg"])
-    except Exception as error:
-        raise cannot_load(folder, error) from error
-    text, pad_id = _text_reference(tokenizer), _pad_id(tokenizer)
-    module = _TextModule(model)
-    shortened = _shortened(text, pad_id)
-    takes_any_length = next(
-        (each for each in (module, _AnyLength(model)) if _same_embeddings(module, text, each, shortened)), None
+class OpenCLIP:
+    name = "OpenCLIP"
+    folders = (ModelFolder("openclip"),)
+    variables = (
+        Variable("OPEN_CLIP_MODEL_NAME", "OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL"),
+        Variable("OPEN_CLIP_PRETRAINED", "its weights, by open_clip's name"),
     )
-    preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-    return TorchModel(
-        text=text_tower(
-            Normalized(takes_any_length or module),
-            _text_processor(tokenizer, None if takes_any_length else pad_id),
-            shortened if takes_any_length else text,
-            Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
-        ),
-        image=image_tower(
-            Normalized(_ImageModule(model)),
-            ImageProcessor.from_processor(_processor_config(preprocess)),
-            _image_reference(preprocess),
-        ),
-        meta=read_config(folder),
-    )
+    libraries = ("torch", "open_clip")
+    requirements = "requirements/openclip.txt"
 
+    def is_named(self, names: Mapping[str, str]) -> bool:
+        return "OPEN_CLIP_MODEL_NAME" in names
 
-def library_processor(models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-    """The library's own preparation of one tower, "image" or "text", without the weights."""
-    stay_offline()
-    import open_clip
+    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+        require_libraries(self)
+        from app.hub.download import TOKENIZER, download
 
-    folder = models_dir / "openclip"
-    description = describe(folder)
-    try:
-        if tower == "text":
+        folder = target / "openclip"
+        folder.mkdir()
+        name, pretrained = names["OPEN_CLIP_MODEL_NAME"], names.get("OPEN_CLIP_PRETRAINED", "")
+        if name.startswith(_HUB):
+            pretrained = ""
+            description, weights = _download_repository(name.removeprefix(_HUB), downloads)
+        else:
+            import open_clip
+
+            check_pair(name, pretrained)
+            description = describe_pretrained(name, pretrained, open_clip.get_model_config(name))
+            weights = _download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
+        text = description["model_cfg"]["text_cfg"]
+        text_name = text.get("hf_model_name") or text.get("hf_tokenizer_name")
+        if text_name:
+            shutil.copytree(download(text_name, downloads, TOKENIZER), folder / "text", ignore=_hidden)
+        shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
+        (folder / "open_clip_config.json").write_text(json.dumps(description))
+        config = {"model_name": name, "pretrained": pretrained, "model_config": description["model_cfg"]}
+        (folder / "config.json").write_text(json.dumps({**config, "cache_dir": "./models/openclip"}))
+
+    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
+        require_libraries(self)
+        from app.families.torch_towers import Embeds, Normalized, image_tower, stay_offline, text_tower
+
+        stay_offline()
+        import open_clip
+
+        folder = models_dir / "openclip"
+        description = describe(folder)
+        try:
             with _as_open_clip_lays_it(folder, description) as place:
-                return _text_reference(_tokenizer(place, description["model_cfg"]))
-        size = {"size": description["model_cfg"]["vision_cfg"]["image_size"]}
-        default = open_clip.transform.PreprocessCfg()
-        merged = open_clip.transform.merge_preprocess_dict(default, {**description["preprocess_cfg"], **size})
-        return _image_reference(open_clip.transform.PreprocessCfg(**merged))
-    except Exception as error:
-        raise cannot_load(folder, error) from error
+                # It leaves text towers of transformers in training mode.
+                model = open_clip.create_model(f"local-dir:{place}", require_pretrained=True).eval()
+                tokenizer = _tokenizer(place, description["model_cfg"])
+        except Exception as error:
+            raise cannot_load(folder, error) from error
+        text, pad_id = _text_reference(tokenizer), _pad_id(tokenizer)
+        full = Embeds(model, _embed_text)
+        shortened = _shortened(text, pad_id)
+        takes_any_length = next(
+            (each for each in (full, Embeds(model, _embed_text_of_any_length)) if _same(full, text, each, shortened)),
+            None,
+        )
+        preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+        return TorchModel(
+            text=text_tower(
+                Normalized(takes_any_length or full),
+                _text_processor(tokenizer, None if takes_any_length else pad_id),
+                shortened if takes_any_length else text,
+                Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
+            ),
+            image=image_tower(
+                Normalized(Embeds(model, _embed_image)),
+                ImageProcessor.from_processor(_processor_config(preprocess)),
+                _image_reference(preprocess),
+            ),
+            meta=read_config(folder),
+        )
+
+    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
+        require_libraries(self)
+        from app.families.torch_towers import stay_offline
+
+        stay_offline()
+        import open_clip
+
+        folder = models_dir / "openclip"
+        description = describe(folder)
+        try:
+            if tower == "text":
+                with _as_open_clip_lays_it(folder, description) as place:
+                    return _text_reference(_tokenizer(place, description["model_cfg"]))
+            size = {"size": description["model_cfg"]["vision_cfg"]["image_size"]}
+            default = open_clip.transform.PreprocessCfg()
+            merged = open_clip.transform.merge_preprocess_dict(default, {**description["preprocess_cfg"], **size})
+            return _image_reference(open_clip.transform.PreprocessCfg(**merged))
+        except Exception as error:
+            raise cannot_load(folder, error) from error
 
 
-def bake(names: "Names", downloads: Path, made: Path) -> None:
-    """Write openclip/ into `made`: weights, descriptions, and what a text tower from the hub needs."""
-    import open_clip
+FAMILY: Family = OpenCLIP()
 
-    folder = made / "openclip"
-    folder.mkdir()
-    name, pretrained = names.open_clip_model_name or "", names.open_clip_pretrained or ""
-    if name.startswith(_HUB):
-        pretrained = ""
-        source = download(name.removeprefix(_HUB), downloads)
-        description = describe(source)
-        weights = _weights(source)
-    else:
-        check_pair(name, pretrained)
-        description = describe_pretrained(name, pretrained, open_clip.get_model_config(name))
-        weights = _download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
-    text = description["model_cfg"]["text_cfg"]
-    text_name = text.get("hf_model_name") or text.get("hf_tokenizer_name")
-    if text_name:
-        shutil.copytree(download(text_name, downloads, TOKENIZER), folder / "text", ignore=_hidden)
-    shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
-    (folder / "open_clip_config.json").write_text(json.dumps(description))
-    config = {"model_name": name, "pretrained": pretrained, "model_config": description["model_cfg"]}
-    (folder / "config.json").write_text(json.dumps({**config, "cache_dir": "./models/openclip"}))
+
+def _embed_image(model: Any, pixel_values: "torch.Tensor") -> "torch.Tensor":
+    embeddings: torch.Tensor = model.encode_image(pixel_values)
+    return embeddings
+
+
+def _embed_text(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
+    embeddings: torch.Tensor = model.encode_text(input_ids)
+    return embeddings
+
+
+def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
+    """CLIP.encode_text for texts that are not padded to the full length: the same, with fewer positions."""
+    import torch
+    from open_clip.transformer import text_global_pool
+
+    length = input_ids.shape[1]
+    mask = None if model.attn_mask is None else model.attn_mask[:length, :length]
+    hidden = model.token_embedding(input_ids) + model.positional_embedding[:length]
+    hidden = model.ln_final(model.transformer(hidden, attn_mask=mask))
+    eos = getattr(model, "text_eos_id", None)
+    pooled: torch.Tensor = text_global_pool(hidden, input_ids, model.text_pool_type, eos_token_id=eos)
+    projection = model.text_projection
+    if projection is None:
+        return pooled
+    projected: torch.Tensor
+    projected = projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
+    return projected
+
+
+def _download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Path]:
+    """Description and weights of a repository of open_clip; only the file of weights that open_clip takes."""
+    from app.hub.download import download
+
+    for weights in _WEIGHTS_IN_ORDER:
+        source = download(name, downloads, ("open_clip_config.json", weights))
+        if not (source / "open_clip_config.json").is_file():
+            raise ConfigurationError(
+                f"{name} has no open_clip_config.json, so it is no model of open_clip; choose another"
+            )
+        if (source / weights).is_file():
+            return describe(source), source / weights
+    names = " or ".join(_WEIGHTS_IN_ORDER)
+    raise ConfigurationError(f"{name} has no {names}, so it holds no weights of open_clip; choose another")
 
 
 def check_pair(name: str, pretrained: str) -> None:
@@ -191,6 +207,8 @@ def check_pair(name: str, pretrained: str) -> None:
 def _download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
     """From the hub where it has them, else from where open_clip says, with its checksum."""
     import open_clip
+
+    from app.hub.download import download
 
     repository, _, filename = pretrained.get("hf_hub", "").rpartition("/")
     if repository:
@@ -287,6 +305,8 @@ def _pad_id(tokenizer: Any) -> int:
 
 
 def _text_reference(tokenizer: Any) -> Processor:
+    from app.families.torch_towers import locked
+
     return locked(lambda text: {"input_ids": tokenizer([text])})
 
 
@@ -301,11 +321,13 @@ def _shortened(reference: Processor, pad_id: int) -> Processor:
     return prepare
 
 
-def _same_embeddings(full: Any, reference: Processor, short: Any, shortened: Processor) -> bool:
+def _same(full: Any, reference: Processor, short: Any, shortened: Processor) -> bool:
+    import torch
+
     def embed(module: Any, prepare: Processor, text: str) -> torch.Tensor:
         ids = torch.from_numpy(prepare(text)["input_ids"])[None]
         with torch.inference_mode():
-            return torch.nn.functional.normalize(module(ids), dim=-1)
+            return torch.nn.functional.normalize(module(input_ids=ids), dim=-1)
 
     try:
         return all(
@@ -325,32 +347,12 @@ def _text_processor(tokenizer: Any, pad_id: int | None) -> TextProcessor | None:
         text = backend.to_str() if isinstance(backend, Tokenizer) else None
     elif type(tokenizer) is open_clip.SimpleTokenizer and tokenizer.reduction_fn is None:
         clean = f"open_clip.{tokenizer.clean_fn.__name__.removeprefix('_clean_')}"
-        text = _as_tokenizer_json(tokenizer)
+        text = from_simple_tokenizer(tokenizer)
     else:
         return None
     if text is None:
         return None
     return TextProcessor(text, tokenizer.context_length, ["input_ids"], clean=clean, pad_id=pad_id)
-
-
-def _as_tokenizer_json(simple: Any) -> str:
-    """open_clip's own byte-level BPE as one of the `tokenizers` library."""
-    model = models.BPE(vocab=simple.encoder, merges=list(simple.bpe_ranks), end_of_word_suffix="</w>")
-    tokenizer = Tokenizer(model)
-    pattern = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(pattern, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    start, end = simple.decoder[simple.sot_token_id], simple.decoder[simple.eot_token_id]
-    tokenizer.add_special_tokens([start, end])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", special_tokens=[(start, simple.sot_token_id), (end, simple.eot_token_id)]
-    )
-    json_text: str = tokenizer.to_str()
-    return json_text
 
 
 def _processor_config(preprocess: Any) -> dict[str, Any]:

@@ -1,41 +1,41 @@
-"""Models and processors as transformers saves them."""
+"""Models and processors as transformers saves them, from a folder or from the hub."""
 
+import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from app.errors import ConfigurationError, first_line
-from app.families.folders import HOW_TO_GET_A_MODEL
+from app.errors import ConfigurationError
+from app.families.folders import cannot_load, read_config, without_damaged_files
 from app.families.torch_towers import stay_offline
-from app.hub.download import discarded_if_unusable, download
+
+# What bakes a model of this type.
+_VARIABLES = {
+    "clip": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
+    "metaclip_2": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
+    "chinese_clip": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
+    "siglip": "SIGLIP_MODEL_NAME",
+    "siglip2": "SIGLIP_MODEL_NAME",
+    "modernvbert": "COLPALI_ENGINE_MODEL_NAME",
+}
 
 
-class TextFeatures(torch.nn.Module):
-    """Token ids, and their mask where the model takes one, to embeddings (items, width)."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        features = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
-        return _embeddings(features)
+def text_embeddings(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    """Whatever the tokenizer gives, int64 (items, tokens), to embeddings, float32 (items, width)."""
+    return _embeddings(model.get_text_features(**inputs))
 
 
-class ImageFeatures(torch.nn.Module):
-    """Pixel values, and what else the processor gives, to embeddings (items, width)."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        return _embeddings(self.model.get_image_features(**inputs))
+def image_embeddings(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    """Pixel values, and what else the processor gives, to embeddings, float32 (items, width)."""
+    return _embeddings(model.get_image_features(**inputs))
 
 
 def _embeddings(features: Any) -> torch.Tensor:
-    embeddings: torch.Tensor = features.pooler_output
+    """Code from a model folder may give the embeddings themselves, as transformers did before version 5."""
+    embeddings: torch.Tensor = features if torch.is_tensor(features) else features.pooler_output
     return embeddings
 
 
@@ -72,15 +72,104 @@ def load_processor(folder: Path, trust_remote_code: bool) -> Any:
     return processor
 
 
-def download_model(name: str, downloads: Path, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Model and processor from the hub; raises ConfigurationError if that is no model for texts and pictures."""
+def download_model(name: str, downloads: Path, trust_remote_code: bool, model_types: Sequence[str]) -> Path:
+    """The folder of a model from the hub that embeds texts and pictures, of one of `model_types`.
+
+    A model with code of its own may be of any type. Raises ConfigurationError that names the setting to use.
+    """
+    from app.hub.download import download
+
     source = download(name, downloads)
-    with discarded_if_unusable(source):
-        model = load_model(source, trust_remote_code)
+    check_remote_code(name, source, trust_remote_code)
+    if not (trust_remote_code and has_code(source)):
+        require_model_type(name, source, model_types)
+    return source
+
+
+def require_model_type(name: str, source: Path, model_types: Sequence[str]) -> None:
+    """Raises ConfigurationError that names the setting to use, unless the model is of one of these types."""
+    kind = read_config(source).get("model_type", "")
+    if kind in model_types:
+        return
+    if kind in _VARIABLES:
+        raise ConfigurationError(f"{name} is a {kind} model; bake it with {_VARIABLES[kind]} instead")
+    raise ConfigurationError(
+        f"{name} is no CLIP of this family: its config.json says model_type {kind!r}, not "
+        f"{' or '.join(model_types)}; choose another"
+    )
+
+
+def save_model(source: Path, trust_remote_code: bool, model_folder: Path, processor_folder: Path) -> None:
+    """Load what was downloaded to `source`, and save model and processor where the server reads them.
+
+    Raises ConfigurationError if that is no model for texts and pictures.
+    """
+    with without_damaged_files(source):
+        if trust_remote_code and has_code(source):
+            for folder in {model_folder, processor_folder}:
+                copy_with_code(source, folder, source.parent)
+        model = load_model(model_folder if model_folder.is_dir() else source, trust_remote_code)
         if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
-            raise ConfigurationError(f"{name} is no CLIP: it does not embed both texts and pictures; choose another")
-        return model, load_processor(source, trust_remote_code)
+            raise ConfigurationError(
+                f"the model in {source} is no CLIP: it does not embed both texts and pictures; choose another"
+            )
+        processor = load_processor(processor_folder if processor_folder.is_dir() else source, trust_remote_code)
+        if not model_folder.is_dir():
+            model.save_pretrained(model_folder)
+            processor.save_pretrained(processor_folder)
 
 
-def cannot_load(folder: Path, error: Exception) -> ConfigurationError:
-    return ConfigurationError(f"cannot load the model in {folder}: {first_line(error)}; {HOW_TO_GET_A_MODEL}")
+def has_code(source: Path) -> bool:
+    """Whether a model names Python code of its own, here or in another repository."""
+    return bool(_code_references(source))
+
+
+def check_remote_code(name: str, source: Path, trust_remote_code: bool) -> None:
+    """Raises ConfigurationError if the model needs code of its own and may not execute it."""
+    config = read_config(source)
+    if "auto_map" in config and not trust_remote_code and config.get("model_type") not in _VARIABLES:
+        raise ConfigurationError(
+            f"{name} brings Python code of its own; set TRUST_REMOTE_CODE=1 if you trust its author, or choose "
+            "another"
+        )
+
+
+def copy_with_code(source: Path, target: Path, downloads: Path) -> None:
+    """Copy a model as it was downloaded, with the code that it names in other repositories.
+
+    The code is pinned by being kept with the model: references to it become local ones.
+    """
+    from app.hub.download import download
+
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+    for path, config in _code_references(target):
+        for repository in {value.split("--")[0] for value in _references(config) if "--" in value}:
+            code = download(repository, downloads, ("*.py",))
+            for file in code.rglob("*.py"):
+                place = path.parent / file.relative_to(code)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, place)
+        config["auto_map"] = {key: _without_repository(value) for key, value in config["auto_map"].items()}
+        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def _code_references(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The JSON files of a model folder that name code, with their content."""
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        if path.stat().st_size < 2**20:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and isinstance(content.get("auto_map"), dict):
+                found.append((path, content))
+    return found
+
+
+def _references(config: dict[str, Any]) -> list[str]:
+    values = config["auto_map"].values()
+    return [item for value in values for item in (value if isinstance(value, list) else [value]) if item]
+
+
+def _without_repository(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_repository(item) for item in value]
+    return value.split("--")[-1] if value else value

@@ -1,105 +1,60 @@
-"""The model families, in the order in which a model folder is asked what it holds."""
+"""The model families, in the order in which download.py asks them."""
 
-import importlib
-import importlib.util
-from dataclasses import dataclass
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
 from app.errors import ConfigurationError
-from app.towers import Processor, TorchModel
+from app.families.family import Family, Variable
 
-if TYPE_CHECKING:
-    from app.families.names import Names
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family of models: the folders below MODELS_DIR that hold one, and the module that knows it.
-
-    `marker` is a file that must be in each of the folders with `weights`.
-    The module gives load(), library_processor() and bake(); it needs `libraries`, which the file
-    `requirements` installs.
-    """
-
-    name: str
-    module: str
-    folders: tuple[str, ...]
-    weights: tuple[str, ...]
-    marker: str
-    libraries: tuple[str, ...]
-    requirements: str = "requirements.txt"
-
-    def load(self, models_dir: Path, trust_remote_code: bool) -> "TorchModel":
-        """Load the model on the CPU in float32; raises ConfigurationError."""
-        torch_model: TorchModel = self._imported().load(models_dir, trust_remote_code)
-        return torch_model
-
-    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-        """The library's own preparation of one tower, "image" or "text", without the weights."""
-        prepare: Processor = self._imported().library_processor(models_dir, tower, trust_remote_code)
-        return prepare
-
-    def bake(self, names: "Names", downloads: Path, made: Path) -> None:
-        """Write this family's folders into `made`, from the hub by way of `downloads`; raises ConfigurationError."""
-        self._imported().bake(names, downloads, made)
-
-    def _imported(self) -> Any:
-        for library in self.libraries:
-            if importlib.util.find_spec(library) is None:
-                raise ConfigurationError(
-                    f"a model of the {self.name} family needs {library}, which is not installed; "
-                    f"pip install -r {self.requirements}"
-                )
-        return importlib.import_module(self.module)
-
-
-OPENAI_CLIP = Family(
-    name="OpenAI CLIP",
-    module="app.families.openai_clip",
-    folders=("openai_clip", "openai_clip_processor"),
-    weights=("openai_clip",),
-    marker="config.json",
-    libraries=("torch", "transformers"),
-)
-OPEN_CLIP = Family(
-    name="OpenCLIP",
-    module="app.families.openclip",
-    folders=("openclip",),
-    weights=("openclip",),
-    marker="config.json",
-    libraries=("torch", "open_clip"),
-    requirements="requirements/openclip.txt",
-)
-SIGLIP = Family(
-    name="SigLIP",
-    module="app.families.siglip",
-    folders=("siglip",),
-    weights=("siglip",),
-    marker="config.json",
-    libraries=("torch", "transformers"),
-)
-MODERN_VBERT = Family(
-    name="ModernVBERT",
-    module="app.families.modern_vbert",
-    folders=("colpali_engine_model", "colpali_engine_processor"),
-    weights=("colpali_engine_model",),
-    marker="config.json",
-    libraries=("torch", "colpali_engine"),
-    requirements="requirements/colpali.txt",
-)
-SENTENCE_TRANSFORMERS = Family(
-    name="sentence-transformers",
-    module="app.families.sentence_transformer_pair",
-    folders=("clip", "text"),
-    weights=("clip", "text"),
-    marker="modules.json",
-    libraries=("torch", "sentence_transformers"),
+_FILES = (
+    "modern_vbert",
+    "siglip",
+    "openclip",
+    "openai_clip",
+    "sentence_transformer_pair",
 )
 
-FAMILIES = (OPENAI_CLIP, OPEN_CLIP, SIGLIP, MODERN_VBERT, SENTENCE_TRANSFORMERS)
+FAMILIES: tuple[Family, ...] = tuple(
+    cast(Family, import_module(f"{__package__}.{name}").FAMILY) for name in _FILES
+)
 
 
 def find_family(models_dir: Path) -> Family:
-    """The family whose folder is there; sentence-transformers where there is none."""
-    return next((family for family in FAMILIES if (models_dir / family.folders[0]).is_dir()), FAMILIES[-1])
+    """The family whose folders are all there, with their marker files.
+
+    Where none is complete, the one of which most is there, so that it can be said what is missing. Raises
+    ConfigurationError if two are complete.
+    """
+    complete = [family for family in FAMILIES if all(folder.is_in(models_dir) for folder in family.folders)]
+    if len(complete) > 1:
+        first, second = (
+            f"{family.name} ({', '.join(folder.name for folder in family.folders)})" for family in complete[:2]
+        )
+        raise ConfigurationError(
+            f"{models_dir} holds two models, {first} and {second}; remove the folders of one of them"
+        )
+    if complete:
+        return complete[0]
+
+    def present(family: Family) -> tuple[int, int]:
+        marked = sum(folder.is_in(models_dir) for folder in family.folders)
+        return marked, sum(any((models_dir / folder.name).glob("*")) for folder in family.folders)
+
+    return max(reversed(FAMILIES), key=present)
+
+
+def variables() -> dict[str, Variable]:
+    """The variables of baking of all families, by name."""
+    return {variable.name: variable for family in FAMILIES for variable in family.variables}
+
+
+def named_family(names: Mapping[str, str]) -> Family:
+    """The family that the variables ask for; raises ConfigurationError if they ask for none."""
+    for family in FAMILIES:
+        if family.is_named(names):
+            return family
+    raise ConfigurationError(
+        "no model is named; set CLIP_MODEL_NAME and TEXT_MODEL_NAME, for example both to clip-ViT-B-32, or see --help"
+    )

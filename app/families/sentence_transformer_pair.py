@@ -1,129 +1,94 @@
 """The sentence-transformers family: MODELS_DIR/clip for pictures, MODELS_DIR/text for texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from app.errors import ConfigurationError, first_line
-from app.families.folders import HOW_TO_GET_A_MODEL, digest, read_config
-from app.families.pretrained import cannot_load
-from app.families.torch_towers import first_item, image_tower, locked, stay_offline, text_tower
-from app.hub.download import discarded_if_unusable, download
+from app.families.family import Family, ModelFolder, Variable, require_libraries
+from app.families.folders import HOW_TO_GET_A_MODEL, cannot_load, digest, read_config, without_damaged_files
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel, TorchTower
 
 if TYPE_CHECKING:
-    from app.families.names import Names
+    import torch
+
+# What is a CLIP of another family, and the variable that bakes it.
+_OTHER_FAMILIES = {
+    "siglip": "SIGLIP_MODEL_NAME",
+    "siglip2": "SIGLIP_MODEL_NAME",
+    "modernvbert": "COLPALI_ENGINE_MODEL_NAME",
+}
 
 
-def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
-    """Load both folders on the CPU in float32, once where they hold the same files.
-
-    Raises ConfigurationError that names the folder and says how to get a model.
-    """
-    clip, text = models_dir / "clip", models_dir / "text"
-    image_model = load_folder(clip, trust_remote_code)
-    same = digest(clip) == digest(text)
-    text_model = image_model if same else load_folder(text, trust_remote_code)
-    return TorchModel(
-        text=_checked(_text_tower, text_model, text, "texts"),
-        image=_checked(_image_tower, image_model, clip, "pictures"),
-        meta={"clip_model": read_config(clip), "text_model": read_config(text)},
+class SentenceTransformerPair:
+    name = "sentence-transformers"
+    folders = (ModelFolder("clip", ("modules.json",)), ModelFolder("text", ("modules.json",)))
+    variables = (
+        Variable("CLIP_MODEL_NAME", "what download.py bakes for pictures"),
+        Variable("TEXT_MODEL_NAME", "what download.py bakes for texts"),
     )
+    libraries = ("torch", "sentence_transformers")
+    requirements = "requirements.txt"
+
+    def is_named(self, names: Mapping[str, str]) -> bool:
+        given = [variable.name for variable in self.variables if variable.name in names]
+        if len(given) == 1:
+            missing = "TEXT_MODEL_NAME" if given == ["CLIP_MODEL_NAME"] else "CLIP_MODEL_NAME"
+            raise ConfigurationError(
+                f"{missing} is not set; set CLIP_MODEL_NAME and TEXT_MODEL_NAME, for example both to "
+                "clip-ViT-B-32, or see --help"
+            )
+        return bool(given)
+
+    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+        require_libraries(self)
+        from app.families.pretrained import check_remote_code, copy_with_code, has_code
+        from app.hub.download import download
+
+        for folder, variable in (("clip", "CLIP_MODEL_NAME"), ("text", "TEXT_MODEL_NAME")):
+            source = download(_full_name(names[variable]), downloads)
+            kind = read_config(source).get("model_type", "")
+            if not (source / "modules.json").is_file() and kind in _OTHER_FAMILIES:
+                raise ConfigurationError(
+                    f"{variable}={names[variable]}: that is a {kind} model; set {_OTHER_FAMILIES[kind]} instead"
+                )
+            check_remote_code(names[variable], source, trust_remote_code)
+            with without_damaged_files(source):
+                if trust_remote_code and has_code(source):
+                    copy_with_code(source, target / folder, downloads)
+                else:
+                    load_folder(source, trust_remote_code).save(str(target / folder), create_model_card=False)
+
+    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
+        require_libraries(self)
+        clip, text = models_dir / "clip", models_dir / "text"
+        image_model = load_folder(clip, trust_remote_code)
+        same = digest(clip) == digest(text)
+        text_model = image_model if same else load_folder(text, trust_remote_code)
+        return TorchModel(
+            text=_checked(_text_tower, text_model, text, "texts"),
+            image=_checked(_image_tower, image_model, clip, "pictures"),
+            meta={"clip_model": read_config(clip), "text_model": read_config(text)},
+        )
+
+    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
+        require_libraries(self)
+        model = load_folder(models_dir / {"image": "clip", "text": "text"}[tower], trust_remote_code)
+        model.to("meta")  # without the memory for weights
+        return _image_reference(model) if tower == "image" else _text_reference(model)
 
 
-def library_processor(models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-    """The library's own preparation of one tower, "image" or "text", without the weights."""
-    model = load_folder(models_dir / {"image": "clip", "text": "text"}[tower], trust_remote_code)
-    model.to("meta")
-    return _image_reference(model) if tower == "image" else _text_reference(model)
+FAMILY: Family = SentenceTransformerPair()
 
 
-def bake(names: "Names", downloads: Path, made: Path) -> None:
-    """Write clip/ and text/ into `made`; raises ConfigurationError."""
-    for folder, name in (("clip", names.clip_model_name), ("text", names.text_model_name)):
-        assert name
-        source = download(name if "/" in name else f"sentence-transformers/{name}", downloads)
-        with discarded_if_unusable(source):
-            model = load_folder(source, names.trust_remote_code)
-        model.save(str(made / folder), create_model_card=False)
-
-
-class _ImageModule(torch.nn.Module):
-    """Pixel values, float32 (items, 3, height, width), to embeddings."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return _embedding(self.model({"pixel_values": pixel_values, "modality": "image"}))
-
-
-class _TextModule(torch.nn.Module):
-    """Token ids and their mask, int64 (items, tokens), to embeddings."""
-
-    def __init__(self, model: Any, extra: dict[str, Any]) -> None:
-        super().__init__()
-        self.model = model
-        self.extra = extra
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
-        return _embedding(self.model({**inputs, **self.extra}))
-
-
-def _embedding(features: dict[str, torch.Tensor]) -> torch.Tensor:
-    return features["sentence_embedding"]
-
-
-def _image_reference(model: Any) -> Processor:
-    return lambda image: {"pixel_values": first_item(model.preprocess([image]))["pixel_values"]}
-
-
-def _image_tower(model: Any) -> TorchTower:
-    processor = model[0].processor
-    config = getattr(processor, "image_processor", processor).to_dict()
-    return image_tower(_ImageModule(model), ImageProcessor.from_processor(config), _image_reference(model))
-
-
-def _prompt(model: Any) -> str:
-    return model.prompts.get(model.default_prompt_name) or ""
-
-
-def _features(model: Any, text: str) -> dict[str, Any]:
-    return dict(model.preprocess([text], prompt=_prompt(model) or None))
-
-
-def _text_reference(model: Any) -> Processor:
-    return locked(lambda text: _features(model, text))
-
-
-def _text_tower(model: Any) -> TorchTower:
-    tokenizer = model.tokenizer
-    length = int(min(model.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length))
-    reference = _text_reference(model)
-    extra = {name: value for name, value in _features(model, "a").items() if not torch.is_tensor(value)}
-    return text_tower(
-        _TextModule(model, extra),
-        TextProcessor.from_tokenizer(tokenizer, length, list(reference("a")), _prompt(model)),
-        reference,
-        Padding({"input_ids": tokenizer.pad_token_id or 0}, length),
-    )
-
-
-def load_folder(folder: Path, trust: bool) -> Any:
+def load_folder(folder: Path, trust_remote_code: bool) -> Any:
     """The SentenceTransformer in a folder, on the CPU, in float32; raises ConfigurationError."""
+    import torch
+
+    from app.families.torch_towers import stay_offline
+
     stay_offline()
     from sentence_transformers import SentenceTransformer
 
@@ -131,7 +96,7 @@ def load_folder(folder: Path, trust: bool) -> Any:
         model = SentenceTransformer(
             str(folder.resolve()),
             device="cpu",
-            trust_remote_code=trust,
+            trust_remote_code=trust_remote_code,
             local_files_only=True,
             model_kwargs={"dtype": torch.float32},
             processor_kwargs={"backend": "pil"},
@@ -139,6 +104,91 @@ def load_folder(folder: Path, trust: bool) -> Any:
     except Exception as error:
         raise cannot_load(folder, error) from error
     return model.eval()
+
+
+def usable_positions(model: "torch.nn.Module") -> int | None:
+    """The most tokens for which a text model has positions; None if it has no table of them.
+
+    RoBERTa and its kind (XLM-R, MPNet, CamemBERT) number positions from the padding index on, and mark that
+    row of the table as padding: transformers' create_position_ids_from_input_ids.
+    """
+    import torch
+
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+    ]
+    counts = [
+        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables
+    ]
+    return min(counts, default=None)
+
+
+def _full_name(name: str) -> str:
+    """A short name is one of sentence-transformers."""
+    return name if "/" in name or Path(name).exists() else f"sentence-transformers/{name}"
+
+
+def _embed_image(model: Any, pixel_values: "torch.Tensor") -> "torch.Tensor":
+    embedding: torch.Tensor = model({"pixel_values": pixel_values, "modality": "image"})["sentence_embedding"]
+    return embedding
+
+
+def _image_reference(model: Any) -> Processor:
+    from app.families.torch_towers import first_item
+
+    return lambda image: {"pixel_values": first_item(model.preprocess([image]))["pixel_values"]}
+
+
+def _image_tower(model: Any) -> TorchTower:
+    from app.families.torch_towers import Embeds, image_tower
+
+    processor = model[0].processor
+    config = getattr(processor, "image_processor", processor).to_dict()
+    return image_tower(Embeds(model, _embed_image), ImageProcessor.from_processor(config), _image_reference(model))
+
+
+def _prompt(model: Any) -> str:
+    return model.prompts.get(model.default_prompt_name) or ""
+
+
+def _length(model: Any) -> int:
+    """The most tokens of a text, special ones included."""
+    tokenizer = model.tokenizer
+    lengths = (model.max_seq_length, tokenizer.model_max_length, usable_positions(model))
+    return int(min(length for length in lengths if length))
+
+
+def _features(model: Any, text: str) -> dict[str, Any]:
+    return dict(model.preprocess([text], prompt=_prompt(model) or None))
+
+
+def _text_reference(model: Any) -> Processor:
+    from app.families.torch_towers import locked
+
+    model.max_seq_length = _length(model)
+    return locked(lambda text: _features(model, text))
+
+
+def _text_tower(model: Any) -> TorchTower:
+    import torch
+
+    from app.families.torch_towers import Embeds, text_tower
+
+    reference, length = _text_reference(model), _length(model)
+    constant = {name: value for name, value in _features(model, "a").items() if not torch.is_tensor(value)}
+
+    def embed(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
+        embedding: torch.Tensor = model({**inputs, **constant})["sentence_embedding"]
+        return embedding
+
+    return text_tower(
+        Embeds(model, embed),
+        TextProcessor.from_tokenizer(model.tokenizer, length, list(reference("a")), _prompt(model)),
+        reference,
+        Padding({"input_ids": model.tokenizer.pad_token_id or 0}, length),
+    )
 
 
 def _checked(make: Callable[[Any], TorchTower], model: Any, folder: Path, kind: str) -> TorchTower:

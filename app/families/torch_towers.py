@@ -37,6 +37,18 @@ def stay_offline() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+class Embeds(torch.nn.Module):
+    """A model of a library, as a module that takes the inputs of one tower by name and gives (items, width)."""
+
+    def __init__(self, model: Any, embed: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._embed = embed
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return self._embed(self.model, **inputs)
+
+
 class Normalized(torch.nn.Module):
     """A module's embeddings (items, width), scaled to length 1."""
 

@@ -2,86 +2,93 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from app.errors import ConfigurationError
-from app.families import registry
-from app.families.names import Names
-from app.families.registry import Family, find_family
-from app.models.compile import made_from
+from app.families.family import Family
+from app.families.folders import BEING_REPLACED
+from app.families.registry import FAMILIES, find_family, named_family
 from app.models.load import load_model
-from app.models.store import fingerprint, is_whole
 from app.settings import Settings
 
-
-def chosen_family(names: Names) -> Family:
-    """The family that the names choose; raises ConfigurationError if a name is missing."""
-    if names.colpali_engine_model_name:
-        return registry.MODERN_VBERT
-    if names.siglip_model_name:
-        return registry.SIGLIP
-    if names.open_clip_model_name:
-        return registry.OPEN_CLIP
-    if not names.clip_model_name or not names.text_model_name:
-        missing = "TEXT_MODEL_NAME" if names.clip_model_name else "CLIP_MODEL_NAME"
-        raise ConfigurationError(
-            f"{missing} is not set; set CLIP_MODEL_NAME and TEXT_MODEL_NAME, for example both to "
-            "clip-ViT-B-32, or see --help"
-        )
-    as_openai = names.clip_model_name.startswith(("openai/", "facebook/metaclip"))
-    if not as_openai and (names.clip_model_type or "").lower() != "openai":
-        return registry.SENTENCE_TRANSFORMERS
-    if names.clip_model_name != names.text_model_name:
-        raise ConfigurationError(
-            f"an OpenAI CLIP embeds texts and pictures: set TEXT_MODEL_NAME to {names.clip_model_name} too"
-        )
-    return registry.OPENAI_CLIP
+_RECORD = "baked.json"
 
 
-def bake(models_dir: Path, names: Names, *, compile_towers: bool) -> None:
-    """Fill `models_dir` with the model named, then load it once to see that it works.
+def bake(models_dir: Path, names: Mapping[str, str], trust_remote_code: bool, *, compile_towers: bool) -> None:
+    """Fill `models_dir` with the model that `names` ask for, by the names of the environment variables.
 
-    Folders appear whole or not at all; what was interrupted goes on at the next call. Raises
-    ConfigurationError that names the way out.
+    The model is loaded once, as the server does it, before anything is replaced; then its folders replace what
+    was baked before. What was interrupted goes on at the next call. Raises ConfigurationError that names the
+    way out.
     """
-    family = chosen_family(names)
-    record, wanted = models_dir / "baked.json", asdict(names)
-    models_dir.mkdir(parents=True, exist_ok=True)
-    baked = json.loads(record.read_text()) if record.is_file() else None
-    if baked == wanted:
+    family = named_family(names)
+    own = {variable.name: names[variable.name] for variable in family.variables if variable.name in names}
+    wanted = {"family": family.name, "names": own, "trust_remote_code": trust_remote_code}
+    before = _read_record(models_dir)
+    being_replaced = models_dir / BEING_REPLACED
+    if before is not None and before["wanted"] == wanted and not being_replaced.exists():
         print(f"{models_dir} holds this {family.name} model already")
-        _verify(models_dir, family, compile_towers)
+        _verify(models_dir, compile_towers)
         return
-    if baked is not None:  # ours to replace
-        for folder in find_family(models_dir).folders:
-            shutil.rmtree(models_dir / folder, ignore_errors=True)
-        record.unlink()
+    replaced = set(before["folders"]) if before is not None else set()
+    _refuse_a_second_model(models_dir, family, replaced)
     downloads = models_dir / ".downloading"
-    made = downloads / "made"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    family.bake(names, downloads, made)
-    (made / "trust_remote_code").write_text(str(names.trust_remote_code).lower())
-    for path in made.rglob("*"):
+    baked = downloads / "baked"
+    shutil.rmtree(baked, ignore_errors=True)
+    baked.mkdir(parents=True)
+    family.bake(own, trust_remote_code, downloads, baked)
+    (baked / "trust_remote_code").write_text(str(trust_remote_code).lower())
+    for path in baked.rglob("*"):
         path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
-    for path in made.iterdir():
+    _verify(baked, compile_towers)
+    # From here on only renames: should they be interrupted, the server says so, and this runs again.
+    being_replaced.touch()
+    for name in replaced:
+        shutil.rmtree(models_dir / name, ignore_errors=True)
+    shutil.rmtree(models_dir / "compiled", ignore_errors=True)
+    for path in baked.iterdir():
         target = models_dir / path.name
-        shutil.rmtree(target, ignore_errors=True)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
         path.replace(target)
-    if find_family(models_dir) is not family:
-        raise ConfigurationError(
-            f"{models_dir}/{find_family(models_dir).folders[0]} would be served instead of what was baked; "
-            "remove it, or bake into another MODELS_DIR"
-        )
-    _verify(models_dir, family, compile_towers)
-    record.write_text(json.dumps(wanted))
+    record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
+    (models_dir / _RECORD).write_text(json.dumps(record))
+    being_replaced.unlink()
     shutil.rmtree(downloads, ignore_errors=True)
 
 
-def _verify(models_dir: Path, family: Family, compile_towers: bool) -> None:
+def _read_record(models_dir: Path) -> dict[str, Any] | None:
+    """What was baked here before; None if nothing, or by the container that came before this one."""
+    try:
+        record = json.loads((models_dir / _RECORD).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if "wanted" in record else None
+
+
+def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str]) -> None:
+    """Raises ConfigurationError if the folders of another family are there, which are not ours to replace."""
+    for other in FAMILIES:
+        names = [folder.name for folder in other.folders]
+        complete = all(folder.is_in(models_dir) for folder in other.folders)
+        if other is not family and complete and not set(names) <= replaced:
+            raise ConfigurationError(
+                f"{models_dir} holds a {other.name} model already ({', '.join(names)}); remove it, or bake into "
+                "another MODELS_DIR"
+            )
+
+
+def _verify(models_dir: Path, compile_towers: bool) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
+    find_family(models_dir)
     settings = Settings(models_dir=models_dir, engine="auto" if compile_towers else "torch", enable_cuda=False)
+    precision = models_dir / "precision"
+    if settings.precision is None:
+        precision.unlink(missing_ok=True)
+    else:
+        precision.write_text(settings.precision, encoding="utf-8")
     model = load_model(settings)
-    kept = is_whole(models_dir / "compiled" / fingerprint(models_dir, family, made_from()))
-    print(f"{models_dir}: {model.engine}, vectors of width {model.width}{', compiled' if kept else ''}")
+    compiled = any(models_dir.glob("compiled/*/manifest.json"))
+    print(f"{model.engine}, vectors of width {model.width}{', compiled' if compiled else ''}")

@@ -1,128 +1,112 @@
 """From settings to a model that has run a first inference."""
 
-import importlib.util
 import logging
-import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigurationError
+from app.engines import ENGINES, FileEngine, ModuleEngine
+from app.errors import CompilingFailed, ConfigurationError
+from app.families.family import Family
 from app.families.folders import check_model, trust_remote_code
-from app.families.registry import Family, find_family
+from app.families.registry import find_family
 from app.models.batches import open_tower
-from app.models.compile import NotCompiled, compile_in_process, made_from
+from app.models.compile import compiled_form
 from app.models.embed import common_width
-from app.models.store import (
-    compiled_only,
-    fingerprint,
-    is_whole,
-    is_writable,
-    locked,
-    read_manifest,
-    store_folders,
-)
+from app.models.engine import check_precision, chosen_engine, chosen_precision, next_engine
+from app.models.store import FORMAT, compiled_only, in_use, read_manifest
 from app.processors.registry import from_description
 from app.settings import Settings
-from app.towers import LoadedModel, Padding, Processor, TorchTower, Tower
+from app.towers import LoadedModel, Padding, Processor, Tower
 
 _log = logging.getLogger(__name__)
 
 
-def load_model(settings: Settings) -> LoadedModel:
+def load_model(settings: Settings, stop: threading.Event | None = None) -> LoadedModel:
     """Load the model below `settings.models_dir` on the engine that the settings choose.
 
-    Raises ConfigurationError that names what is wrong and says how to mend it.
+    Raises ConfigurationError that names what is wrong and says how to mend it, and Stopped soon after `stop`
+    is set while the model is compiled.
     """
-    if (folder := compiled_only(settings.models_dir)) is not None:
-        if settings.enable_cuda or settings.engine == "torch":
-            raise ConfigurationError(
-                f"{settings.models_dir} holds the compiled model alone, which OpenVINO computes on the CPU; bake the "
-                "model for a GPU (build argument DEVICE=cuda), or unset ENABLE_CUDA and ENGINE"
-            )
-        return _load_compiled_only(folder, settings)
+    if forms := compiled_only(settings.models_dir):
+        return _load_compiled_only(forms, settings)
     family = find_family(settings.models_dir)
     check_model(settings.models_dir, family)
-    if _chosen_engine(settings) == "openvino":
-        try:
-            return _load_compiled(settings, family)
-        except NotCompiled as error:
-            if settings.engine == "openvino":
-                raise ConfigurationError(f"ENGINE=openvino: {error}; set ENGINE=auto or torch") from error
-            _log.warning("ENGINE=auto uses torch, which is slower: %s", error)
-    return _load_on_torch(settings, family)
-
-
-def _chosen_engine(settings: Settings) -> str:
-    installed = importlib.util.find_spec("openvino") is not None
-    if settings.engine == "openvino":
-        if settings.enable_cuda:
-            raise ConfigurationError("ENGINE=openvino computes on the CPU; unset ENABLE_CUDA or set ENGINE=torch")
-        if not installed:
-            raise ConfigurationError("ENGINE=openvino: OpenVINO is not installed; pip install openvino")
-        return "openvino"
-    if settings.engine == "torch" or settings.enable_cuda:
-        return "torch"
-    if not installed:
-        _log.warning("ENGINE=auto uses torch, which is slower: OpenVINO is not installed (pip install openvino)")
-        return "torch"
-    return "openvino"
-
-
-def _load_compiled(settings: Settings, family: Family) -> LoadedModel:
-    """The compiled model; compiles it first, in a process of its own, if need be.
-
-    Raises NotCompiled if this model cannot be compiled, ConfigurationError if it is wrong.
-    """
-    from app.engines.openvino import check_precision
-
-    check_precision(settings)
-    name = fingerprint(settings.models_dir, family, made_from())
-    for place in store_folders(settings):
-        if is_whole(place / name):
-            return _open(place / name, settings, family)
-    for place in store_folders(settings):
-        if is_writable(place):
-            with locked(place):
-                if not is_whole(place / name):  # else another server was first
-                    compile_in_process(settings, place)
-            return _open(place / name, settings, family)
-    _log.warning("no folder to keep the compiled model in; set CACHE_DIR to a writable folder")
-    with tempfile.TemporaryDirectory() as temporary:
-        compile_in_process(settings, Path(temporary))
-        return _open(Path(temporary) / name, settings, family)
-
-
-def _load_compiled_only(folder: Path, settings: Settings) -> LoadedModel:
-    """The compiled model in `folder`, which cannot be made again here. Raises ConfigurationError."""
-    from app.engines.openvino import check_precision
-
-    check_precision(settings)
-    version = read_manifest(folder)["made_from"]
-    if version != made_from():
-        raise ConfigurationError(f"{folder} was compiled by {version}, this is {made_from()}; bake the model again")
+    engine = chosen_engine(settings)
+    check_precision(engine, settings)
+    if isinstance(engine, ModuleEngine):
+        return _load_on_modules(settings, family, engine)
     try:
-        return _open(folder, settings, None)
-    except NotCompiled as error:
-        raise ConfigurationError(f"{folder} is of no use alone: {error}; bake the model again") from error
+        with compiled_form(settings, family, engine, stop or threading.Event()) as folder:
+            return _open(folder, engine, settings, family)
+    except CompilingFailed as error:
+        return _load_on_modules(settings, family, next_engine(settings, engine, str(error)))
 
 
-def _open(folder: Path, settings: Settings, family: Family | None) -> LoadedModel:
-    from app.engines.openvino import OpenVINOSession
+def _load_compiled_only(forms: list[Path], settings: Settings) -> LoadedModel:
+    """One of the compiled forms, which cannot be made again here. Raises ConfigurationError."""
+    models_dir, manifests = settings.models_dir, [read_manifest(form) for form in forms]
+    precisions = [manifest.get("precision") for manifest in manifests]
+    wanted = chosen_precision(settings) if settings.precision or len(forms) > 1 else precisions[0]
+    if wanted not in precisions:
+        raise ConfigurationError(
+            f"PRECISION={wanted}: {models_dir} holds the model compiled in {', '.join(map(str, precisions))} alone; "
+            "bake it in this precision, or choose another"
+        )
+    folder, manifest = forms[precisions.index(wanted)], manifests[precisions.index(wanted)]
+    engine = next((each for each in ENGINES if each.name == manifest.get("engine")), None)
+    if not isinstance(engine, FileEngine):
+        raise ConfigurationError(f"{folder} was compiled by another version of this server; bake the model again")
+    if settings.enable_cuda or settings.engine not in ("auto", engine.name):
+        raise ConfigurationError(
+            f"{models_dir} holds the compiled model alone, which {engine.title} computes on the CPU; bake the "
+            "model for a GPU (build argument DEVICE=cuda), or unset ENABLE_CUDA and ENGINE"
+        )
+    if missing := engine.missing():
+        raise ConfigurationError(f"{folder} cannot be computed: {missing}")
+    settings = settings.model_copy(update={"precision": wanted})
+    check_precision(engine, settings)
+    made_by, this = (manifest["format"], manifest["version"]), (FORMAT, engine.version())
+    if made_by != this:
+        raise ConfigurationError(
+            f"{folder} was compiled by {engine.title} {made_by[1]} (format {made_by[0]}), this is {this[1]} "
+            f"(format {this[0]}); bake the model again"
+        )
+    with in_use(folder):
+        return _open(folder, engine, settings, None)
 
+
+def _open(folder: Path, engine: FileEngine, settings: Settings, family: Family | None) -> LoadedModel:
+    """The towers in `folder`; a tower that the engine did not take is computed by the next one.
+
+    Without a `family` there is nothing but the folder.
+    """
     manifest = read_manifest(folder)
-    if "refused" in manifest:
-        raise NotCompiled(manifest["refused"])
+    precision = chosen_precision(settings)
     towers: dict[str, Tower] = {}
     widths: dict[str, int] = {}
-    for name in ("image", "text"):
-        description = manifest[name]
-        processor = _processor(name, description["preparation"], folder, settings, family)
-        session = OpenVINOSession(folder / f"{name}.xml", settings.precision, settings.threads)
-        padding = Padding(**description["padding"])
-        towers[name], widths[name] = open_tower(name, processor, session, padding, settings)
-        session.give_back_file_pages()
+    names = [f"{engine.title} on {engine.device(settings)}"]
+    refused = {name: tower["refused"] for name, tower in manifest["towers"].items() if "refused" in tower}
+    for name, tower in manifest["towers"].items():
+        if name in refused:
+            continue
+        processor = _processor(name, tower["processor"], folder, settings, family)
+        session = engine.open_file(folder / name, precision, settings)
+        towers[name], widths[name] = open_tower(name, processor, session, Padding(**tower["padding"]), settings)
+    if refused:
+        reason = "; ".join(refused.values())
+        if family is None:
+            raise ConfigurationError(f"{folder} is of no use alone: {reason}; bake the model again")
+        other = next_engine(settings, engine, reason)
+        model = family.load(settings.models_dir, trust_remote_code(settings))
+        for name in refused:
+            source = model.image if name == "image" else model.text
+            session = other.open_module(source.module, precision, settings)
+            towers[name], widths[name] = open_tower(name, source.processor, session, source.padding, settings)
+            names.append(f"the {name} tower by {other.title}")
     width = common_width(widths["text"], widths["image"])
-    return LoadedModel(towers["text"], towers["image"], width, manifest["meta"], "OpenVINO on the CPU")
+    title = f"{', '.join(names)}, in {precision}"
+    return LoadedModel(towers["text"], towers["image"], width, manifest["meta"], title)
 
 
 def _processor(
@@ -138,21 +122,14 @@ def _processor(
     return from_description(description, folder)
 
 
-def _load_on_torch(settings: Settings, family: Family) -> LoadedModel:
-    try:
-        from app.engines import torch as torch_engine
-    except ImportError as error:
-        raise ConfigurationError(
-            f"this model needs {error.name}, which is not installed; pip install -r requirements.txt"
-        ) from error
-    device = torch_engine.torch_device(settings)
-    dtype = torch_engine.torch_dtype(settings, device)
+def _load_on_modules(settings: Settings, family: Family, engine: ModuleEngine) -> LoadedModel:
     model = family.load(settings.models_dir, trust_remote_code(settings))
-
-    def opened(kind: str, tower: TorchTower) -> tuple[Tower, int]:
-        session = torch_engine.TorchSession(tower.module, device, dtype)
-        return open_tower(kind, tower.processor, session, tower.padding, settings)
-
-    text, text_width = opened("text", model.text)
-    image, image_width = opened("image", model.image)
-    return LoadedModel(text, image, common_width(text_width, image_width), model.meta, f"torch on {device}")
+    precision = chosen_precision(settings)
+    towers: dict[str, Tower] = {}
+    widths: dict[str, int] = {}
+    for name, tower in (("text", model.text), ("image", model.image)):
+        session = engine.open_module(tower.module, precision, settings)
+        towers[name], widths[name] = open_tower(name, tower.processor, session, tower.padding, settings)
+    width = common_width(widths["text"], widths["image"])
+    title = f"{engine.title} on {engine.device(settings)}, in {precision}"
+    return LoadedModel(towers["text"], towers["image"], width, model.meta, title)

@@ -172,9 +172,8 @@ class Service:
         limits = limits_for(settings, free, model.width, threads)
         budget = Budget(limits, settings.room_timeout, lambda cause: self.metrics.refused.labels(cause).inc())
         _log.info(
-            "ready: %s in %s, vectors of width %d, batches of %d texts (%d tokens) and %d images; at once %s",
+            "ready: %s, vectors of width %d, batches of %d texts (%d tokens) and %d images; at once %s",
             model.engine,
-            settings.precision,
             model.width,
             model.text.limits.items,
             model.text.limits.tokens,

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from app.engines.openvino import OpenVINO
 from app.families.registry import find_family
-from app.models.compile import made_from
-from app.models.store import fingerprint, read_manifest
+from app.models.compile import form_of
+from app.models.store import read_manifest
+from app.settings import Settings
 from tests.support.contract import check_contract
 from tests.support.server import ROOT, process_of
 from tests.support.vectors import TEXTS, ask, assert_same, pictures
@@ -28,11 +30,11 @@ def in_the_repository(folder: Path) -> list[str]:
 
 
 def test_the_compiled_form_in_the_repository_is_the_one_of_the_pinned_openvino() -> None:
-    name = fingerprint(DEMO, find_family(DEMO), made_from())
-    folder = DEMO / "compiled" / name
+    form = form_of(Settings(models_dir=DEMO, precision="float32"), find_family(DEMO), OpenVINO())
+    folder = DEMO / "compiled" / form.name
     assert "manifest.json" in in_the_repository(folder), "run `make demo-compiled` and commit demo/models/compiled"
     assert in_the_repository(DEMO / "compiled") == in_the_repository(folder), "of several only one is served"
-    assert "refused" not in read_manifest(folder)
+    assert not any("refused" in tower for tower in read_manifest(folder)["towers"].values())
 
 
 @pytest.fixture(scope="module")

@@ -157,6 +157,9 @@ def test_the_operations_page_names_settings_and_build_arguments_that_exist() -> 
         "DEFAULT_VECTORIZER_MODULE",
         "HF_TOKEN",
         "RAY_USAGE_STATS_ENABLED",
+        "LD_LIBRARY_PATH",
+        "REGISTRY_USERNAME",
+        "REGISTRY_PASSWORD",
     }
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", text))
     named = {name for name in named if not name.startswith("RAY_")}

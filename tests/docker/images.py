@@ -71,13 +71,13 @@ def print_layers(image: str) -> None:
 
 
 class Container:
-    """A running container, read-only, as a user that no image knows."""
+    """A running container; unless `restricted` is False read-only, as a user that no image knows."""
 
-    def __init__(self, image: str, *options: str, address: str = "127.0.0.1") -> None:
+    def __init__(self, image: str, *options: str, address: str = "127.0.0.1", restricted: bool = True) -> None:
         port, user = free_port(), f"{random.randint(20_000, 60_000)}:{random.randint(20_000, 60_000)}"
         self.url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
         started = time.monotonic()
-        hard = ("--read-only", "--tmpfs", "/tmp", "--user", user, "--cap-drop", "ALL")
+        hard = ("--read-only", "--tmpfs", "/tmp", "--user", user, "--cap-drop", "ALL") if restricted else ()
         self.id = docker("run", "-d", "--network=host", "-e", f"PORT={port}", *hard, *options, image)
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -104,8 +104,8 @@ class Container:
 
 
 @contextlib.contextmanager
-def running(image: str, *options: str, address: str = "127.0.0.1") -> Iterator[Container]:
-    container = Container(image, *options, address=address)
+def running(image: str, *options: str, address: str = "127.0.0.1", restricted: bool = True) -> Iterator[Container]:
+    container = Container(image, *options, address=address, restricted=restricted)
     try:
         yield container
     finally:
@@ -199,6 +199,23 @@ def test_the_health_check(baked: str, host: str) -> None:
         probe = docker("inspect", "-f", '{{join .Config.Healthcheck.Test "\\n"}}', container.id).split("\n")[1:]
         wrong = subprocess.run([DOCKER, "exec", "-e", "PORT=1", container.id, *probe], capture_output=True, text=True)
         assert wrong.returncode == 1 and "port 1: " in wrong.stdout
+
+
+@pytest.mark.parametrize(
+    "security",
+    [
+        (),
+        ("--user", "0:0"),
+        ("--user", "1002700000:0", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    ],
+    ids=["as the image says", "root", "as OpenShift does"],
+)
+def test_a_pod_of_weaviates_helm_chart(baked: str, security: tuple[str, ...]) -> None:
+    """It gets this variable alone, a pod's security context, and Kubernetes' 30 s to stop."""
+    with running(baked, "-e", "ENABLE_CUDA=0", *security, restricted=False) as container:
+        check_contract(container.url)
+        docker("stop", "-t", "30", container.id)
+        assert container.state("ExitCode") == "0"
 
 
 def test_a_baked_image_with_another_model_beside_it_is_refused(baked: str, tmp_path: Path) -> None:
