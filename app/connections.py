@@ -58,7 +58,7 @@ class Room:
         if self._clock() - self._logged_at > _LOG_EVERY:
             self._logged_at = self._clock()
             _log.warning(
-                "%d connections are open, and the system allows %d open files: the %d that have been idle longest are "
+                "%d connections are open and the system allows %d open files: the %d that have been idle longest are "
                 "closed; raise the limit (ulimit -n) if clients need them",
                 len(connections),
                 self._open_files,

@@ -18,7 +18,8 @@ class PlainFormatter(logging.Formatter):
     """One line a record: when, how bad, who, what. A traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        request = f" [{record.request_id}]" if getattr(record, "request_id", "") else ""
+        identifier = getattr(record, "request_id", "")
+        request = f" [{identifier}]" if identifier else ""
         line = f"{_when(record)} {record.levelname} {record.name}{request}: {_printable(record.getMessage())}"
         return "\n".join([line, *(_printable(part) for part in self._traceback(record).splitlines())])
 
@@ -44,7 +45,7 @@ class JSONFormatter(PlainFormatter):
 
 class _AddRequestID(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id.get()
+        record.__dict__["request_id"] = request_id.get()
         return True
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import logging
-import logging.config
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from app import logs
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
@@ -31,14 +31,6 @@ _CLOSE = (b"connection", b"close")
 _TICK = 0.05
 # glibc's mallopt(3): the number of heaps that threads share.
 M_ARENA_MAX = -8
-
-_LOGGING = {
-    **uvicorn.config.LOGGING_CONFIG,
-    "loggers": {
-        **uvicorn.config.LOGGING_CONFIG["loggers"],
-        "app": {"handlers": ["default"], "level": "INFO", "propagate": False},
-    },
-}
 
 
 def drain_delay(settings: Settings) -> float:
@@ -147,7 +139,7 @@ def make_server(app: FastAPI) -> Server:
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on `sockets`, which listen already. Exit status: 0 after a clean stop, 1 after a failure."""
     use_one_heap()
-    logging.config.dictConfig(_LOGGING)
+    logs.configure(settings.log_format, settings.log_level)
     for sock in sockets:
         _log.info("listening on http://%s", shown(sock))
     app = create_app(settings)

@@ -18,11 +18,13 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
+    log_format: Literal["plain", "json"] = Field(default="plain", description="of the log: plain or json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is logged: debug, info, warning or error"
+    )
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: str = Field(
-        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
-    )
+    engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
         description="of the computation; vectors are float32 always; default: as baked, else float32",
