@@ -1,8 +1,15 @@
 """The one tree of errors that a caller may read. It knows no HTTP: app/api/status.py maps it."""
 
+import traceback
+
 
 class ServiceError(Exception):
-    """Root of the tree: the message says what is wrong, with which item, and what to do."""
+    """Root of the tree: the message says what is wrong, with which item, and what to do.
+
+    `cause` is the word for it in the metrics.
+    """
+
+    cause = "internal"
 
 
 class ConfigurationError(ServiceError):
@@ -24,6 +31,16 @@ class Stopped(ServiceError):
 class InvalidRequest(ServiceError):
     """The request is at fault."""
 
+    cause = "invalid"
+
+
+class Unauthorized(InvalidRequest):
+    """The token is missing or wrong."""
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The body is encoded in a way that is not read here."""
+
 
 class BodyTimeout(InvalidRequest):
     """The body did not arrive in time."""
@@ -31,6 +48,8 @@ class BodyTimeout(InvalidRequest):
 
 class TooLarge(InvalidRequest):
     """The request can never be taken, however little else there is to do."""
+
+    cause = "too_large"
 
 
 class BodyTooLarge(TooLarge):
@@ -41,8 +60,34 @@ class ClientGone(ServiceError):
     """The client closed the connection before its answer was there; nobody reads this."""
 
 
+class NotBase64(InvalidRequest):
+    """An item that should be base64 is something else."""
+
+    cause = "not_base64"
+
+
+class NoPicture(InvalidRequest):
+    """The bytes are no picture."""
+
+    cause = "no_picture"
+
+
+class BrokenPicture(InvalidRequest):
+    """A picture that cannot be decoded to its end."""
+
+    cause = "broken_picture"
+
+
+class UnsupportedPicture(InvalidRequest):
+    """A picture of a kind that is not taken."""
+
+    cause = "unsupported"
+
+
 class Unavailable(ServiceError):
     """The server cannot answer now; the same request may succeed later."""
+
+    cause = "unavailable"
 
 
 class Overloaded(Unavailable):
@@ -52,6 +97,8 @@ class Overloaded(Unavailable):
 class OutOfMemory(Unavailable):
     """The batch does not fit into the device's memory; a smaller one may."""
 
+    cause = "out_of_memory"
+
 
 class EngineBroken(Unavailable):
     """The device cannot compute any more; only a restart helps."""
@@ -60,3 +107,9 @@ class EngineBroken(Unavailable):
 def first_line(error: Exception) -> str:
     """What an error of a library says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def describe_unforeseen(error: BaseException) -> str:
+    """Kind and places of an error, for the log, without its message: a library's may quote what was sent."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return f"{type(error).__name__} at " + " < ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)

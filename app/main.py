@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app.api import page
+from app.api.entry import Entry
 from app.api.routes import router
 from app.api.status import add_error_handlers
 from app.models.load import load_model
@@ -48,4 +49,6 @@ def create_app(
     if settings.enable_page:
         app.include_router(page.router)
     add_error_handlers(app)
+    token = settings.api_token.get_secret_value().strip() if settings.api_token else None
+    app.add_middleware(Entry, token=token, count=service.metrics.count_answer)
     return app

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import logs
+from app.api.protocol import protocol_for
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
@@ -83,8 +84,7 @@ class Server(uvicorn.Server):
         deadline = (self._asked_at or time.monotonic()) + self._service.settings.grace_period
         while self.server_state.connections and not self._at_once and time.monotonic() < deadline:
             for connection in self._connections():
-                if not _has_begun(connection):
-                    connection.transport.close()
+                connection.shutdown()  # closes it, if nothing has begun to arrive
             await asyncio.sleep(_TICK)
         if left := self._connections():
             _log.warning("%d connections are closed unanswered, for GRACE_PERIOD is over", len(left))
@@ -112,21 +112,13 @@ class Server(uvicorn.Server):
         return list(self.server_state.connections)
 
 
-def _has_begun(connection: Any) -> bool:
-    """Whether a request has begun to arrive that is not answered yet."""
-    cycle, scope = connection.cycle, connection.scope
-    if cycle is not None and not cycle.response_complete:
-        return True
-    return scope is not None and (cycle is None or cycle.scope is not scope)
-
-
 def make_server(app: FastAPI) -> Server:
     """The server of an app that create_app made."""
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=protocol_for(service.settings),
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         access_log=False,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     log_format: Literal["plain", "json"] = Field(default="plain", description="of the log: plain or json")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="what is logged: debug, info, warning or error"
+    )
+    api_token: SecretStr | None = Field(
+        default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
     )
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
@@ -56,13 +59,20 @@ class Settings(BaseSettings):
         default=20.0, ge=0, description="seconds for which a request waits when the server is full; 0 refuses at once"
     )
     loading_timeout: float = Field(default=40.0, ge=0, description="seconds for which a request waits for the model")
+    vector_cache_bytes: int = Field(
+        default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
+    )
     image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
     text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
     text_batch_tokens: int = Field(
         default=0, ge=0, description="most tokens in a batch of texts, padding included; 0 follows TEXT_BATCH"
     )
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
+    header_timeout: float = Field(default=30.0, gt=0, description="seconds in which a request's head must arrive")
     body_timeout: float = Field(default=60.0, gt=0, description="seconds in which a body must arrive")
+    write_timeout: float = Field(
+        default=60.0, gt=0, description="seconds in which a client must take each MiB or so of its answer"
+    )
     compute_timeout: float = Field(
         default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
     )

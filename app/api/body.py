@@ -1,24 +1,97 @@
-"""A body as it arrives, within the budget."""
+"""A body as it arrives, decoded, within the budget."""
 
 import asyncio
+import zlib
+from collections.abc import AsyncIterator, Iterator
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-from app.errors import BodyTimeout
+from app.errors import BodyTimeout, ClientGone, InvalidRequest, UnsupportedEncoding
 from app.serving.budget import Admission
+
+# Bytes that are decoded before anybody else has a turn.
+_PIECE = 128 * 1024
+
+
+def announced_bytes(request: Request) -> int | None:
+    """The bytes of the decoded body, if the head says so."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdigit() and not _encoding(request) else None
 
 
 async def read_body(request: Request, admission: Admission, seconds: float) -> bytearray:
-    """The whole body; raises as soon as more is announced or seen than is admitted, or time is up.
+    """The whole body, gzip and deflate decoded; raises as soon as it is known to be too much, or time is up.
 
-    Raises BodyTooLarge, Overloaded or BodyTimeout.
+    Raises BodyTooLarge, Overloaded, BodyTimeout, UnsupportedEncoding, InvalidRequest or ClientGone.
     """
+    encoding = _encoding(request)
+    chunks = _decoded(request, encoding, admission) if encoding else request.stream()
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
+            async for chunk in chunks:
                 await admission.grow_body(len(chunk))
                 body += chunk
     except TimeoutError as error:
         raise BodyTimeout(f"the body did not arrive within {seconds:g} s") from error
+    except ClientDisconnect as error:
+        raise ClientGone("the client left in the middle of its body") from error
     return body
+
+
+def _encoding(request: Request) -> str:
+    """gzip, deflate or nothing; raises UnsupportedEncoding that names any other."""
+    encoding = ", ".join(request.headers.getlist("content-encoding")).strip().lower().removeprefix("x-")
+    if encoding in ("", "identity"):
+        return ""
+    if encoding not in ("gzip", "deflate"):
+        raise UnsupportedEncoding(
+            f"the body is encoded as {encoding[:40]!r}, which is not read here; send it plain, or as gzip or deflate"
+        )
+    return encoding
+
+
+async def _decoded(request: Request, encoding: str, admission: Admission) -> AsyncIterator[bytes]:
+    decoder = _Decoder(encoding)
+    async for chunk in request.stream():
+        admission.check_body(decoder.taken + len(chunk))  # what decodes to nothing must end, too
+        for piece in decoder.decode(chunk):
+            yield piece
+            await asyncio.sleep(0)
+    decoder.end()
+
+
+class _Decoder:
+    """Decodes in pieces of at most _PIECE bytes. Raises InvalidRequest."""
+
+    def __init__(self, encoding: str) -> None:
+        self.taken = 0
+        self._encoding = encoding
+        self._stream: zlib._Decompress | None = None
+
+    def decode(self, chunk: bytes) -> Iterator[bytes]:
+        self.taken += len(chunk)
+        piece = b""
+        while chunk or len(piece) == _PIECE:
+            if self._stream is None:
+                self._stream = zlib.decompressobj(self._window(chunk))
+            try:
+                piece = self._stream.decompress(chunk, _PIECE)
+            except zlib.error as error:
+                raise InvalidRequest(f"the body is not valid {self._encoding}") from error
+            yield piece
+            chunk = self._stream.unconsumed_tail
+            if self._stream.eof:
+                piece, chunk, self._stream = b"", self._stream.unused_data, None
+
+    def end(self) -> None:
+        """Raises InvalidRequest if the body is cut off."""
+        if self._stream is not None or not self.taken:
+            raise InvalidRequest(f"the {self._encoding} body ends too early")
+
+    def _window(self, start: bytes) -> int:
+        if self._encoding == "gzip":
+            return 16 + zlib.MAX_WBITS
+        # Clients disagree on whether deflate has zlib's header.
+        return zlib.MAX_WBITS if start[0] & 0x0F == 8 else -zlib.MAX_WBITS

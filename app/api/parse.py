@@ -51,7 +51,7 @@ class VectorizeRequest:
 def parse_request(body: bytes | bytearray, most_items: int) -> VectorizeRequest:
     """Parse a request body of at most `most_items` items.
 
-    Lets other threads run, however large the body is. Raises InvalidRequest that names the item.
+    Lets other threads run, however large the body is. Raises InvalidRequest that names the item, TooLarge.
     """
     return _Parser(body, most_items).parse()
 

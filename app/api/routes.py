@@ -1,92 +1,123 @@
 """The routes: what is called, thin."""
 
 import asyncio
-from typing import Any
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
+from starlette.types import Receive, Scope, Send
 
-from app.api.body import read_body
+from app.api.body import announced_bytes, read_body
 from app.api.parse import VectorizeRequest, parse_request
-from app.api.schemas import ROWS_AT_ONCE, dump_response
+from app.api.schemas import (
+    ROWS_AT_ONCE,
+    VECTORIZE_REQUEST,
+    VECTORIZE_RESPONSES,
+    dump_response,
+    errors,
+    json_content,
+)
 from app.errors import ClientGone
-from app.serving.batcher import Batcher
-from app.serving.service import Service
+from app.serving.budget import Admission
+from app.serving.service import Running, Service
 from app.towers import Vectors
 
+T = TypeVar("T")
 router = APIRouter()
 # A body of more bytes is parsed off the event loop.
 _PARSED_AT_ONCE = 64 * 1024
-_STRINGS = {"type": ["array", "null"], "items": {"type": "string"}}
-_VECTORS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
 
 
-def _json_object(**properties: Any) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": {"type": "object", "properties": properties}}}}
+class Answer(Response):
+    """JSON in parts, each sent when the client has taken most of the one before; `end` is called after the last."""
+
+    def __init__(self, parts: list[bytes], end: Callable[[], None]) -> None:
+        super().__init__(headers={"Content-Length": str(sum(map(len, parts)))}, media_type="application/json")
+        self._parts = parts
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            for part in self._parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._end()
 
 
-@router.post(
-    "/vectorize",
-    openapi_extra={
-        "requestBody": _json_object(texts=_STRINGS, images=_STRINGS),
-        "responses": {"200": _json_object(textVectors=_VECTORS, imageVectors=_VECTORS)},
-    },
-)
-@router.post("/vectorize/", include_in_schema=False)
+@router.post("/vectorize", responses=VECTORIZE_RESPONSES, openapi_extra=VECTORIZE_REQUEST)
 async def vectorize(request: Request) -> Response:
     service = _service(request)
-    running = await service.running()
-    announced = request.headers.get("content-length", "")
-    with running.budget.admit(int(announced) if announced.isdigit() else None) as admission:
+    with contextlib.ExitStack() as share:
+        share.enter_context(service.metrics.request_seconds.time())
+        running = await service.running()
+        admission = share.enter_context(running.budget.admit(announced_bytes(request)))
         body = await read_body(request, admission, service.settings.body_timeout)
         most_items = running.budget.most_items
         if len(body) > _PARSED_AT_ONCE:
             payload = await asyncio.to_thread(parse_request, body, most_items)
         else:
             payload = parse_request(body, most_items)
+        service.metrics.bytes_in.inc(len(body))
         del body
-        await admission.take_items(len(payload.texts) + len(payload.images))
-        texts, images = await compute(request, running.batcher, payload)
+        texts, images = await while_connected(request, compute(running, admission, payload))
+        del payload
         if len(texts) + len(images) > ROWS_AT_ONCE:
-            content = await asyncio.to_thread(dump_response, texts, images)
+            parts = await asyncio.to_thread(dump_response, texts, images)
         else:
-            content = dump_response(texts, images)
-    service.metrics.responses.labels(200).inc()
-    return _json(content)
+            parts = [b"".join(dump_response(texts, images))]
+        return Answer(parts, share.pop_all().close)
 
 
-@router.get("/meta")
+@router.get(
+    "/meta",
+    responses={200: {"description": "The models' own configs", **json_content({"type": "object"})}, **errors(503)},
+)
 async def meta(request: Request) -> Response:
-    return _json((await _service(request).running()).meta)
+    return Response((await _service(request).running()).meta, media_type="application/json")
 
 
-@router.api_route("/.well-known/live", methods=["GET", "HEAD"], status_code=204)
+@router.get("/.well-known/live", status_code=204, responses=errors())
+@router.head("/.well-known/live", status_code=204, responses=errors())
 async def live() -> Response:
     return Response(status_code=204)
 
 
-@router.api_route("/.well-known/ready", methods=["GET", "HEAD"], status_code=204)
+@router.get("/.well-known/ready", status_code=204, responses=errors(503))
+@router.head("/.well-known/ready", status_code=204, responses=errors(503))
 async def ready(request: Request) -> Response:
     _service(request).check_ready()
     return Response(status_code=204)
 
 
-@router.get("/metrics")
+@router.get(
+    "/metrics",
+    responses={200: {"description": "Counts, for Prometheus", "content": {"text/plain": {}}}, **errors()},
+)
 async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.dump(), media_type="text/plain; version=0.0.4")
 
 
-async def compute(request: Request, batcher: Batcher, payload: VectorizeRequest) -> tuple[Vectors, Vectors]:
-    """The vectors; raises ClientGone, and drops what was not yet computed, if the client leaves."""
-    work = asyncio.ensure_future(batcher.vectorize(payload.texts, payload.images))
+async def compute(running: Running, admission: Admission, payload: VectorizeRequest) -> tuple[Vectors, Vectors]:
+    """The vectors, within the budget; raises what the budget and the batcher raise."""
+    await admission.take_items(len(payload.texts) + len(payload.images))
+    return await running.batcher.vectorize(payload.texts, payload.images)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives; it is cancelled, and ClientGone raised, if the client leaves. Call it after the body."""
+    task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
             raise ClientGone("the client closed the connection")
-        return work.result()
+        return task.result()
     finally:
         gone.cancel()
-        work.cancel()
+        task.cancel()
 
 
 async def _wait_for_disconnect(request: Request) -> None:
@@ -97,7 +128,3 @@ async def _wait_for_disconnect(request: Request) -> None:
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
-
-
-def _json(content: bytes, status: int = 200) -> Response:
-    return Response(content, status, media_type="application/json")

@@ -1,4 +1,7 @@
-"""The response of POST /vectorize: JSON straight from the arrays."""
+"""What POST /vectorize takes and gives, as OpenAPI says it, and its response: JSON straight from the arrays."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import orjson
 
@@ -6,16 +9,70 @@ from app.towers import Vectors
 
 ROWS_AT_ONCE = 64
 
+_STRINGS = {"type": ["array", "null"], "items": {"type": "string"}}
+_VECTORS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+_MEANING = {
+    400: "Not HTTP",
+    401: "The token is missing or wrong",
+    408: "The request did not arrive in time",
+    413: "More than can ever be taken at once",
+    414: "The address is too long",
+    415: "The body is encoded in a way that is not read here",
+    422: "An item, or the body, cannot be read; the error names it",
+    431: "The head is too large",
+    500: "Our fault",
+    503: "Not now: loading, full or broken",
+}
+# A connection answers these to whatever is asked.
+_ALWAYS = (400, 401, 408, 414, 431, 500)
 
-def dump_response(texts: Vectors, images: Vectors) -> bytes:
-    """The response body, straight from two float32 arrays of shape (items, width)."""
-    return b"".join((b'{"textVectors":', _dump_rows(texts), b',"imageVectors":', _dump_rows(images), b"}"))
+Responses = dict[int | str, dict[str, Any]]
 
 
-def _dump_rows(rows: Vectors) -> bytes:
+def json_content(schema: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI of a body that is JSON."""
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def errors(*statuses: int) -> Responses:
+    """OpenAPI of the errors that a route answers with, those of every route included."""
+    return {
+        status: {"description": _MEANING[status], **json_content(_ERROR)} for status in sorted({*_ALWAYS, *statuses})
+    }
+
+
+VECTORIZE_REQUEST = {
+    "requestBody": {
+        "required": True,
+        **json_content({"type": "object", "properties": {"texts": _STRINGS, "images": _STRINGS}}),
+    }
+}
+VECTORIZE_RESPONSES: Responses = {
+    200: {
+        "description": "A vector for each item, in order",
+        **json_content(
+            {
+                "type": "object",
+                "properties": {"textVectors": _VECTORS, "imageVectors": _VECTORS},
+                "required": ["textVectors", "imageVectors"],
+            }
+        ),
+    },
+    **errors(413, 415, 422, 503),
+}
+
+
+def dump_response(texts: Vectors, images: Vectors) -> list[bytes]:
+    """The parts of the response body, straight from two float32 arrays of shape (items, width)."""
+    return [b'{"textVectors":', *_dump_rows(texts), b',"imageVectors":', *_dump_rows(images), b"}"]
+
+
+def _dump_rows(rows: Vectors) -> Iterator[bytes]:
     # A few rows a call: orjson holds the interpreter's lock, and other threads need it meanwhile.
-    parts = (
-        orjson.dumps(rows[start : start + ROWS_AT_ONCE], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-        for start in range(0, len(rows), ROWS_AT_ONCE)
-    )
-    return b"[" + b",".join(parts) + b"]"
+    separator = b"["
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = orjson.dumps(rows[start : start + ROWS_AT_ONCE], option=orjson.OPT_SERIALIZE_NUMPY)
+        yield separator + some[1:-1]
+        separator = b","
+    yield b"]" if len(rows) else b"[]"

@@ -187,13 +187,17 @@ class Admission:
         self._patience = budget.patience
         self._claims = {"bodies": Claim(expected), "items": Claim(), "answers": Claim()}
 
+    def check_body(self, size: int) -> None:
+        """Raises BodyTooLarge if a body of `size` bytes can never fit."""
+        if size > self._budget.limits.most_body:
+            raise self._budget.body_too_large()
+
     async def grow_body(self, size: int) -> None:
         """Account for `size` more bytes of the body, and wait until there is room for them.
 
         Call it with each part that arrived, before the next is read. Raises BodyTooLarge or Overloaded.
         """
-        if self._claims["bodies"].held + size > self._budget.limits.most_body:
-            raise self._budget.body_too_large()
+        self.check_body(self._claims["bodies"].held + size)
         await self._take("bodies", size)
 
     async def take_items(self, count: int) -> None:

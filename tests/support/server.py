@@ -15,7 +15,7 @@ from typing import Self
 import httpx
 from fastapi import FastAPI
 
-from app.server import make_server
+from app.server import KEEP_ALIVE_SECONDS, make_server
 from app.serving.service import Service
 from app.sockets import listen, shown
 
@@ -70,12 +70,13 @@ def wait_for_port(url: str) -> None:
 class RunningApp:
     """An app served by uvicorn on a free port, in a thread of this process."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, keep_alive: int = KEEP_ALIVE_SECONDS) -> None:
         self.failures: list[str] = []
         self.service: Service = app.state.service
         sockets = listen("127.0.0.1", 0)
         self.url = f"http://{shown(sockets[0])}"
         self.server = make_server(app)
+        self.server.config.timeout_keep_alive = keep_alive
         self._thread = threading.Thread(target=self.server.run, args=(sockets,))
 
     @contextlib.contextmanager

@@ -217,7 +217,10 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
             most = (1 - near.certainty) * 2
         ids, types = list(objects), store.types(name)
         order = [index for index in distances.argsort()[: request.limit] if distances[index] <= most]
-        wanted = [(each, types[each]) for each in request.properties.non_ref_properties]
+        names = request.properties.non_ref_properties
+        if not request.HasField("properties") or request.properties.return_all_nonref_properties:
+            names = [each for each, type_ in types.items() if not type_.startswith("blob")]
+        wanted = [(each, types[each]) for each in names]
         return search_get_pb2.SearchReply(
             results=[
                 _result(ids[index], float(distances[index]), objects[ids[index]].properties, wanted)

@@ -1,13 +1,17 @@
 """A server that is started as Weaviate sees it start."""
 
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.server import free_port, start_server
 from tests.support.weaviate_client import GoClient, Poll
+
+# Starts a server with the variables named; its port and process.
+Start = Callable[..., tuple[int, subprocess.Popen[str]]]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 
 from tests.support.example import User, run_script
 from tests.support.held_out import HeldOut, draw_held_out
-from tests.support.server import ROOT
+from tests.support.server import ROOT, free_port, start_server
 from tests.support.weaviate_client import GoClient
 from tests.support.weaviate_module import Module
 from tests.support.weaviate_standin import Standin
-from tests.support.weaviate_start import Started, started
+from tests.support.weaviate_start import Start, Started, started
 
 PICTURES = 120
 
@@ -75,3 +76,18 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run_script("draw_pictures.py", "--count", str(PICTURES), env={}, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder / "shapes"
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a server with the demo model; its port and process."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(**env: str) -> tuple[int, subprocess.Popen[str]]:
+        processes.append(start_server(ROOT / "demo/models", PORT=str(port := free_port()), **env))
+        return port, processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()

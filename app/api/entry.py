@@ -1,0 +1,83 @@
+"""What every request passes on its way to the routes, and every answer on its way back."""
+
+import asyncio
+import base64
+import hmac
+import logging
+import re
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.status import response_to
+from app.errors import ServiceError, Unauthorized, describe_unforeseen
+
+_log = logging.getLogger(__name__)
+
+# Health, for whoever watches the container, and the page, which asks its user for the token.
+_OPEN = re.compile(r"/\.well-known/(live|ready)|/|/page/.*")
+
+
+class Entry:
+    """Makes one path of its spellings, asks for the `token`, and turns what nobody foresaw into an answer.
+
+    `count` is called with the path and the status of each answer.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, count: Callable[[str, int], None]) -> None:
+        self._app = app
+        self._token = token.encode() if token else None
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"] = _one_spelling(scope["path"])
+        started = False
+
+        async def send_counted(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self._count(path, message["status"])
+            await send(message)
+
+        try:
+            if self._token is not None and not _OPEN.fullmatch(path):
+                _check_token(scope, self._token)
+            await self._app(scope, receive, send_counted)
+        except Unauthorized as error:
+            await response_to(error)(scope, receive, send_counted)
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a native library's panic is no Exception
+            _log.error("%s %s failed: %s", scope["method"], path, describe_unforeseen(error))
+            if not started:
+                message = "the server failed on this request; its log says why"
+                await response_to(ServiceError(message))(scope, receive, send_counted)
+
+
+def _one_spelling(path: str) -> str:
+    """The path without doubled slashes and without one at its end."""
+    path = re.sub(r"//+", "/", path)
+    return path if path == "/" else path.removesuffix("/")
+
+
+def _check_token(scope: Scope, token: bytes) -> None:
+    """Raises Unauthorized. The token counts as bearer, and as the password of Basic whoever the user is."""
+    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    scheme, _, given = header.partition(b" ")
+    given = given.strip()
+    if scheme.lower() == b"basic":
+        try:
+            given = base64.b64decode(given, validate=True).partition(b":")[2]
+        except ValueError:
+            given = b""
+    elif scheme.lower() != b"bearer":
+        given = b""
+    if not hmac.compare_digest(given, token):
+        raise Unauthorized(
+            "a token is needed: send the header Authorization: Bearer TOKEN, or the token as the password in "
+            "http://user:TOKEN@host:port"
+        )

@@ -1,0 +1,132 @@
+"""A request body piece by piece: what JSON allows, and nothing else."""
+
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import app.api.parse as parse
+from app.api.parse import parse_request
+from app.errors import InvalidRequest, TooLarge
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+BODIES = st.fixed_dictionaries(
+    {"other": VALUES},
+    optional={"texts": st.none() | st.lists(st.text(), max_size=6), "images": st.none() | st.lists(st.text())},
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pieces() -> Iterator[None]:
+    """Pieces so small that every body has some, and each way to cut a character comes up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parse, "_PIECE", 16)
+        yield
+
+
+NOISE = [b"", b'"', b"\\", b"\\u", b"\\ud83d", b"\\udc00", b",", b"[", b"}", b"\x00", b"\xff", b"\xc3", b"0", b" "]
+
+
+def expected(body: bytes) -> tuple[list[bytes], list[bytes]]:
+    """By the standard library; raises ValueError."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    document = json.loads(body.decode(), parse_constant=refuse)
+    if not isinstance(document, dict):
+        raise ValueError("no object")
+    texts, images = document.get("texts") or [], document.get("images") or []
+    for items in (texts, images):
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise ValueError("no strings")
+    json.dumps(document, ensure_ascii=False).encode()  # half a pair is no character
+    return [text.encode() for text in texts], [image.encode() for image in images]
+
+
+def check(body: bytes) -> None:
+    try:
+        want = expected(body)
+    except (ValueError, RecursionError):
+        with pytest.raises(InvalidRequest):
+            parse_request(body, 1000)
+    else:
+        try:
+            got = parse_request(body, 1000)
+        except InvalidRequest as error:
+            assert "nothing is asked for" in str(error) and want == ([], [])
+        else:
+            assert (got.texts, got.images) == want
+
+
+@given(BODIES, st.booleans(), st.sampled_from([None, 1]))
+@settings(deadline=None, max_examples=200)
+def test_json_of_any_kind_is_read(body: dict[str, object], ascii_only: bool, indent: int | None) -> None:
+    check(json.dumps(body, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "replace"))
+
+
+@given(BODIES, st.booleans(), st.randoms())
+@settings(deadline=None, max_examples=400)
+def test_what_is_no_json_is_refused(body: dict[str, object], ascii_only: bool, rng: random.Random) -> None:
+    data = bytearray(json.dumps(body, ensure_ascii=ascii_only).encode("utf-8", "replace"))
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(data) + 1)
+        data[at : at + rng.randrange(3)] = rng.choice(NOISE)
+    check(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "empty"),
+        (b" \n", "empty"),
+        (b"null", "null, not an object"),
+        (b"[]", "an array, not an object"),
+        (b"{", "ends here"),
+        (b'{"texts": "a"}', "texts: expected an array of strings, got a string"),
+        (b'{"texts": ["a", 1]}', "texts[1]: expected a string, got a number"),
+        (b'{"images": [{"b64": "x"}]}', "images[0]: expected a string, got an object"),
+        (b'{"texts": ["a", "\\ud800"]}', "texts[1]: holds half a surrogate pair"),
+        (b'{"texts": ["\\ude00 \\ud83d"]}', "texts[0]: holds half a surrogate pair"),
+        (b'{"texts": ["a", "\xff"]}', "texts[1]: is not valid UTF-8"),
+        (b'{"texts": ["\xed\xa0\x80"]}', "texts[0]: is not valid UTF-8"),
+        (b'{"\\ud800": 1, "texts": ["a"]}', "a key of the body: holds half a surrogate pair"),
+        (b'{"x": {"\xff": 1}, "texts": ["a"]}', 'a key of the value of "x": is not valid UTF-8'),
+        (b'{"texts": ["a\nb"]}', "texts[0]: holds the control character 0x0a"),
+        (b'{"texts": ["a\\x41"]}          ', "texts[0]: holds an escape"),
+        (b'{"texts": ["a', "texts[0]: does not end"),
+        (b'{"text": ["a"]}', 'the key is "texts", not "text"'),
+        (b'{"Image": "a", "texts": []}', 'the key is "images", not "Image"'),
+        (b'{"x": ' + b"[" * 200_000 + b"]" * 200_000 + b', "texts": ["a"]}', 'the value of "x" is nested'),
+        (b"[" * 200_000, "nested"),
+        (b'{"texts": ["a"], "x": ' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}", "nested"),
+        (b'{"texts": [' + b"[" * 200_000, "nested"),
+        (b'{"x": [' + b"1," * 200_000 + b"1]}", "too much beside"),
+    ],
+)
+def test_what_is_wrong_is_said(body: bytes, words: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        parse_request(body, 1000)
+    assert words in str(error.value)
+
+
+def test_items_are_counted_while_they_are_read() -> None:
+    body = b'{"texts": [' + b'"a",' * 700 + b'"a"], "images": [' + b'"a",' * 700 + b"this is not even looked at"
+    with pytest.raises(TooLarge, match="1000"):
+        parse_request(body, 1000)
+
+
+def test_equal_items_are_one_object() -> None:
+    parsed = parse_request(b'{"texts": ["abc", "abc"], "images": ["\\u0061bc"]}', 3)
+    assert parsed.texts[0] is parsed.texts[1] is parsed.images[0]
+
+
+def test_a_byte_order_mark_is_skipped_and_the_last_of_equal_keys_counts() -> None:
+    assert parse_request(b'\xef\xbb\xbf {"texts": ["a"], "texts": ["b"]}', 2).texts == [b"b"]
