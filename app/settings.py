@@ -1,5 +1,6 @@
 """Every environment variable: name, type, default, meaning."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,9 @@ class Settings(BaseSettings):
     legacy_images: bool = Field(
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
+    )
+    decode_timeout: float = Field(
+        default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(
@@ -86,13 +90,13 @@ class Settings(BaseSettings):
     )
 
 
-def load_settings() -> Settings:
-    """Read the settings from the environment.
+def load_settings(options: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment; `options`, by the names of the fields, win.
 
     Raises ConfigurationError that names the variable and its value.
     """
     try:
-        return Settings()
+        return Settings(**(options or {}))  # type: ignore[arg-type]
     except ValidationError as error:
         problems = (f"{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors(include_url=False))
         raise ConfigurationError("; ".join(problems)) from error

@@ -13,7 +13,7 @@ from typing import Any
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
 from app.models.engine import chosen_precision
-from app.processors.decode import decode_image
+from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
 from app.serving.metrics import Metrics, seconds_since_start
@@ -161,12 +161,15 @@ class Service:
         def prepare_text(text: bytes) -> Inputs:
             return model.text.processor(text[:_LONGEST_TEXT].decode(errors="ignore"))
 
-        def prepare_image(base64: bytes) -> Inputs:
-            text = base64.decode("latin-1")  # as many characters as bytes, whatever it is
-            return model.image.processor(decode_image(text, settings.max_pixels, settings.legacy_images))
-
+        pictures = PictureProcessor(
+            model.image.processor,
+            max_pixels=settings.max_pixels,
+            seconds=settings.decode_timeout,
+            legacy=settings.legacy_images,
+        )
+        keep_decoded_memory(threads)
         batcher.add_queue("texts", model.text, prepare_text)
-        batcher.add_queue("images", model.image, prepare_image)
+        batcher.add_queue("images", model.image, pictures)
         batcher.start()
         free = usable_memory() - resident_memory() - settings.vector_cache_bytes - _HEADROOM
         limits = limits_for(settings, free, model.width, threads)

@@ -125,3 +125,49 @@ def answers(clients: int, patience: float, items: dict[str, int], batch: int) ->
 def test_most_answers_reach_clients_of_any_patience(clients: int, patience: float, batch: int, body: str) -> None:
     items = BODIES[body]
     assert answers(clients, patience, items, batch) >= 0.8 * answers(clients, 1000.0, items, batch)
+
+
+def test_while_the_queue_is_short_the_order_stays() -> None:
+    """Also where some have left before."""
+    simulation = Simulation()
+    for n in range(12):  # a queue of 0.84 s
+        simulation.client("client", 1.0, {"images": 1}, start=n * 0.003)
+    for _ in range(10):
+        simulation.queue._patience.observe(1.0, left=True)
+    result = simulation.run(30)
+    assert result.order == sorted(result.order)
+    assert not result.left
+
+
+def test_patient_clients_are_not_starved_by_impatient_ones() -> None:
+    simulation = Simulation()
+    for n in range(24):
+        simulation.client("impatient", 1.0, {"images": 1}, start=n * 0.003)
+    for n in range(8):
+        simulation.client("patient", 60.0, {"images": 1}, start=n * 0.004)
+    result = simulation.run(60)
+    assert result.answered() > 0.8 * 60 / COMPUTE["images"]
+    assert not result.left["patient"]
+    assert len(result.waits["patient"]) > 0.2 * result.answered()
+
+
+def test_a_query_beside_an_import_whose_clients_leave() -> None:
+    simulation = Simulation()
+    for n in range(48):
+        simulation.client("import", 2.0, {"images": 1}, start=n * 0.003)
+    simulation.client("query", 2.0, {"texts": 1}, pause=0.1)
+    result = simulation.run(30)
+    assert not result.left["query"]
+    assert max(result.waits["query"]) < 2 * COMPUTE["images"]
+
+
+def test_some_who_leave_at_random_change_nothing() -> None:
+    """A tenth of the clients gives up early; the others are served in order."""
+    simulation = Simulation()
+    for n in range(20):
+        simulation.client("client", 50.0, {"images": 1}, start=n * 0.003)
+    for n in range(2):
+        simulation.client("hasty", 0.2 + n / 3, {"images": 1}, start=n * 0.004)
+    result = simulation.run(60)
+    assert not result.left["client"]
+    assert max(result.waits["client"]) < 2 * 22 * COMPUTE["images"]

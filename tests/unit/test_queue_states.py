@@ -283,5 +283,5 @@ class Machine(RuleBasedStateMachine):
 TestQueue = Machine.TestCase
 # Without shrinking, which takes minutes: the steps that are printed tell enough.
 TestQueue.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, phases=(Phase.reuse, Phase.generate)
+    max_examples=300, stateful_step_count=50, deadline=None, phases=(Phase.reuse, Phase.generate)
 )
