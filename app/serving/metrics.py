@@ -28,11 +28,11 @@ class Metrics:
         self.batch_seconds = Histogram(
             "clip_batch_seconds", "time to compute a batch", ["kind"], registry=registry, buckets=_SECONDS
         )
-        self.responses = Counter("clip_responses", "answers to POST /vectorize", ["status"], registry=registry)
+        self.responses = Counter("clip_responses", "answers to requests for vectors", ["status"], registry=registry)
 
     def count_answer(self, path: str, status: int) -> None:
-        """Count an answer, if it is one to POST /vectorize."""
-        if path == "/vectorize":
+        """Count an answer, if it is one to a request for vectors."""
+        if path in ("/vectorize", "/v1/embeddings"):
             self.responses.labels(status).inc()
 
     def dump(self) -> bytes:
