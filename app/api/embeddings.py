@@ -29,8 +29,10 @@ _LONGEST_NAME = 200
 @router.post("/v1/embeddings", include_in_schema=False)
 async def embeddings(request: Request) -> Response:
     """The vectors that POST /vectorize gives, in the order of the input."""
-    running = await service_of(request).running()
+    service = service_of(request)
     with contextlib.ExitStack() as share:
+        share.enter_context(service.metrics.request_seconds.time())
+        running = await service.running()
         admission = share.enter_context(running.budget.admit(announced_bytes(request)))
         payload = await receive(request, running, admission, parse_embeddings)
         width = running.model.width

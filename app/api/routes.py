@@ -50,8 +50,9 @@ class Answer(Response):
 @router.post("/vectorize", responses=VECTORIZE_RESPONSES, openapi_extra=VECTORIZE_REQUEST)
 async def vectorize(request: Request) -> Response:
     service = service_of(request)
-    running = await service.running()
     with contextlib.ExitStack() as share:
+        share.enter_context(service.metrics.request_seconds.time())
+        running = await service.running()
         admission = share.enter_context(running.budget.admit(announced_bytes(request)))
         payload = await receive(request, running, admission, parse_request)
         texts, images = await while_connected(request, compute(running, admission, payload))
@@ -96,7 +97,9 @@ async def receive(
     request: Request, running: Running, admission: Admission, parse: Callable[[bytearray, int], T]
 ) -> T:
     """The body, read within the budget and parsed; raises what `read_body` and `parse` raise."""
-    body = await read_body(request, admission, service_of(request).settings.body_timeout)
+    service = service_of(request)
+    body = await read_body(request, admission, service.settings.body_timeout)
+    service.metrics.bytes_in.inc(len(body))
     most_items = running.budget.most_items
     if len(body) > _PARSED_AT_ONCE:
         return await asyncio.to_thread(parse, body, most_items)
