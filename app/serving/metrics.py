@@ -26,7 +26,7 @@ class Metrics:
             return Histogram(name, meaning, labels, registry=registry, buckets=_SECONDS)
 
         self.request_seconds = seconds(
-            "clip_request_seconds", "POST /vectorize from its headers to its answer, whatever that is"
+            "clip_request_seconds", "a request for vectors from its headers to its answer, whatever that is"
         )
         self.waiting_seconds = seconds(
             "clip_waiting_seconds", "an item's time neither prepared nor computed, until its vector is there", "kind"
