@@ -7,7 +7,7 @@ PINS := requirements.txt $(wildcard requirements/*.txt)
 # What serving a compiled model needs; all that development needs holds it too.
 SERVING := $(or $(wildcard $(VENV)/.installed),$(VENV)/.serving)
 
-.PHONY: setup demo demo-compiled serve unit test browser lint bench constraints wheels docker-test ray-test
+.PHONY: setup demo demo-compiled serve bake unit test browser lint bench constraints wheels docker-test ray-test
 
 setup: $(VENV)/.installed
 
@@ -38,8 +38,17 @@ demo-compiled: setup
 	rm -rf demo/models/compiled
 	MODELS_DIR=demo/models $(BIN)/python -m app.models.compiled demo/models/compiled
 
-serve: setup
-	MODELS_DIR=$(or $(MODELS_DIR),models) PORT=$(PORT) $(BIN)/python -m app
+serve: export MODELS_DIR := $(or $(MODELS_DIR),models)
+serve: $(SERVING)
+	$(BIN)/python requirements/for_model.py
+	PORT=$(PORT) $(BIN)/python -m app
+
+# make bake CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32
+bake: $(SERVING)
+	$(BIN)/python requirements/install.py requirements.txt \
+		$(if $(OPEN_CLIP_MODEL_NAME),requirements/openclip.txt) \
+		$(if $(COLPALI_ENGINE_MODEL_NAME),requirements/colpali.txt)
+	$(BIN)/python download.py
 
 unit: setup
 	$(BIN)/python -m pytest -q tests/unit

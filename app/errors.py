@@ -4,7 +4,12 @@ import traceback
 
 
 class ServiceError(Exception):
-    """Root of the tree: the message says what is wrong, with which item, and what to do."""
+    """Root of the tree: the message says what is wrong, with which item, and what to do.
+
+    `cause` is the word for it in the metrics.
+    """
+
+    cause = "internal"
 
 
 class ConfigurationError(ServiceError):
@@ -26,6 +31,8 @@ class Stopped(ServiceError):
 class InvalidRequest(ServiceError):
     """The request is at fault."""
 
+    cause = "invalid"
+
 
 class Unauthorized(InvalidRequest):
     """The token is missing or wrong."""
@@ -42,6 +49,8 @@ class BodyTimeout(InvalidRequest):
 class TooLarge(InvalidRequest):
     """The request can never be taken, however little else there is to do."""
 
+    cause = "too_large"
+
 
 class BodyTooLarge(TooLarge):
     """The body can never be taken."""
@@ -51,8 +60,34 @@ class ClientGone(ServiceError):
     """The client closed the connection before its answer was there; nobody reads this."""
 
 
+class NotBase64(InvalidRequest):
+    """An item that should be base64 is something else."""
+
+    cause = "not_base64"
+
+
+class NoPicture(InvalidRequest):
+    """The bytes are no picture."""
+
+    cause = "no_picture"
+
+
+class BrokenPicture(InvalidRequest):
+    """A picture that cannot be decoded to its end."""
+
+    cause = "broken_picture"
+
+
+class UnsupportedPicture(InvalidRequest):
+    """A picture of a kind that is not taken."""
+
+    cause = "unsupported"
+
+
 class Unavailable(ServiceError):
     """The server cannot answer now; the same request may succeed later."""
+
+    cause = "unavailable"
 
 
 class Overloaded(Unavailable):
@@ -61,6 +96,8 @@ class Overloaded(Unavailable):
 
 class OutOfMemory(Unavailable):
     """The batch does not fit into the device's memory; a smaller one may."""
+
+    cause = "out_of_memory"
 
 
 class EngineBroken(Unavailable):

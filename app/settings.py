@@ -1,5 +1,6 @@
 """Every environment variable: name, type, default, meaning."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +24,7 @@ class Settings(BaseSettings):
     )
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: str = Field(
-        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
-    )
+    engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
         description="of the computation; vectors are float32 always; default: as baked, else float32",
@@ -39,6 +38,9 @@ class Settings(BaseSettings):
     legacy_images: bool = Field(
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
+    )
+    decode_timeout: float = Field(
+        default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(
@@ -57,6 +59,9 @@ class Settings(BaseSettings):
         default=20.0, ge=0, description="seconds for which a request waits when the server is full; 0 refuses at once"
     )
     loading_timeout: float = Field(default=40.0, ge=0, description="seconds for which a request waits for the model")
+    vector_cache_bytes: int = Field(
+        default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
+    )
     image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
     text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
     text_batch_tokens: int = Field(
@@ -81,13 +86,13 @@ class Settings(BaseSettings):
     )
 
 
-def load_settings() -> Settings:
-    """Read the settings from the environment.
+def load_settings(options: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment; `options`, by the names of the fields, win.
 
     Raises ConfigurationError that names the variable and its value.
     """
     try:
-        return Settings()
+        return Settings(**(options or {}))  # type: ignore[arg-type]
     except ValidationError as error:
         problems = (f"{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors(include_url=False))
         raise ConfigurationError("; ".join(problems)) from error

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 Vectors = npt.NDArray[np.float32]
 """Embeddings, float32, of shape (items, width)."""
 
+Vector = npt.NDArray[np.float32]
+"""One embedding, float32, of shape (width,)."""
+
 Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the names of the model's inputs: of one item without a batch dimension, or of a batch."""
 

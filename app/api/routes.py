@@ -50,8 +50,9 @@ class Answer(Response):
 @router.post("/vectorize", responses=VECTORIZE_RESPONSES, openapi_extra=VECTORIZE_REQUEST)
 async def vectorize(request: Request) -> Response:
     service = _service(request)
-    running = await service.running()
     with contextlib.ExitStack() as share:
+        share.enter_context(service.metrics.request_seconds.time())
+        running = await service.running()
         admission = share.enter_context(running.budget.admit(announced_bytes(request)))
         body = await read_body(request, admission, service.settings.body_timeout)
         most_items = running.budget.most_items
@@ -59,6 +60,7 @@ async def vectorize(request: Request) -> Response:
             payload = await asyncio.to_thread(parse_request, body, most_items)
         else:
             payload = parse_request(body, most_items)
+        service.metrics.bytes_in.inc(len(body))
         del body
         texts, images = await while_connected(request, compute(running, admission, payload))
         del payload

@@ -43,9 +43,7 @@ class OpenAICLIP:
         if not text:
             raise ConfigurationError(f"TEXT_MODEL_NAME is not set; set it to {clip} too")
         if clip != text:
-            raise ConfigurationError(
-                f"an OpenAI CLIP embeds texts and pictures: set TEXT_MODEL_NAME to {clip} too"
-            )
+            raise ConfigurationError(f"an OpenAI CLIP embeds texts and pictures: set TEXT_MODEL_NAME to {clip} too")
         return True
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:

@@ -16,9 +16,7 @@ _FILES = (
     "sentence_transformer_pair",
 )
 
-FAMILIES: tuple[Family, ...] = tuple(
-    cast(Family, import_module(f"{__package__}.{name}").FAMILY) for name in _FILES
-)
+FAMILIES: tuple[Family, ...] = tuple(cast(Family, import_module(f"{__package__}.{name}").FAMILY) for name in _FILES)
 
 
 def find_family(models_dir: Path) -> Family:

@@ -119,9 +119,7 @@ def usable_positions(model: "torch.nn.Module") -> int | None:
         for name, module in model.named_modules()
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
     ]
-    counts = [
-        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables
-    ]
+    counts = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
     return min(counts, default=None)
 
 

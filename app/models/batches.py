@@ -1,12 +1,16 @@
 """How much one batch holds at most: as much as pays off on this machine."""
 
+import logging
 import time
 
 from PIL import Image
 
+from app.errors import OutOfMemory
 from app.processors.padding import collate
 from app.settings import Settings
 from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor, Tower
+
+_log = logging.getLogger(__name__)
 
 # A batch that takes longer than this keeps a waiting query for too long; a larger one gains little.
 _BATCH_SECONDS = 0.1
@@ -42,17 +46,24 @@ def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, m
     """The smallest batch of such items that is about as fast an item as any that computes in _BATCH_SECONDS.
 
     Tries powers of two up to `most`, for about `seconds` in all; a larger batch only pays if it is 5 % faster
-    an item, for all that waits has to wait for it.
+    an item, for all that waits has to wait for it. A batch that does not fit into memory ends the search; raises
+    OutOfMemory where not even one item fits.
     """
     end = time.monotonic() + seconds
     best, best_rate, size = 1, 0.0, 1
     while size <= most:
         batch = collate([inputs] * size, padding)
         times: list[float] = []
-        while len(times) < 2 and time.monotonic() + sum(times) < end:
-            started = time.monotonic()
-            session.start(batch)()
-            times.append(time.monotonic() - started)
+        try:
+            while len(times) < 2 and time.monotonic() + sum(times) < end:
+                started = time.monotonic()
+                session.start(batch)()
+                times.append(time.monotonic() - started)
+        except (OutOfMemory, MemoryError):
+            if size == 1:
+                raise
+            _log.warning("out of memory with a batch of %d; batches hold at most %d", size, best)
+            break
         if not times or (min(times) > _BATCH_SECONDS and size > 1):
             break
         rate = size / min(times)

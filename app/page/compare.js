@@ -2,7 +2,7 @@
 
 import { announce, byId, copy, count, create, debounce, duration, setText, toast } from "./dom.js";
 import { examples } from "./examples.js";
-import { Picture, Text, curl, fitting } from "./items.js";
+import { Picture, Text, curl, fitting, showFault } from "./items.js";
 import { SOFTMAX_SCALE, best, cosine, softmax } from "./math.js";
 import { stripes } from "./stripes.js";
 
@@ -168,6 +168,7 @@ export class Compare {
       return row.element;
     });
     const matrix = byId("matrix");
+    matrix.classList.toggle("bare", !this.#pictures.length);
     const stay = new Set(rows);
     for (const element of [...matrix.children]) if (!stay.has(element)) element.remove();
     matrix.prepend(head);
@@ -177,7 +178,8 @@ export class Compare {
 
   #addButton() {
     const button = create("button", { className: "add", type: "button", "aria-label": "Add pictures" });
-    button.append(create("b", { "aria-hidden": "true" }, "+"), "Picture");
+    const words = this.#pictures.length ? "Picture" : "Drop, paste or choose pictures";
+    button.append(create("b", { "aria-hidden": "true" }, "+"), words);
     button.addEventListener("click", () => byId("compare-files").click());
     return button;
   }
@@ -233,18 +235,18 @@ export class Compare {
       column.element.classList.toggle("working", picture.state === "working");
       column.element.classList.toggle("failed", picture.state === "failed");
       column.remove.setAttribute("aria-label", `Remove ${picture.title}`);
-      if (picture.thumbnail && !column.shown) {
+      if (picture.thumbnail !== "" && !column.shown) {
         column.shown = picture.frame();
         column.frame.replaceWith(column.shown);
       }
-      this.#showFault(column.fault, picture);
+      showFault(column.fault, picture, () => this.#embed(picture));
     }
     for (const [index, text] of this.#texts.entries()) {
       const row = this.#rows.get(text);
       row.header.classList.toggle("failed", text.state === "failed");
       row.field.setAttribute("aria-label", `Text ${index + 1}`);
       row.remove.setAttribute("aria-label", `Remove text ${index + 1}`);
-      this.#showFault(row.fault, text);
+      showFault(row.fault, text, () => this.#embed(text));
     }
     const widths = this.#pictures.map((picture) =>
       picture.state === "failed" ? "calc(var(--column) + 6rem)" : "var(--column)",
@@ -258,15 +260,6 @@ export class Compare {
     this.#showBest(cosines, shares);
     this.#showVectors();
     byId("compare-clear").disabled = this.isEmpty;
-  }
-
-  #showFault(element, item) {
-    element.hidden = item.state !== "failed";
-    if (element.hidden || element.dataset.message === item.error) return;
-    element.dataset.message = item.error;
-    const again = create("button", { type: "button" }, "Try again");
-    again.addEventListener("click", () => this.#embed(item));
-    element.replaceChildren(item.error, again);
   }
 
   #fill(cosines, shares) {

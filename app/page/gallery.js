@@ -2,7 +2,7 @@
 
 import { announce, byId, count, create, debounce, duration, setText, toast } from "./dom.js";
 import { shapeGallery } from "./examples.js";
-import { Picture, Text, fitting } from "./items.js";
+import { Picture, Text, fitting, showFault } from "./items.js";
 import { cosine } from "./math.js";
 
 const MOST = 200;
@@ -153,7 +153,7 @@ export class Gallery {
     tile.element.classList.toggle("failed", picture.state === "failed");
     tile.element.classList.toggle("top", known && isTop);
     tile.element.classList.toggle("query", picture === this.#query);
-    if (picture.thumbnail && !tile.shown) {
+    if (picture.thumbnail !== "" && !tile.shown) {
       tile.shown = true;
       tile.look.firstChild.replaceWith(picture.frame());
     }
@@ -161,13 +161,7 @@ export class Gallery {
     setText(tile.rank, known ? String(index + 1) : "");
     tile.look.setAttribute("aria-label", `${picture.title}${known ? `, similarity ${score.toFixed(3)}` : ""}: find pictures like this`);
     tile.look.setAttribute("aria-pressed", picture === this.#query);
-    tile.fault.hidden = picture.state !== "failed";
-    if (!tile.fault.hidden && tile.fault.dataset.message !== picture.error) {
-      tile.fault.dataset.message = picture.error;
-      const again = create("button", { type: "button" }, "Try again");
-      again.addEventListener("click", () => this.#embed(picture));
-      tile.fault.replaceChildren(picture.error, again);
-    }
+    showFault(tile.fault, picture, () => this.#embed(picture));
   }
 
   /** Puts the tiles in this order; those that change places are seen to go there. */

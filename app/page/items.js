@@ -16,6 +16,8 @@ class Item {
   vector = null;
   ms = 0;
   error = "";
+  /** Whether the same request may well succeed later. */
+  mayRecover = false;
   #abort = null;
 
   /** Euclidean length of its vector. */
@@ -36,8 +38,10 @@ class Item {
       Object.assign(this, { state: "ready", vector, ms });
     } catch (error) {
       if (abort.signal.aborted) return;
-      const message = error instanceof RequestError ? error.message : `this went wrong: ${error.message}`;
-      Object.assign(this, { state: "failed", vector: null, error: message });
+      const known = error instanceof RequestError;
+      this.error = known ? error.message : `this went wrong: ${error.message}`;
+      this.mayRecover = !known || error.mayRecover;
+      Object.assign(this, { state: "failed", vector: null });
     }
     changed(this);
   }
@@ -71,8 +75,8 @@ export class Text extends Item {
 
 export class Picture extends Item {
   kind = "picture";
-  /** Address of a thumbnail; null where the browser cannot show the file. */
-  thumbnail = null;
+  /** Address of a thumbnail; "" until there is one, null where the browser cannot show the file. */
+  thumbnail = "";
   #shown = new AbortController();
 
   constructor(file) {
@@ -105,8 +109,8 @@ export class Picture extends Item {
 
   /** Its thumbnail in a frame. */
   frame(className = "frame") {
-    const inside = this.thumbnail ? create("img", { src: this.thumbnail, alt: "" }) : this.kindOfFile;
-    return create("div", { className }, inside);
+    const seen = this.thumbnail ? create("img", { src: this.thumbnail, alt: "" }) : null;
+    return create("div", { className }, this.thumbnail === null ? this.kindOfFile : seen);
   }
 
   release() {
@@ -126,6 +130,18 @@ export async function curl(item, server) {
   const start = `curl '${server.address("vectorize")}'${token} -H 'Content-Type: application/json'`;
   if (item.kind === "text") return `${start} -d '${body.replaceAll("'", String.raw`'\''`)}'`;
   return `${start} -d @- <<'END'\n${body}\nEND\n`;
+}
+
+/** Shows what is wrong with an item in `element`, or hides that. */
+export function showFault(element, item, again) {
+  element.hidden = item.state !== "failed";
+  if (element.hidden || element.dataset.message === item.error) return;
+  element.dataset.message = item.error;
+  element.replaceChildren(item.error);
+  if (!item.mayRecover) return;
+  const button = create("button", { type: "button" }, "Try again");
+  button.addEventListener("click", again);
+  element.append(button);
 }
 
 /** Takes as many as there is room for; says what was left out. */

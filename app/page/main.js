@@ -1,7 +1,7 @@
 /** Puts the page together: state of the server, tabs, token, and pictures from wherever they come. */
 
 import { Compare } from "./compare.js";
-import { byId, create, setText, toast } from "./dom.js";
+import { byId, setText, toast } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { describe } from "./model.js";
 import { filesOf } from "./pictures.js";
@@ -21,13 +21,14 @@ let meta = null;
 server.addEventListener("state", ({ detail: { state, message } }) => {
   const pill = byId("state");
   pill.dataset.state = state;
-  setText(pill.firstElementChild, state === "waiting" && /loaded/.test(message) ? "The model is loading…" : message);
+  setText(pill.firstElementChild, message);
 });
 
 server.addEventListener("vector", ({ detail }) => setText(byId("width"), `${detail} numbers`));
 
 async function start() {
   byId("token-button").hidden = !server.hasToken;
+  await server.ready();
   try {
     meta = await server.meta();
   } catch (error) {
@@ -35,9 +36,10 @@ async function start() {
     byId("state").dataset.state = "failed";
     return;
   }
-  const fact = ([name, value]) => create("div", {}, create("dt", {}, name), create("dd", {}, value));
-  byId("facts").prepend(...describe(meta).map(fact));
-  byId("facts").hidden = false;
+  const { name, pixels } = describe(meta);
+  setText(byId("model"), name);
+  setText(byId("pixels"), pixels);
+  byId("pixels").parentElement.hidden = !pixels;
   if (views.compare.isEmpty) await views.compare.addExamples(meta);
 }
 

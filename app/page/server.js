@@ -4,6 +4,8 @@ import { Turns } from "./turns.js";
 
 const AT_ONCE = 4;
 const PATIENCE_MS = 120_000;
+const POLL_MS = 1000;
+const SILENT = "The server does not answer";
 const TOKEN_KEY = "multi2vec-clip token";
 
 /** What a request came to, in words that can stand at an item. */
@@ -11,6 +13,11 @@ export class RequestError extends Error {
   constructor(message, status = 0) {
     super(message);
     this.status = status;
+  }
+
+  /** Whether the same request may well succeed later: it was not itself at fault. */
+  get mayRecover() {
+    return this.status === 0 || this.status === 401 || this.status === 408 || this.status === 429 || this.status >= 500;
   }
 }
 
@@ -45,7 +52,23 @@ export class Server extends EventTarget {
     return new URL(route, document.baseURI).href;
   }
 
-  /** The models' configuration; waits while the server loads. */
+  /** Returns once the server is ready, however long that takes; says meanwhile what it waits for. */
+  async ready() {
+    for (;;) {
+      try {
+        const response = await fetch(".well-known/ready", { cache: "no-store" });
+        // Any other answer comes from something before the server, which has to say that of the requests themselves.
+        if (response.status < 500) return;
+        const message = await reason(response);
+        this.#say("waiting", /loaded/.test(message) ? "The model is loading…" : message);
+      } catch {
+        this.#say("failed", SILENT);
+      }
+      await pause(POLL_MS);
+    }
+  }
+
+  /** The models' configuration. */
   async meta() {
     return (await this.#fetch("meta", {})).json();
   }
@@ -91,7 +114,7 @@ export class Server extends EventTarget {
         response = await fetch(route, { ...options, headers, cache: "no-store" });
       } catch (error) {
         if (error.name === "AbortError") throw error;
-        this.#say("failed", "The server does not answer");
+        this.#say("failed", SILENT);
         throw new RequestError("the server does not answer");
       }
       if (response.ok) {

@@ -1,70 +1,78 @@
-"""Many requests to full batches, and each request its own rows back: the threads around the queues.
+"""The threads around the queue: one lock, never held while an item is prepared or computed.
 
-The way of an item: raw -> (preparing thread) -> ready -> (device thread) -> a row of its request.
-The device takes what is ready as soon as it is free: no timer, no minimum. Images and texts take
-turns. One lock guards the whole state; it is never held while an item is prepared or computed.
+The device takes what is ready as soon as it is free: no timer, no minimum.
 """
 
 import asyncio
-import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import EngineBroken, InvalidRequest, OutOfMemory, Overloaded, ServiceError, Unavailable
+from app.errors import EngineBroken, OutOfMemory, ServiceError, Unavailable, describe_unforeseen
 from app.processors.padding import collate
+from app.serving.lane import Request
 from app.serving.metrics import Metrics
-from app.serving.queue import ItemQueue, QueuedItem, QueuedRequest
+from app.serving.queue import Batch, Queue, Wanted
+from app.serving.vector_cache import VectorCache, digest
 from app.towers import Inputs, Tower, Vectors
 
 _log = logging.getLogger(__name__)
+
+# Above this many bytes, or items, the hashes of a request are made off the event loop.
+_MANY_BYTES = 500_000
+_MANY_ITEMS = 500
+
+
+@dataclass(frozen=True)
+class _Kind:
+    tower: Tower
+    prepare: Callable[[bytes], Inputs]
 
 
 class Batcher:
     """Owns the threads through which every item passes, and all that waits for them.
 
-    `on_broken` is called once, from a worker thread, when the device cannot go on.
+    `on_broken` is called once, from any thread, when the device cannot go on.
     """
 
     def __init__(
         self,
         *,
         width: int,
-        max_waiting: int,
         preparing_threads: int,
         device_threads: int,
+        cache: VectorCache,
         metrics: Metrics,
         on_broken: Callable[[str], None],
     ) -> None:
         self._width = width
-        self._max_waiting = max_waiting
         self._metrics = metrics
         self._on_broken = on_broken
+        self._kinds: dict[str, _Kind] = {}
+        self._queue = Queue(cache)
+        self._futures: dict[Request, asyncio.Future[None]] = {}
         self._lock = threading.Lock()
-        self._raw_or_stop = threading.Condition(self._lock)
-        self._ready_or_stop = threading.Condition(self._lock)
-        self._device_turn = threading.Lock()
-        self._queues: dict[str, ItemQueue] = {}
-        self._turn = itertools.count()
-        self._waiting = 0
-        self._stopped = False
-        self._broken: str | None = None
-        self._running_since: dict[int, float] = {}
+        self._preparable = threading.Condition(self._lock)
+        self._launchable = threading.Condition(self._lock)
         self._threads = [
-            threading.Thread(target=target, name=f"{name}-{i}", daemon=True)
-            for name, target, count in (
-                ("prepare", self._prepare_items, preparing_threads),
-                ("device", self._compute_batches, device_threads),
+            threading.Thread(target=self._work, args=(step,), name=f"{name}-{i}", daemon=True)
+            for name, step, count in (
+                ("prepare", self._prepare_item, preparing_threads),
+                ("device", self._compute_batch, device_threads),
             )
             for i in range(count)
         ]
 
     def add_queue(self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs]) -> None:
         """Take items of a kind ("texts", "images"); call before start()."""
-        self._queues[kind] = ItemQueue(kind, tower, prepare, tower.limits, max_ready=4 * tower.limits.items)
+        self._kinds[kind] = _Kind(tower, prepare)
+        self._queue.add_lane(kind, tower.limits)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -72,246 +80,204 @@ class Batcher:
 
     def stop(self) -> None:
         """End the threads; what still waits fails with Unavailable."""
-        with self._lock:
-            self._stopped = True
-            self._fail_all(Unavailable("the server is shutting down"))
-            self._raw_or_stop.notify_all()
-            self._ready_or_stop.notify_all()
+        with self._changing() as queue:
+            queue.stop(Unavailable("the server is shutting down"))
 
-    def longest_running(self) -> float:
-        """Seconds for which the oldest batch on the device has been computing; 0 when idle."""
+    def give_up(self, message: str) -> None:
+        """The device cannot go on: fail all that waits and call `on_broken`, once."""
+        with self._changing() as queue:
+            first = queue.stopped is None
+            queue.stop(EngineBroken(message))
+        if first:
+            self._on_broken(message)
+
+    def watch(self, limit: float) -> None:
+        """Give up if one batch or preparation goes on, or requests wait and nothing goes on, for `limit` seconds."""
+        now = time.monotonic()
         with self._lock:
-            oldest = min(self._running_since.values(), default=None)
-        return 0.0 if oldest is None else time.monotonic() - oldest
+            running, stalled = self._queue.running_for(now), self._queue.stalled_for(now)
+        if running > limit:
+            self.give_up(f"a batch or an item has been worked at for more than {limit:g} s; the device hangs")
+        elif stalled > limit:
+            self.give_up(f"requests have waited for more than {limit:g} s and nothing was done for them")
+
+    # requests, on the event loop --------------------------------------------------------------
 
     async def vectorize(self, texts: list[bytes], images: list[bytes]) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
 
         Items are UTF-8: decoded they may take four times as much, so that waits until their turn.
-        Raises InvalidRequest that names the first item at fault, Overloaded at once when too much
-        waits. A cancelled call drops what was not yet computed.
+        Raises InvalidRequest that names the first item at fault, or Unavailable. A cancelled call drops what
+        was not yet computed.
         """
-        items = {"texts": texts, "images": images}
-        requests = {kind: self._make_request(raw) for kind, raw in items.items()}
-        self._accept(requests)
-        try:
-            await asyncio.gather(*(each.future for each in requests.values()))
-        finally:
-            with self._lock:
-                for kind, each in requests.items():
-                    self._end(self._queues[kind], each)
-        return requests["texts"].rows, requests["images"].rows
-
-    def _make_request(self, raw: list[bytes]) -> QueuedRequest:
-        positions: dict[bytes, list[int]] = {}
-        for position, item in enumerate(raw):
-            positions.setdefault(item, []).append(position)
-        rows = np.empty((len(raw), self._width), np.float32)
+        arrived = time.monotonic()
+        contents = {"texts": texts, "images": images}
+        if len(texts) + len(images) > _MANY_ITEMS or sum(map(len, texts + images)) > _MANY_BYTES:
+            wanted = await asyncio.to_thread(_wanted, contents)
+        else:
+            wanted = _wanted(contents)
+        rows = {kind: np.empty((len(items), self._width), np.float32) for kind, items in contents.items()}
+        request = Request(rows, arrived)
         future = asyncio.get_running_loop().create_future()
-        if not raw:
-            future.set_result(None)
-        return QueuedRequest(list(positions), list(positions.values()), rows, future, len(positions), not raw)
+        with self._changing() as queue:
+            cached, joined = queue.add(request, wanted)
+            if not request.over:
+                self._futures[request] = future
+        for counter, kinds in ((self._metrics.cached, cached), (self._metrics.joined, joined)):
+            for kind, count in kinds.items():
+                counter.labels(kind).inc(count)
+        try:
+            if not request.over:
+                await future
+        finally:
+            self._leave(request)
+        if request.error is not None:
+            raise request.error
+        return rows["texts"], rows["images"]
 
-    def _accept(self, requests: dict[str, QueuedRequest]) -> None:
-        count = sum(each.unfinished for each in requests.values())
-        with self._lock:
-            if self._broken:
-                raise Unavailable(self._broken)
-            if self._stopped:
-                raise Unavailable("the server is shutting down")
-            if count > self._max_waiting:
-                raise InvalidRequest(
-                    f"the request has {count} items, more than the {self._max_waiting} allowed; split it"
-                )
-            if self._waiting + count > self._max_waiting:
-                self._metrics.refused.labels("items").inc()
-                raise Overloaded(f"{self._waiting} items wait already; try again in a moment")
-            self._count_waiting(count)
-            for kind, each in requests.items():
-                if not each.over:
-                    self._queues[kind].add(each)
-            self._raw_or_stop.notify(count)
-
-    def _end(self, queue: ItemQueue, request: QueuedRequest, error: Exception | None = None) -> None:
-        """Nothing more of this request is computed. Holds the lock."""
+    def _leave(self, request: Request) -> None:
         if request.over:
             return
-        request.over = True
-        request.raw = []  # a body may be large, and its items stay queued until their turn
-        queue.requests.discard(request)
-        self._count_waiting(-request.unfinished)
-        self._metrics.dropped.labels(queue.kind).inc(request.unfinished)
-        _settle(request.future, error)
+        now = time.monotonic()
+        with self._changing() as queue:
+            if request.over:
+                return
+            del self._futures[request]
+            dropped = Counter(item.kind for item in request.items)
+            queue.leave(request, now)
+        self._metrics.left_seconds.observe(now - request.arrived)
+        for kind, count in dropped.items():
+            self._metrics.dropped.labels(kind).inc(count)
 
-    def _count_waiting(self, change: int) -> None:
-        self._waiting += change
-        self._metrics.waiting.set(self._waiting)
-
-    def _fail_all(self, error: Exception) -> None:
-        for queue in self._queues.values():
-            for request in list(queue.requests):
-                self._end(queue, request, error)
-
-    # preparing threads ------------------------------------------------------------------------
-
-    def _prepare_items(self) -> None:
-        while (work := self._wait_for_raw()) is not None:
-            queue, item, raw = work
-            error: ServiceError | None = None
-            try:
-                item.inputs = queue.prepare(raw)
-                item.tokens = _tokens(item.inputs)
-            except ServiceError as cause:
-                error = cause
-            except Exception as cause:
-                _log.error("cannot prepare an item of %s", queue.kind, exc_info=cause)
-                error = ServiceError("could not be prepared; the server's log says why")
-            with self._lock:
-                if error is not None:
-                    self._end(queue, item.request, _name_item(queue, item, error))
-                queue.put_prepared(item)
-                self._ready_or_stop.notify()
-                self._raw_or_stop.notify()
-
-    def _wait_for_raw(self) -> tuple[ItemQueue, QueuedItem, bytes] | None:
+    @contextmanager
+    def _changing(self) -> Iterator[Queue]:
+        """The queue under the lock; afterwards whoever may now go on is woken."""
         with self._lock:
-            while not self._stopped:
-                # Texts first: they cost next to nothing to prepare.
-                for queue in self._queues.values():
-                    if (item := queue.next_raw()) is not None:
-                        return queue, item, item.request.raw[item.index]
-                self._raw_or_stop.wait()
-        return None
+            yield self._queue
+            settled = [future for each in self._queue.take_settled() if (future := self._futures.pop(each, None))]
+            self._metrics.waiting.set(self._queue.waiting)
+            self._wake_workers()
+        if settled:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                settled[0].get_loop().call_soon_threadsafe(_wake, settled)
 
-    # device threads ---------------------------------------------------------------------------
+    def _wake_workers(self) -> None:
+        """Holds the lock. Called after each change, so that nobody sleeps beside work."""
+        if self._queue.stopped is not None:
+            self._preparable.notify_all()
+            self._launchable.notify_all()
+        if count := self._queue.preparable:
+            self._preparable.notify(count)
+        if self._queue.launchable:
+            self._launchable.notify()
 
-    def _compute_batches(self) -> None:
-        """Several threads may run this: one has the device's turn while another waits for results."""
-        while True:
-            with self._device_turn:
-                work = self._wait_for_batch()
-                if work is None:
-                    return
-                queue, batch = work
-                started = self._started()
-                try:
-                    finish = queue.tower.session.start(collate([item.inputs for item in batch], queue.tower.padding))
-                except Exception as error:
-                    finish = _raiser(error)
-            try:
-                vectors = finish()
-                self._deliver(queue, batch, vectors)
-            except Exception as error:
-                self._recover(queue, batch, error)
-            finally:
-                self._finished(queue, batch, started)
+    # threads ----------------------------------------------------------------------------------
 
-    def _wait_for_batch(self) -> tuple[ItemQueue, list[QueuedItem]] | None:
+    def _work(self, step: Callable[[], bool]) -> None:
+        try:
+            while step():
+                pass
+        except BaseException as error:  # a thread that ended unseen would leave requests waiting for ever
+            _log.critical("a worker thread failed: %s", describe_unforeseen(error))
+            self.give_up(f"a worker thread failed ({type(error).__name__}); the server's log says why")
+
+    def _prepare_item(self) -> bool:
         with self._lock:
-            while not self._stopped:
-                queues = list(self._queues.values())
-                if next(self._turn) % 2:
-                    queues.reverse()
-                for queue in queues:
-                    if batch := queue.next_batch():
-                        self._raw_or_stop.notify_all()
-                        return queue, batch
-                self._ready_or_stop.wait()
-        return None
+            while (item := self._queue.take(time.monotonic())) is None:
+                if self._queue.stopped is not None:
+                    return False
+                self._preparable.wait()
+            self._wake_workers()
+        try:
+            inputs = self._kinds[item.kind].prepare(item.content)
+        except BaseException as cause:  # the panic of a native library is no Exception
+            error = _told(cause, f"cannot prepare an item of {item.kind}", "could not be prepared")
+            self._metrics.failed.labels(item.kind, error.cause).inc()
+            with self._changing() as queue:
+                queue.not_prepared(item, error, time.monotonic())
+            return True
+        with self._changing() as queue:
+            queue.prepared(item, inputs, time.monotonic())
+        self._metrics.preparing_seconds.labels(item.kind).observe(item.prepared - item.taken)
+        return True
 
-    def _started(self) -> float:
+    def _compute_batch(self) -> bool:
+        """Several threads may do this: one waits for the device's results while another gives it the next batch."""
         with self._lock:
-            self._running_since[threading.get_ident()] = started = time.monotonic()
-        return started
+            while (batch := self._queue.next_batch(time.monotonic())) is None:
+                if self._queue.stopped is not None:
+                    return False
+                self._launchable.wait()
+            self._wake_workers()
+        tower = self._kinds[batch.kind].tower
+        try:
+            finish = tower.session.start(collate([item.inputs for item in batch.items], tower.padding))
+            with self._changing() as queue:
+                queue.launched(batch)
+            vectors = finish()
+            if vectors.shape != (len(batch.items), self._width):
+                raise ValueError(f"the engine gave shape {vectors.shape} for {len(batch.items)} items")
+        except BaseException as cause:
+            self._recover(batch, cause)
+            return True
+        now = time.monotonic()
+        with self._changing() as queue:
+            bad = queue.computed(batch, vectors, now)
+        self._count(batch, bad, now)
+        return True
 
-    def _finished(self, queue: ItemQueue, batch: list[QueuedItem], started: float) -> None:
-        with self._lock:
-            del self._running_since[threading.get_ident()]
-        self._metrics.batch_items.labels(queue.kind).observe(len(batch))
-        self._metrics.batch_seconds.labels(queue.kind).observe(time.monotonic() - started)
-
-    def _deliver(self, queue: ItemQueue, batch: list[QueuedItem], vectors: Vectors) -> None:
-        if vectors.shape != (len(batch), self._width):
-            raise ValueError(f"the engine gave shape {vectors.shape} for {len(batch)} items")
-        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
-        with self._lock:
-            for item, vector, good in zip(batch, vectors, finite, strict=True):
-                request = item.request
-                if request.over:
-                    continue
-                if not good:
-                    error = ServiceError("the model gives no finite vector for this item")
-                    self._end(queue, request, _name_item(queue, item, error))
-                    continue
-                request.rows[request.positions[item.index]] = vector
-                request.unfinished -= 1
-                self._count_waiting(-1)
-                self._metrics.items.labels(queue.kind).inc()
-                if not request.unfinished:
-                    self._end(queue, request)
-
-    def _recover(self, queue: ItemQueue, batch: list[QueuedItem], error: Exception) -> None:
-        """Try the torch_model of a batch that failed, down to the item that is at fault."""
-        if isinstance(error, EngineBroken):
-            self.give_up(str(error))
-            return
-        alive = [item for item in batch if not item.request.over]
-        if len(alive) == 1 and len(batch) == 1:
-            if not isinstance(error, ServiceError):
-                _log.error("cannot compute an item of %s", queue.kind, exc_info=error)
-                error = ServiceError("could not be computed; the server's log says why")
-            with self._lock:
-                self._end(queue, alive[0].request, _name_item(queue, alive[0], error))
-            return
-        if isinstance(error, OutOfMemory):
-            _log.warning("out of memory with %d %s; trying half", len(batch), queue.kind)
-        middle = (len(alive) + 1) // 2
-        for part in (alive[:middle], alive[middle:]):
-            if not part:
-                continue
-            try:
-                with self._device_turn:
-                    finish = queue.tower.session.start(collate([item.inputs for item in part], queue.tower.padding))
-                self._deliver(queue, part, finish())
-            except Exception as cause:
-                self._recover(queue, part, cause)
-
-    def give_up(self, message: str) -> None:
-        """The device cannot go on: fail all that waits and call `on_broken`, once."""
-        with self._lock:
-            first = self._broken is None
-            self._broken = message
-            self._fail_all(Unavailable(message))
-        if first:
-            self._on_broken(message)
-
-
-def _tokens(inputs: Inputs) -> int:
-    ids = inputs.get("input_ids")
-    return 1 if ids is None else len(ids)
-
-
-def _name_item(queue: ItemQueue, item: QueuedItem, error: ServiceError) -> ServiceError:
-    name = f"{queue.kind}[{item.request.positions[item.index][0]}]"
-    named = type(error)(f"{name}: {error}")
-    named.__cause__ = error
-    return named
-
-
-def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
-    def settle() -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(None)
+    def _recover(self, batch: Batch, cause: BaseException) -> None:
+        """A batch of several is tried again in halves, a single item fails its requests."""
+        if isinstance(cause, EngineBroken):
+            self.give_up(str(cause))
+        many = len(batch.items) > 1
+        if many:
+            _log.warning(
+                "a batch of %d %s failed (%s); trying its halves", len(batch.items), batch.kind, type(cause).__name__
+            )
+            error = ServiceError("the batch failed")
         else:
-            future.set_exception(error)
+            error = _told(cause, f"cannot compute an item of {batch.kind}", "could not be computed")
+            self._metrics.failed.labels(batch.kind, error.cause).inc()
+        with self._changing() as queue:
+            queue.not_computed(batch, error, time.monotonic())
 
-    future.get_loop().call_soon_threadsafe(settle)
+    def _count(self, batch: Batch, bad: int, now: float) -> None:
+        metrics, kind, size = self._metrics, batch.kind, len(batch.items)
+        metrics.batch_items.labels(kind).observe(size)
+        metrics.computing_seconds.labels(kind).observe(now - batch.started)
+        metrics.items.labels(kind).inc(size - bad)
+        if bad:
+            metrics.failed.labels(kind, "not_finite").inc(bad)
+        waiting = metrics.waiting_seconds.labels(kind)
+        for item in batch.items:
+            waiting.observe(item.taken - item.added + batch.started - item.prepared)
 
 
-def _raiser(error: Exception) -> Callable[[], Vectors]:
-    def finish() -> Vectors:
-        raise error
+def _wanted(contents: dict[str, list[bytes]]) -> list[Wanted]:
+    """The different items of a request: each is computed once."""
+    wanted: dict[bytes, Wanted] = {}
+    for kind, items in contents.items():
+        for position, content in enumerate(items):
+            key = digest(kind, content)
+            if key in wanted:
+                wanted[key].positions.append(position)
+            else:
+                wanted[key] = Wanted(kind, key, content, [position])
+    return list(wanted.values())
 
-    return finish
+
+def _told(cause: BaseException, logged: str, told: str) -> ServiceError:
+    """What a caller may read of an error; whatever a library raised is logged, and stays inside."""
+    if isinstance(cause, ServiceError):
+        return cause
+    if isinstance(cause, MemoryError):
+        return OutOfMemory("does not fit into memory now; send it smaller, or try again")
+    _log.error("%s: %s", logged, describe_unforeseen(cause))
+    return ServiceError(f"{told}; the server's log says why")
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

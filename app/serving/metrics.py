@@ -1,34 +1,58 @@
-"""What is counted, for Prometheus."""
+"""What is counted, for Prometheus. docs/operations.md describes each in its table."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import os
+import time
+from pathlib import Path
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 50, 100)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The counts of one app, in a registry of its own."""
+    """The counts of one app, in a registry of its own. `kind` is "texts" or "images"."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self.items = Counter("clip_items", "items computed", ["kind"], registry=registry)
-        self.dropped = Counter(
-            "clip_items_dropped",
-            "items not computed, for their request was over",
-            ["kind"],
-            registry=registry,
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(name, meaning, labels, registry=registry)
+
+        def gauge(name: str, meaning: str) -> Gauge:
+            return Gauge(name, meaning, registry=registry)
+
+        def seconds(name: str, meaning: str, *labels: str) -> Histogram:
+            return Histogram(name, meaning, labels, registry=registry, buckets=_SECONDS)
+
+        self.request_seconds = seconds(
+            "clip_request_seconds", "POST /vectorize from its headers to its answer, whatever that is"
         )
-        self.refused = Counter(
-            "clip_requests_refused", "requests refused, by what there was no room for", ["cause"], registry=registry
+        self.waiting_seconds = seconds(
+            "clip_waiting_seconds", "an item's time neither prepared nor computed, until its vector is there", "kind"
         )
-        self.waiting = Gauge("clip_items_waiting", "items accepted and not yet computed", registry=registry)
+        self.preparing_seconds = seconds("clip_preparing_seconds", "time to prepare an item", "kind")
+        self.computing_seconds = seconds("clip_computing_seconds", "time to compute a batch", "kind")
         self.batch_items = Histogram(
             "clip_batch_items", "items in a batch", ["kind"], registry=registry, buckets=_ITEMS
         )
-        self.batch_seconds = Histogram(
-            "clip_batch_seconds", "time to compute a batch", ["kind"], registry=registry, buckets=_SECONDS
+        self.items = counter("clip_items", "items computed", "kind")
+        self.joined = counter("clip_items_joined", "items that an equal one was under way for", "kind")
+        self.cached = counter("clip_items_cached", "items whose vector was kept from before", "kind")
+        self.failed = counter("clip_items_failed", "items at fault, by what is wrong with them", "kind", "cause")
+        self.dropped = counter("clip_items_dropped", "items that nobody waited for any more", "kind")
+        self.texts_cut = counter("clip_texts_cut", "texts longer than the model takes, of which it saw the beginning")
+        self.waiting = gauge("clip_items_waiting", "items taken whose vectors are not there yet")
+        self.waiting_bytes = gauge("clip_bytes_waiting", "bytes of bodies of requests not answered yet")
+        self.bytes_in = counter("clip_received_bytes", "bytes of bodies received")
+        self.responses = counter("clip_responses", "answers to POST /vectorize", "status")
+        self.refused = counter("clip_requests_refused", "requests refused, by what there was no room for", "cause")
+        self.left_seconds = seconds(
+            "clip_left_seconds", "how long those had waited whose client left before the answer was there"
         )
-        self.responses = Counter("clip_responses", "answers to POST /vectorize", ["status"], registry=registry)
+        self.ready_seconds = gauge("clip_ready_seconds", "seconds from start to ready; 0 until then")
+        self.model = Info("clip_model", "what serves", registry=registry)
+        ProcessCollector(registry=registry)
 
     def count_answer(self, path: str, status: int) -> None:
         """Count an answer, if it is one to POST /vectorize."""
@@ -38,3 +62,12 @@ class Metrics:
     def dump(self) -> bytes:
         """All counts in the text format of Prometheus."""
         return generate_latest(self._registry)
+
+
+def seconds_since_start(proc: Path = Path("/proc")) -> float:
+    """Seconds for which this process has run; 0 where the system does not tell."""
+    try:
+        started = int((proc / "self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, ValueError, AttributeError):
+        return 0.0

@@ -12,10 +12,12 @@ from typing import Any
 
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
-from app.processors.decode import decode_image
+from app.models.engine import chosen_precision
+from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
-from app.serving.metrics import Metrics
+from app.serving.metrics import Metrics, seconds_since_start
+from app.serving.vector_cache import VectorCache
 from app.settings import Settings
 from app.towers import Inputs, LoadedModel
 
@@ -108,9 +110,7 @@ class Service:
         limit = self.settings.compute_timeout
         while True:
             await asyncio.sleep(min(1.0, limit / 4))
-            if batcher.longest_running() > limit:
-                batcher.give_up(f"a batch has been computing for more than {limit:g} s; the device hangs")
-                return
+            batcher.watch(limit)
 
     def fail(self, message: str) -> None:
         """Say it once, turn ready to 503 and end the server."""
@@ -151,9 +151,9 @@ class Service:
         model = self._load(settings)
         batcher = Batcher(
             width=model.width,
-            max_waiting=settings.max_waiting_items or 10_000,
             preparing_threads=threads,
             device_threads=2 if settings.enable_cuda else 1,
+            cache=VectorCache(settings.vector_cache_bytes),
             metrics=self.metrics,
             on_broken=on_broken,
         )
@@ -161,16 +161,22 @@ class Service:
         def prepare_text(text: bytes) -> Inputs:
             return model.text.processor(text[:_LONGEST_TEXT].decode(errors="ignore"))
 
-        def prepare_image(base64: bytes) -> Inputs:
-            text = base64.decode("latin-1")  # as many characters as bytes, whatever it is
-            return model.image.processor(decode_image(text, settings.max_pixels, settings.legacy_images))
-
+        pictures = PictureProcessor(
+            model.image.processor,
+            max_pixels=settings.max_pixels,
+            seconds=settings.decode_timeout,
+            legacy=settings.legacy_images,
+        )
+        keep_decoded_memory(threads)
         batcher.add_queue("texts", model.text, prepare_text)
-        batcher.add_queue("images", model.image, prepare_image)
+        batcher.add_queue("images", model.image, pictures)
         batcher.start()
-        free = usable_memory() - resident_memory() - _HEADROOM
+        free = usable_memory() - resident_memory() - settings.vector_cache_bytes - _HEADROOM
         limits = limits_for(settings, free, model.width, threads)
         budget = Budget(limits, settings.room_timeout, lambda cause: self.metrics.refused.labels(cause).inc())
+        self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
+        self.metrics.model.info({"engine": model.engine, "precision": chosen_precision(settings)})
+        self.metrics.ready_seconds.set(seconds_since_start())
         _log.info(
             "ready: %s, vectors of width %d, batches of %d texts (%d tokens) and %d images; at once %s",
             model.engine,

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import yaml
 
+from app.settings import Settings
 from tests.support.server import ROOT, free_port, wait_for_ready
 
 # What the chart's template reads of its values for this module (chart main, July 2026).
@@ -35,6 +36,8 @@ CHART_READS = {
     "affinity",
     "tolerations",
 }
+# Seconds, where a pod says nothing, as those of the chart.
+KUBERNETES_STOPS_AFTER = 30
 # What a pod of the chart finds in its environment: one variable of the chart's, and Kubernetes' own of the services.
 POD = {
     "ENABLE_CUDA": "0",
@@ -66,16 +69,17 @@ def test_the_chart_reads_the_values_that_the_page_shows(values: dict[str, Any]) 
     )
 
 
-def test_the_settings_of_the_two_line_image_leave_time_to_stop() -> None:
+def test_the_two_line_image_sets_what_there_is() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
-    line = re.search(r"^ENV (GRACE_PERIOD=.*)$", text, re.M)
-    assert line is not None
-    environment = dict(setting.split("=") for setting in line[1].split())
-    code = "from app.settings import load_settings; print(load_settings().grace_period)"
-    command = [sys.executable, "-c", code]
-    told = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    closing = int(re.search(r"timeout_graceful_shutdown=(\d+)", (ROOT / "app/__main__.py").read_text())[1])  # type: ignore[index]
-    assert float(told.stdout) + closing < 30  # Kubernetes' own, which the chart does not change
+    (line,) = re.findall(r"^ENV (.*)$", text, re.M)
+    environment = dict(setting.split("=") for setting in line.split())
+    assert {name.lower() for name in environment} <= Settings.model_fields.keys()
+    code = "from app.settings import load_settings; load_settings()"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | environment, cwd=ROOT, check=True)
+
+
+def test_a_server_stops_in_the_time_that_the_chart_leaves() -> None:
+    assert Settings.model_fields["grace_period"].default < KUBERNETES_STOPS_AFTER
 
 
 def test_a_server_in_the_environment_of_the_chart(tmp_path: Path) -> None:

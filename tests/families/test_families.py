@@ -69,12 +69,14 @@ def old_siglip(hub: dict[str, Path], models: Path) -> None:
     (models / "trust_remote_code").write_text("False")
 
 
-def openai_case(name: str, make: Callable[[Path], Path]) -> Case:
+def openai_case(name: str, make: Callable[[Path], Path], length: int = 77) -> Case:
     return Case(
         make=lambda root: {name: make(root / "hub")},
-        names={"CLIP_MODEL_NAME": name, "TEXT_MODEL_NAME": name},
+        names={"CLIP_MODEL_NAME": name, "TEXT_MODEL_NAME": name, "CLIP_MODEL_TYPE": "openai"},
         lay_out_as_before=old_openai,
-        reference=lambda hub: transformers_reference(hub[name], True, padding=True, truncation=True, max_length=77),
+        reference=lambda hub: transformers_reference(
+            hub[name], True, padding=True, truncation=True, max_length=length
+        ),
     )
 
 
@@ -92,6 +94,7 @@ def siglip_case(name: str, make: Callable[[Path], Path]) -> Case:
 CASES = {
     "openai": openai_case("openai/clip-tiny", tiny_families.openai_clip),
     "metaclip2": openai_case("facebook/metaclip-2-tiny", tiny_families.metaclip2),
+    "chinese": openai_case("someone/chinese-clip-tiny", tiny_families.chinese_clip, length=52),
     "siglip": siglip_case("google/siglip-tiny", tiny_families.siglip),
     "siglip2": siglip_case("google/siglip2-tiny", tiny_families.siglip2),
     "naflex": siglip_case("google/siglip2-tiny-naflex", tiny_families.naflex),

@@ -14,8 +14,8 @@ import pytest
 import torch
 from colpali_engine.models import BiModernVBert, BiModernVBertProcessor
 
-from tests import tiny_families
 from tests.families.test_families import CASES as TRANSFORMERS_CASES
+from tests.support import tiny_families
 from tests.support.baking import download
 from tests.support.compiled import without
 from tests.support.families import Case, as_hub_cache, assert_like_reference, bake
@@ -223,3 +223,15 @@ def test_a_pair_that_does_not_exist(tmp_path: Path, names: dict[str, str], says:
     result = download("http://127.0.0.1:9", tmp_path / "models", **names)
     assert result.returncode == 1
     assert says in result.stderr and "Traceback" not in result.stderr
+
+
+def test_only_open_clips_own_weights_are_taken(tmp_path: Path) -> None:
+    """As in the usual repositories, the same weights lie side by side for several libraries."""
+    repository = tiny_families.open_clip(tmp_path / "hub")
+    for name in ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin"):
+        (repository / name).write_bytes(b"of another library")
+    with serve_hub({"someone/open-clip": repository}) as hub:
+        names = {"OPEN_CLIP_MODEL_NAME": "hf-hub:someone/open-clip"}
+        result = download(hub.url, tmp_path / "models", "--no-compile", **names)
+        assert result.returncode == 0, result.stderr
+        assert sorted(set(hub.downloads)) == ["open_clip_config.json", "open_clip_model.safetensors"]

@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 60
 class Browser:
     """One Chromium with one tab at a time."""
 
-    def __init__(self, chromium: str, driver: str, profile: Path) -> None:
+    def __init__(self, chromium: str, driver: str, profile: Path, *flags: str) -> None:
         options = ChromeOptions()
         options.binary_location = chromium
         for flag in (
@@ -25,7 +25,8 @@ class Browser:
             "disable-component-update disable-sync disable-dev-shm-usage window-size=1280,900"
         ).split():
             options.add_argument(f"--{flag}")
-        options.add_argument(f"--user-data-dir={profile}")
+        for flag in (f"user-data-dir={profile}", *flags):
+            options.add_argument(f"--{flag}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = Chrome(options, ChromeService(driver))
         self._permit("clipboardReadWrite")

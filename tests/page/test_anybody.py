@@ -23,6 +23,7 @@ def nodes(browser: Browser) -> list[tuple[str, str]]:
 def test_nothing_is_wider_than_the_screen(browser: Browser, demo: str, folder: Path, width: int, tab: str) -> None:
     browser.look(width, 800)
     browser.open(f"{demo}#{tab}")
+    browser.until(lambda: "64 numbers" in browser.text(".facts"))
     if tab == "gallery":
         browser.click("#gallery-examples")
         browser.until(lambda: len(browser.all(".tile .score")) == 60)

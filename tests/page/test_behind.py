@@ -92,7 +92,7 @@ def test_a_token_is_asked_for_once_and_kept_for_the_tab(
         """
         set $refused "";
         if ($http_authorization != "Bearer s3cret") { set $refused yes; }
-        if ($uri ~ "^/clip/(page/.*)?$") { set $refused ""; }
+        if ($uri ~ "^/clip/(page/.*|.well-known/.*)?$") { set $refused ""; }
         if ($refused) { return 401; }
         """,
     )

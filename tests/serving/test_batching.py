@@ -91,12 +91,17 @@ def test_a_long_text_does_not_pad_short_ones(run_app: RunApp) -> None:
 
 def test_a_small_request_is_next_behind_a_huge_one(run_app: RunApp) -> None:
     engine = FakeSession(0.02)
-    url = run_app(fake_model(engine), **BATCH).url
-    with ThreadPoolExecutor(1) as pool:
+    running = run_app(fake_model(engine), **BATCH)
+    url = running.url
+    with ThreadPoolExecutor(2) as pool:
         huge = pool.submit(ask, url, [f"huge {i}" for i in range(2000)])
         wait_until(lambda: len(engine.batches) > 20)
-        before = len(engine.batches)
-        assert ask(url, ["small 1"]).status_code == 200
+        engine.gate.clear()
+        before, waiting = len(engine.batches), running.metric("clip_items_waiting")
+        small = pool.submit(ask, url, ["small 1"])
+        wait_until(lambda: running.metric("clip_items_waiting") > waiting)
+        engine.gate.set()
+        assert small.result().status_code == 200
         turn = next(n for n, batch in enumerate(engine.batches) if "small 1" in batch)
         assert turn - before <= 3
         assert not huge.done()

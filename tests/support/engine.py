@@ -2,9 +2,11 @@
 
 A vector is (number in the text, length of the text, ...), so that a test can tell whose it is. What a
 text says decides what happens: "raise", "memory" (out of memory in any batch above two items, or in
-any batch with "nomemory"), "broken", "nan", "hang".
+any batch with "nomemory"), "broken", "nan", "hang", "panic" (of a native
+library, which is no Exception), "exit" (SystemExit).
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,17 +21,33 @@ from app.towers import BatchLimits, Inputs, LoadedModel, Tower, Vectors
 WIDTH = 4
 
 
+class Panic(BaseException):
+    """As pyo3 raises it where Rust code panics."""
+
+
+def _open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class FakeSession:
-    """Keeps the items of each batch it was given; a batch takes `seconds`."""
+    """Keeps the items of each batch it was given; a batch takes `seconds`, and waits until `gate` is open."""
 
     seconds: float = 0.0
+    gate: threading.Event = field(default_factory=_open_gate)
     batches: list[list[str]] = field(default_factory=list)
 
     def start(self, batch: Inputs) -> Callable[[], Vectors]:
         items = ["".join(map(chr, row)).rstrip("\0") for row in batch["input_ids"]]
         self.batches.append(items)
         time.sleep(self.seconds)
+        self.gate.wait(60)
+        if any("panic" in item for item in items):
+            raise Panic("inside of the engine")
+        if any("exit" in item for item in items):
+            raise SystemExit(3)
         if any("broken" in item for item in items):
             raise EngineBroken("the device failed")
         if any("raise" in item for item in items):

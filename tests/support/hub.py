@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ class Hub:
 
 
 @contextmanager
-def serve_hub(models: dict[str, Path]) -> Iterator[Hub]:
+def serve_hub(models: dict[str, Path], tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
     hub = Hub(models)
 
     class Handler(_Handler):
@@ -37,7 +38,9 @@ def serve_hub(models: dict[str, Path]) -> Iterator[Hub]:
 
     Handler.hub = hub
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
+    hub.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 from transformers import (
+    BertTokenizer,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    ChineseCLIPProcessor,
     CLIPConfig,
     CLIPModel,
     CLIPProcessor,
@@ -20,6 +24,7 @@ from transformers import (
     SiglipProcessor,
     SiglipTokenizer,
 )
+from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
@@ -47,6 +52,24 @@ def openai_clip(hub: Path, model_class: Any = CLIPModel, config_class: Any = CLI
 
 def metaclip2(hub: Path) -> Path:
     return openai_clip(hub, MetaClip2Model, MetaClip2Config)
+
+
+def chinese_clip(hub: Path) -> Path:
+    """A Chinese-CLIP, whose text tower is a BERT that takes token types too."""
+    torch.manual_seed(6)
+    hub.mkdir(parents=True)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    (hub / "vocab.txt").write_text("\n".join(tokens))
+    tokenizer = BertTokenizer(str(hub / "vocab.txt"), model_max_length=52)
+    config = ChineseCLIPConfig(
+        text_config={**SHAPE, "vocab_size": len(tokens), "max_position_embeddings": 52},
+        vision_config={**SHAPE, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    ChineseCLIPModel(config).eval().save_pretrained(hub)
+    images = ChineseCLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+    ChineseCLIPProcessor(images, tokenizer).save_pretrained(hub)
+    return hub
 
 
 def siglip(hub: Path) -> Path:

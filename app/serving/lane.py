@@ -1,0 +1,264 @@
+"""The waiting items of one kind, in the order of their turns. Pure: no threads, no clock; seconds are passed in.
+
+Order is start-time fair queueing: item i of a request gets the tag `virtual time + i`, and each batch moves
+virtual time on by its items over the number of requests that wait. A small request that arrives behind a huge one
+is next, and the huge one still gets its share (after Goyal, Vin and Cheng, "Start-time Fair Queueing", 1996).
+
+That order serves the oldest, which is wrong once the oldest leave before they are answered: every answer comes too
+late then. So when the oldest can no longer be served within the patience that clients have shown, those come first
+who can: what was begun, then the newest. Whoever has outstayed that patience has shown more of it, and takes turns
+with the newest. Less is prepared ahead then, and batches are small beside the patience.
+"""
+
+import heapq
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from app.towers import BatchLimits, Inputs, Vectors
+
+# A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
+_MOST_PADDING = 0.25
+# Among so many of the newest requests the smallest is looked for.
+_NEWEST = 32
+# In a hurry a batch takes at most this share of the patience, and less is prepared ahead.
+_HURRIED_BATCH = 0.2
+_BATCHES_READY_IN_HURRY = 2
+# It is over once all that waits can be computed in this share of the patience.
+_CALM = 0.8
+# Beyond this multiple of the patience of others a client counts as a patient one.
+_PATIENT = 1.5
+# Prepared items wait for at most so many full batches: enough to choose texts of equal length from.
+_BATCHES_READY = 4
+
+
+class Stage(Enum):
+    """Where an item is."""
+
+    HELD = auto()
+    WAITING = auto()
+    PREPARING = auto()
+    READY = auto()
+    COMPUTING = auto()
+    OVER = auto()
+
+
+@dataclass(eq=False, slots=True, repr=False)
+class Request:
+    """What one caller waits for; `rows` are float32 of shape (items, width) by kind.
+
+    `items` are those that have no row yet, with their positions in the request; `held` are those of them that do
+    not wait for their turn yet.
+    """
+
+    rows: dict[str, Vectors]
+    arrived: float
+    items: "dict[Item, list[int]]" = field(default_factory=dict)
+    held: "dict[str, list[Item]]" = field(default_factory=dict)
+    over: bool = False
+    error: Exception | None = None
+
+    @property
+    def unfinished(self) -> int:
+        """Rows that are missing."""
+        return sum(map(len, self.items.values()))
+
+
+@dataclass(eq=False, slots=True, repr=False)
+class Item:
+    """One input, computed once for all requests that want it, whichever of them leaves.
+
+    `content` is dropped once it is prepared. `part` is the piece of a failed batch that it is tried again with.
+    Seconds: when it was `added`, `taken` to be prepared, and `prepared`.
+    """
+
+    kind: str
+    key: bytes
+    content: bytes
+    added: float
+    stage: Stage = Stage.HELD
+    requests: dict[Request, None] = field(default_factory=dict)
+    tag: float = 0.0
+    taken: float = 0.0
+    prepared: float = 0.0
+    inputs: Inputs = field(default_factory=dict)
+    tokens: int = 1
+    part: "list[Item] | None" = None
+
+
+@dataclass(eq=False, slots=True)
+class _Backlog:
+    """The items of a request that are not prepared yet; the first of them has this tag."""
+
+    tag: float
+    items: deque[Item]
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """Who will still be there: `patience` is the age at which clients leave. In seconds: `before` an item that is
+    taken now is computed, for each `item`, and until all that waits is computed (`backlog`)."""
+
+    now: float
+    patience: float
+    before: float
+    item: float
+    backlog: float
+
+    def in_time(self, request: Request) -> bool:
+        return self.now - request.arrived + self.before + len(request.items) * self.item < self.patience
+
+    def patient(self, request: Request) -> bool:
+        return self.now - request.arrived > _PATIENT * self.patience
+
+
+class Lane:
+    """The waiting items of one kind, not yet prepared and prepared."""
+
+    def __init__(self, limits: BatchLimits) -> None:
+        self.limits = limits
+        self.requests: set[Request] = set()
+        self.waiting = 0
+        self.preparing = 0
+        self.ready: dict[Item, None] = {}
+        self.preparing_seconds = 0.0
+        self.item_seconds = 0.0
+        self.hurried = False
+        self.batch_items = limits.items
+        self._backlogs: dict[Request, _Backlog] = {}
+        self._turns: list[tuple[float, int, Request]] = []
+        self._begun: dict[Request, None] = {}
+        self._sequence = itertools.count()
+        self._virtual_time = 0.0
+        self._patient_first = False
+
+    @property
+    def preparable(self) -> int:
+        """How many items may be prepared now: no more than the device will soon take, whatever waits."""
+        batches = _BATCHES_READY_IN_HURRY if self.hurried else _BATCHES_READY
+        room = batches * self.batch_items - self.preparing - len(self.ready)
+        return max(0, min(room, self.waiting))
+
+    def add(self, request: Request, items: list[Item]) -> None:
+        """The request's items of this kind; those that wait already are in the backlogs of several requests."""
+        self.requests.add(request)
+        for index, item in enumerate(items):
+            item.tag = min(item.tag, self._virtual_time + index)
+        backlog = deque(item for item in items if item.stage is Stage.WAITING)
+        if backlog:
+            self._backlogs[request] = _Backlog(self._virtual_time, backlog)
+            self._push(request)
+
+    def remove(self, request: Request) -> None:
+        self.requests.discard(request)
+        self._forget(request)
+
+    def has_backlog(self, request: Request) -> bool:
+        return request in self._backlogs
+
+    def take(self, prospect: Prospect | None) -> Item:
+        """The item to prepare next; there must be one."""
+        request = self._next_request(prospect)
+        backlog = self._backlogs[request]
+        item = backlog.items.popleft()
+        item.tag = backlog.tag
+        backlog.tag += 1
+        if self._has_items(request):
+            self._push(request)
+            self._begun[request] = None
+        return item
+
+    def _next_request(self, prospect: Prospect | None) -> Request:
+        head = self._first_in_turn()
+        self._set_hurry(prospect)
+        if prospect is None or not self.hurried:
+            return head
+        for request in list(self._begun):
+            if self._has_items(request) and prospect.in_time(request):
+                return request
+        oldest = self._oldest()
+        self._patient_first = not self._patient_first
+        patient = prospect.patient(oldest)
+        if patient and self._patient_first:
+            return oldest
+        newest = [
+            request
+            for request in list(itertools.islice(reversed(self._backlogs), _NEWEST))
+            if prospect.in_time(request) and self._has_items(request)
+        ]
+        return min(newest, key=lambda request: len(request.items), default=oldest if patient else head)
+
+    def _set_hurry(self, prospect: Prospect | None) -> None:
+        self.hurried = prospect is not None and (
+            prospect.backlog > prospect.patience * (_CALM if self.hurried else 1)
+            or not prospect.in_time(self._oldest())
+        )
+        self.batch_items = self.limits.items
+        if prospect is not None and self.hurried and self.item_seconds:
+            items = int(_HURRIED_BATCH * prospect.patience / self.item_seconds)
+            self.batch_items = max(1, min(self.limits.items, items))
+
+    def _oldest(self) -> Request:
+        while not self._has_items(oldest := next(iter(self._backlogs))):
+            pass
+        return oldest
+
+    def _has_items(self, request: Request) -> bool:
+        """Whether one waits: they may have been taken for other requests. Forgets the backlog if not."""
+        backlog = self._backlogs.get(request)
+        if backlog is None:
+            return False
+        while backlog.items and backlog.items[0].stage is not Stage.WAITING:
+            backlog.items.popleft()
+        if not backlog.items:
+            self._forget(request)
+        return bool(backlog.items)
+
+    def _forget(self, request: Request) -> None:
+        self._backlogs.pop(request, None)
+        self._begun.pop(request, None)
+
+    def _push(self, request: Request) -> None:
+        heapq.heappush(self._turns, (self._backlogs[request].tag, next(self._sequence), request))
+        if len(self._turns) > 2 * len(self._backlogs) + 100:  # whoever is served out of turn leaves an old entry
+            self._turns = [turn for turn in self._turns if self._is_due(turn)]
+            heapq.heapify(self._turns)
+
+    def _is_due(self, turn: tuple[float, int, Request]) -> bool:
+        backlog = self._backlogs.get(turn[2])
+        return backlog is not None and backlog.tag == turn[0]
+
+    def _first_in_turn(self) -> Request:
+        while True:
+            turn = self._turns[0]
+            if self._is_due(turn) and self._has_items(turn[2]):
+                return turn[2]
+            heapq.heappop(self._turns)
+
+    def next_batch(self, prospect: Prospect | None) -> list[Item]:
+        """The first ready item in turn and those that fit it; there must be one."""
+        head, *rest = self._in_turn(prospect)
+        batch, total, longest = [head], head.tokens, head.tokens
+        for item in sorted(rest, key=lambda item: abs(item.tokens - head.tokens)):
+            if len(batch) == self.batch_items:
+                break
+            padded = (len(batch) + 1) * max(longest, item.tokens)
+            if padded <= self.limits.tokens and total + item.tokens >= (1 - _MOST_PADDING) * padded:
+                batch.append(item)
+                total += item.tokens
+                longest = max(longest, item.tokens)
+        for item in batch:
+            del self.ready[item]
+        self._virtual_time += len(batch) / max(1, len(self.requests))
+        return batch
+
+    def _in_turn(self, prospect: Prospect | None) -> list[Item]:
+        if prospect is None or not self.hurried:
+            return sorted(self.ready, key=lambda item: item.tag)
+        # As they were taken. Whoever will have left fills no batch: it would only make the others wait.
+        items = sorted(self.ready, key=lambda item: item.taken)
+        still = [
+            item for item in items if any(prospect.in_time(each) or prospect.patient(each) for each in item.requests)
+        ]
+        return still or items

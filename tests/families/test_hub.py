@@ -1,0 +1,123 @@
+"""What is downloaded from the hub, and what is said when it cannot be."""
+
+import os
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.hub.download import wanted_files
+from tests.support.hub import Hub, serve_hub
+from tests.support.server import ROOT
+
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from app.errors import ConfigurationError
+from app.hub.download import download
+try:
+    print("FOLDER", download(sys.argv[1], Path(sys.argv[2]), sys.argv[3:] or None))
+except ConfigurationError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def download(url: str, downloads: Path, name: str, *only: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    home = {"HF_HOME": str(downloads / "home"), "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-c", DOWNLOAD, name, str(downloads), *only]
+    environment = {**clean, **home, **env}
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def folder_of(result: subprocess.CompletedProcess[str]) -> Path:
+    assert result.returncode == 0, result.stderr
+    return Path(result.stdout.split("FOLDER ")[1].strip())
+
+
+def repository(folder: Path, **files: str) -> Path:
+    for name, content in {"config.json": "{}", **files}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    weights = {"model.safetensors": "s", "pytorch_model.bin": "b", "tf_model.h5": "h", "onnx/model.onnx": "o"}
+    return repository(tmp_path / "one", **weights, **{"2_Dense/pytorch_model.bin": "d"})
+
+
+def test_each_weight_is_wanted_once() -> None:
+    files = ["a.json", "model.safetensors", "pytorch_model.bin", "2_Dense/pytorch_model.bin", "flax.msgpack"]
+    assert wanted_files(files) == ["a.json", "model.safetensors", "2_Dense/pytorch_model.bin"]
+    assert wanted_files(files, ["pytorch_model.bin", "*.json"]) == ["a.json", "pytorch_model.bin"]
+
+
+def test_only_what_is_needed_is_downloaded_and_only_once(model: Path, tmp_path: Path) -> None:
+    with serve_hub({"someone/model": model}) as hub:
+        folder = folder_of(download(hub.url, tmp_path / "d", "someone/model"))
+        got = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts)
+        assert got == ["2_Dense/pytorch_model.bin", "config.json", "model.safetensors"]
+        assert len(hub.downloads) == 3
+        assert folder_of(download(hub.url, tmp_path / "d", "someone/model@main")) == folder
+        assert len(hub.downloads) == 3
+
+
+def test_each_revision_has_its_own_folder(model: Path, tmp_path: Path) -> None:
+    with serve_hub({"someone/model": model}) as hub:
+        first = folder_of(download(hub.url, tmp_path / "d", "someone/model"))
+        hub.models["someone/model"] = repository(tmp_path / "two", **{"pytorch_model.bin": "new"})
+        second = folder_of(download(hub.url, tmp_path / "d", "someone/model"))
+    assert first != second
+    assert not (second / "model.safetensors").exists() and (second / "pytorch_model.bin").read_text() == "new"
+
+
+def test_the_address_of_a_page_is_a_name(model: Path, tmp_path: Path) -> None:
+    with serve_hub({"someone/model": model}) as hub:
+        for address in ("https://example.com/someone/model", "https://example.com/someone/model/tree/main"):
+            assert (folder_of(download(hub.url, tmp_path / "d", address)) / "config.json").is_file()
+
+
+def test_a_local_folder_is_used_as_it_is(model: Path, tmp_path: Path) -> None:
+    assert folder_of(download("http://127.0.0.1:9", tmp_path / "d", str(model))) == model
+    result = download("http://127.0.0.1:9", tmp_path / "d", "/nowhere/model")
+    assert "/nowhere/model is no folder" in result.stderr
+
+
+def fill_cache(hub: Hub, home: Path) -> None:
+    code = "from huggingface_hub import snapshot_download; snapshot_download('someone/model')"
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
+
+
+def test_a_filled_cache_is_used_offline(model: Path, tmp_path: Path) -> None:
+    with serve_hub({"someone/model": model}) as hub:
+        fill_cache(hub, tmp_path / "d" / "home")
+    offline = {"HF_HUB_OFFLINE": "1"}
+    folder = folder_of(download("http://127.0.0.1:9", tmp_path / "d", "someone/model", **offline))
+    assert (folder / "model.safetensors").is_file()
+    result = download("http://127.0.0.1:9", tmp_path / "d", "someone/other", **offline)
+    assert "HF_HUB_OFFLINE" in result.stderr and "does not hold someone/other" in result.stderr
+
+
+def test_a_socks_proxy_without_its_package(tmp_path: Path) -> None:
+    proxy = {name: "socks5://127.0.0.1:9" for name in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")}
+    result = download("http://example.invalid", tmp_path, "someone/model", NO_PROXY="", no_proxy="", **proxy)
+    assert "pip install socksio" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_certificate_of_ones_own(model: Path, tmp_path: Path) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with serve_hub({"someone/model": model}, context) as hub:
+        result = download(hub.url, tmp_path / "d", "someone/model")
+        assert "SSL_CERT_FILE" in result.stderr and "Traceback" not in result.stderr
+        assert (folder_of(download(hub.url, tmp_path / "d", "someone/model", SSL_CERT_FILE=str(cert)))).is_dir()

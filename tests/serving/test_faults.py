@@ -1,0 +1,195 @@
+"""What a library may do to a worker, and clients to each other, with one device thread and with two as on a GPU."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+
+from app.errors import EngineBroken
+from app.serving.batcher import Batcher
+from app.serving.metrics import Metrics
+from app.serving.vector_cache import VectorCache
+from app.towers import BatchLimits, Inputs, Tower, Vectors
+from tests.serving.test_batching import ask, wait_until
+from tests.support.engine import WIDTH, FakeSession, Panic, fake_model, prepare_text, vector_of
+from tests.support.server import RunningApp
+
+RunApp = Callable[..., RunningApp]
+BATCH = {"text_batch": 8, "text_batch_tokens": 1000, "image_batch": 4, "vector_cache_bytes": 0}
+
+
+@pytest.fixture(params=[1, 2])
+def run(request: pytest.FixtureRequest, run_app: RunApp) -> RunApp:
+    """Servers with one device thread and with two."""
+    return partial(run_app, enable_cuda=request.param == 2, **BATCH)
+
+
+@pytest.mark.parametrize("fault", ["panic", "exit", "raise", "nan"])
+def test_nothing_that_a_library_raises_ends_a_thread(run: RunApp, fault: str) -> None:
+    engine = FakeSession(0.01)
+    url = run(fake_model(engine)).url
+    texts = [f"good {i}" for i in range(6)] + [f"{fault} 6", f"{fault} 7"]
+    for _ in range(3):
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda text: ask(url, [text]), texts))
+        assert [answer.status_code for answer in answers] == [200] * 6 + [500] * 2
+        assert answers[7].json()["error"].startswith("texts[0]: ")
+        assert "inside" not in answers[7].text
+    assert ask(url, texts[:6]).json()["textVectors"] == [vector_of(text) for text in texts[:6]]
+
+
+def test_a_batch_that_fails_while_nothing_else_waits(run: RunApp) -> None:
+    """It is tried again in halves by whichever thread is free."""
+    engine = FakeSession()
+    url = run(fake_model(engine)).url
+    for _ in range(5):
+        texts = [f"memory {i}" for i in range(8)]
+        assert ask(url, texts).json()["textVectors"] == [vector_of(text) for text in texts]
+        assert ask(url, ["good", "raise"]).json()["error"].startswith("texts[1]: ")
+
+
+def test_a_large_request_whose_client_leaves_costs_the_next_one_nothing(run: RunApp) -> None:
+    engine = FakeSession(0.01)
+    running = run(fake_model(engine))
+    body = b'{"texts": [' + b", ".join(b'"gone %d"' % i for i in range(3000)) + b"]}"
+    head = b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    for number in range(3):
+        engine.batches.clear()
+        with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
+            client.sendall(head + body)
+            wait_until(lambda: len(engine.batches) > 3)
+            engine.gate.clear()  # everything that may be prepared is, and waits for the device
+            time.sleep(0.1)
+            waiting = running.metric("clip_items_waiting")
+            with ThreadPoolExecutor(1) as pool:
+                small = pool.submit(ask, running.url, [f"small {number}"])
+                wait_until(lambda before=waiting: running.metric("clip_items_waiting") > before)
+                client.close()
+                wait_until(lambda: running.metric("clip_items_waiting") <= 1)
+                engine.gate.set()
+                assert small.result().json()["textVectors"] == [vector_of(f"small {number}")]
+    assert running.metric("clip_items_waiting") == 0
+    assert running.metric("clip_left_seconds_count") == 3
+
+
+def test_an_equal_item_joins_the_one_under_way_whoever_leaves(run: RunApp) -> None:
+    engine = FakeSession()
+    running = run(fake_model(engine))
+    engine.batches.clear()
+    engine.gate.clear()
+    body = b'{"texts": ["both 1", "both 2"]}'
+    head = b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with ThreadPoolExecutor(1) as pool:
+        with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
+            client.sendall(head + body)
+            wait_until(lambda: running.metric("clip_items_waiting") == 2)
+            second = pool.submit(ask, running.url, ["both 2", "both 1", "both 2"])
+            wait_until(lambda: running.metric("clip_items_joined_total") == 2)
+        wait_until(lambda: running.metric("clip_items_waiting") == 3)
+        engine.gate.set()
+        assert second.result().json()["textVectors"] == [vector_of(f"both {n}") for n in (2, 1, 2)]
+    assert sorted(text for batch in engine.batches for text in batch) == ["both 1", "both 2"]
+
+
+def test_a_vector_that_was_computed_before_is_kept(run_app: RunApp) -> None:
+    engine = FakeSession()
+    running = run_app(fake_model(engine), **{**BATCH, "vector_cache_bytes": 10_000})
+    first = ask(running.url, ["again 1", "again 2"]).json()
+    engine.batches.clear()
+    assert ask(running.url, ["again 2", "again 1"]).json()["textVectors"] == first["textVectors"][::-1]
+    assert engine.batches == []
+    assert running.metric("clip_items_cached_total") == 2
+
+
+def batcher(session: FakeSession, broken: list[str], preparing_threads: int = 1, device_threads: int = 2) -> Batcher:
+    def prepare(text: bytes) -> Inputs:
+        if b"unprepared" in text:
+            raise Panic("inside of the decoder")
+        return prepare_text(text.decode())
+
+    made = Batcher(
+        width=WIDTH,
+        preparing_threads=preparing_threads,
+        device_threads=device_threads,
+        cache=VectorCache(0),
+        metrics=Metrics(),
+        on_broken=broken.append,
+    )
+    made.add_queue("texts", Tower(prepare_text, session, BatchLimits(4, 1000)), prepare)
+    made.add_queue("images", Tower(prepare_text, session, BatchLimits(4, 4)), prepare)
+    made.start()
+    return made
+
+
+def test_a_panic_while_preparing_fails_its_item_alone() -> None:
+    async def run() -> None:
+        made = batcher(FakeSession(), [])
+        for _ in range(4):
+            with pytest.raises(Exception, match=r"texts\[1\]: could not be prepared"):
+                await made.vectorize([b"good", b"unprepared"], [])
+        rows, _ = await made.vectorize([b"good 1"], [])
+        assert rows.tolist() == [vector_of("good 1")]
+        made.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+@pytest.mark.parametrize("preparing, device", [(0, 1), (1, 0)])
+def test_items_that_wait_while_nothing_runs_are_noticed(preparing: int, device: int) -> None:
+    """Here because there are no threads; whatever the reason, somebody has to see it."""
+
+    async def run() -> None:
+        broken: list[str] = []
+        made = batcher(FakeSession(), broken, preparing, device)
+        waiting = asyncio.ensure_future(made.vectorize([b"a"], []))
+        await asyncio.sleep(0.1)
+        made.watch(60.0)
+        assert not broken
+        made.watch(0.01)
+        with pytest.raises(EngineBroken, match="nothing was done"):
+            await waiting
+        made.watch(0.01)
+        assert len(broken) == 1
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+class Overlapping:
+    """A device that takes a batch while another is computed, as a GPU does, and never two at the very same time."""
+
+    def __init__(self) -> None:
+        self.starting = 0
+        self.most_running = self.running = 0
+
+    def start(self, batch: Inputs) -> Callable[[], Vectors]:
+        self.starting += 1
+        assert self.starting == 1, "two threads start a batch at once"
+        texts = ["".join(map(chr, row)).rstrip("\0") for row in batch["input_ids"]]
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        self.starting -= 1
+
+        def finish() -> Vectors:
+            wait_until(lambda: self.most_running > 1)
+            self.running -= 1
+            return np.array([vector_of(text) for text in texts], np.float32)
+
+        return finish
+
+
+def test_the_device_gets_the_next_batch_while_it_computes() -> None:
+    async def run() -> None:
+        device = Overlapping()
+        made = batcher(device, [], device_threads=2)  # type: ignore[arg-type]
+        texts = [b"text %d" % n for n in range(40)]
+        rows, _ = await made.vectorize(texts, [])
+        assert rows.tolist() == [vector_of(text.decode()) for text in texts]
+        assert device.most_running == 2
+        made.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
