@@ -101,6 +101,6 @@ def test_idle_connections_are_still_reused_when_others_have_closed_them(service:
 def test_idle_connections_are_kept_longer_than_the_client_keeps_them() -> None:
     """What the server is started with; the test above shows that it goes by it."""
     show = "import uvicorn; uvicorn.Server.run = lambda self: print(self.config.timeout_keep_alive)"
-    code = f"{show}; from app.__main__ import main; main()"
+    code = f"{show}; from app.__main__ import main; main([])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(result.stdout) > 90
