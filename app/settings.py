@@ -19,6 +19,10 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
+    log_format: Literal["plain", "json"] = Field(default="plain", description="of the log: plain or json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is logged: debug, info, warning or error"
+    )
     api_token: SecretStr | None = Field(
         default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
     )

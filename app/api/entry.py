@@ -15,7 +15,7 @@ from app.errors import ServiceError, Unauthorized, describe_unforeseen
 _log = logging.getLogger(__name__)
 
 # Health, for whoever watches the container, and the page, which asks its user for the token.
-_OPEN = re.compile(r"/\.well-known/(live|ready)|/|/page/.*")
+OPEN = re.compile(r"/\.well-known/(live|ready)|/|/page/.*")
 
 
 class Entry:
@@ -44,7 +44,7 @@ class Entry:
             await send(message)
 
         try:
-            if self._token is not None and not _OPEN.fullmatch(path):
+            if self._token is not None and not OPEN.fullmatch(path):
                 _check_token(scope, self._token)
             await self._app(scope, receive, send_counted)
         except Unauthorized as error:
