@@ -90,7 +90,7 @@ class TextProcessor:
     def unpadded(self) -> "TextProcessor":
         """The same without padding to `max_length`."""
         return TextProcessor(
-            self._tokenizer_json, self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
+            self._tokenizer.to_str(), self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
         )
 
     def __call__(self, text: str) -> Inputs:
