@@ -14,8 +14,8 @@ from typing import Any
 
 from app.cgroup import usable_cpus
 from app.models.load import load_model
-from app.processors.decode import decode_image
 from app.processors.padding import collate
+from app.processors.picture import PictureProcessor
 from app.settings import load_settings
 from app.towers import Inputs, Tower
 from benchmarks.load import image_bodies, text_bodies
@@ -54,11 +54,10 @@ def preparing(items: list[str], prepare: Callable[[str], Inputs], size: int) -> 
 
 def main() -> None:
     model = load_model(load_settings())
-    images = [json.loads(body)["images"][0] for body, _ in zip(image_bodies(), range(64), strict=False)]
+    images = [json.loads(body)["images"][0].encode() for body, _ in zip(image_bodies(), range(64), strict=False)]
     texts = [json.loads(body)["texts"][0] for body, _ in zip(text_bodies(), range(512), strict=False)]
 
-    def prepare_image(text: str) -> Inputs:
-        return model.image.processor(decode_image(text, 10**8))
+    prepare_image = PictureProcessor(model.image.processor, max_pixels=10**8, seconds=10)
 
     print(
         json.dumps(

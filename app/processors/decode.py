@@ -1,69 +1,195 @@
-"""Base64 text to an upright RGB picture, or an error that says what is wrong with it."""
+"""Bytes to a picture, or an error that says what is wrong with it: the part that calls Pillow.
 
-import contextlib
+It runs in the server for common formats and in a process apart for the others (see worker.py).
+"""
+
 import io
+import logging
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
-import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from app.errors import InvalidRequest
-from app.processors.base64 import decode_base64, looks_like
+from app.errors import InvalidRequest, ServiceError, Unavailable
+from app.processors.formats import format_of, is_cut_off, looks_like
+from app.processors.headers import Common
+from app.processors.orientation import exif_orientation, xmp_orientation
 
-pillow_heif.register_heif_opener()
-Image.init()
-# Pillow hands EPS to an interpreter of its own, as a program: never on pictures of strangers.
-_FORMATS = sorted(Image.OPEN.keys() - {"EPS"})
-# The pixel cap below refuses where Pillow would only warn.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# What a library remarks on a stranger's picture is no business of the log; sizes are checked here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+Image.MAX_IMAGE_PIXELS = None
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture as it is stored is turned upright, by its rotation tag."""
+
+_SAVE_AS = "save it again as JPEG or PNG"
 
 
-def decode_image(text: str, max_pixels: int, legacy: bool = False) -> Image.Image:
-    """An upright RGB picture from base64 text; of an animation, its first frame.
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels as they are stored, opaque, of mode RGB or L, and the rotation tag that turns them upright.
 
-    Transparency is laid on white; 16-bit and float greys keep their tones. With `legacy` the picture is
-    only converted to RGB. `max_pixels` is checked before decoding. Raises InvalidRequest.
+    `size` is the width and height of the stored picture, of which `image` may be a version smaller by `scale`.
     """
-    data = decode_base64(text)
-    if not data:
-        raise InvalidRequest("is empty")
+
+    image: Image.Image
+    size: tuple[int, int]
+    orientation: int = 1
+    scale: int = 1
+
+    def upright(self) -> Image.Image:
+        """The upright RGB picture."""
+        image = self.image if self.image.mode == "RGB" else self.image.convert("RGB")
+        turn = TURNS.get(self.orientation)
+        return image if turn is None else image.transpose(turn)
+
+
+@contextmanager
+def named_errors(data: bytes) -> Iterator[None]:
+    """Turns whatever a decoder throws at the picture `data` into InvalidRequest, lack of memory into Unavailable."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise InvalidRequest(
-                    f"has {width}x{height} pixels, more than the {max_pixels} allowed; make it smaller"
-                )
-            image.load()
-            return image.convert("RGB") if legacy else to_rgb(image)
-    except UnidentifiedImageError as error:
-        hint = looks_like(data) or "send JPEG, PNG, WebP or another common format"
-        raise InvalidRequest(f"is no picture that can be read; {hint}") from error
-    except Image.DecompressionBombError as error:
-        raise InvalidRequest("has far too many pixels; make it smaller") from error
-    except InvalidRequest:
+        yield
+    except ServiceError:
         raise
+    except MemoryError as error:
+        raise Unavailable("memory ran out while it was decoded; try again in a moment") from error
+    except UnidentifiedImageError as error:
+        raise InvalidRequest(_not_identified(data)) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.sub(r".*\((\d+) pixels\).*", r"\1", str(error), flags=re.DOTALL)
+        raise InvalidRequest(f"has, or holds a picture that has, {pixels} pixels, more than are allowed") from error
     except Exception as error:
         # Pillow's decoders raise nearly any exception on broken data.
-        raise InvalidRequest(f"is a broken picture ({type(error).__name__}); it may be cut off") from error
+        name = f"broken {format_of(data) or 'or unusual'} picture"
+        text = str(error).lower()
+        if is_cut_off(data) or "truncated" in text or isinstance(error, EOFError):
+            raise InvalidRequest(f"is a {name}; it may be cut off") from error
+        if isinstance(error, NotImplementedError) or "unsupported" in text or "not available" in text:
+            raise InvalidRequest(f"is a {format_of(data)} of a variant that is not supported; {_SAVE_AS}") from error
+        raise InvalidRequest(f"is a {name}; {_SAVE_AS}") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, opaque, 8-bit RGB."""
-    with contextlib.suppress(Exception):  # a broken EXIF block must not cost the picture
-        ImageOps.exif_transpose(image, in_place=True)
+def _not_identified(data: bytes) -> str:
+    name = format_of(data)
+    if not name:
+        hint = looks_like(data)
+        hint = f"it looks like {hint}" if hint else "send JPEG, PNG, WebP or another common format"
+        return f"is no picture that can be read; {hint}"
+    if is_cut_off(data):
+        return f"begins like a {name} but its header cannot be read; it may be cut off"
+    return f"is a {name} of a variant that is not supported, or its header is broken; {_SAVE_AS}"
+
+
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Raises InvalidRequest for a picture of more than `max_pixels`, or of none."""
+    width, height = size
+    if width * height > max_pixels:
+        raise InvalidRequest(f"has {width}x{height} pixels, more than the {max_pixels} allowed; make it smaller")
+    if width < 1 or height < 1:
+        raise InvalidRequest(f"has {width}x{height} pixels; send a picture")
+
+
+class CommonPicture:
+    """A picture of a common format, of which the header was read. Raises InvalidRequest or Unavailable.
+
+    `size` is its width and height as stored; `decoded_bytes` is how much memory decoding takes at most.
+    """
+
+    def __init__(self, header: Common, max_pixels: int, legacy: bool) -> None:
+        self._header = header
+        self._max_pixels = max_pixels
+        self._legacy = legacy
+        with named_errors(header.data):
+            self._image = Image.open(io.BytesIO(header.data), formats=[header.format])
+        self.size: tuple[int, int] = self._image.size
+        check_pixels(self.size, max_pixels)
+        pixels = self.size[0] * self.size[1]
+        self.decoded_bytes = pixels * _bytes_a_pixel(self._image, header)
+        self.seconds = header.seconds(pixels)
+
+    def decode(self, least: tuple[int, int] | None = None) -> Decoded:
+        """The pixels; those of a JPEG at half, a quarter or an eighth of the size if that is at least `least`."""
+        image = self._image
+        with named_errors(self._header.data):
+            scale = 1
+            if least is not None and (drafted := image.draft(None, least)) is not None:
+                scale = round(self.size[0] / drafted[1][2])
+            image.load()
+            check_pixels(image.size, self._max_pixels)
+            orientation = 1 if self._legacy else self._orientation()
+            return Decoded(flatten(image, self._legacy), self.size, orientation, scale)
+
+    def _orientation(self) -> int:
+        info = self._image.info
+        exif, xmp = info.get("exif"), info.get("xmp")
+        if isinstance(exif, bytes) and (tag := exif_orientation(exif.removeprefix(b"Exif\0\0"))):
+            return tag
+        if isinstance(xmp, bytes) and (tag := xmp_orientation(xmp)):
+            return tag
+        return self._header.orientation
+
+
+def _bytes_a_pixel(image: Image.Image, header: Common) -> int:
+    if header.format == "JPEG":
+        # A JPEG in several scans is kept as coefficients, 2 bytes for each sample, until the last one came.
+        return 4 if header.scans == 1 else 10
+    if header.format == "WEBP":
+        return 16
+    return 4 if image.mode in ("RGB", "L") and "transparency" not in image.info else 16
+
+
+def decode_rare(data: bytes, image: Image.Image, max_pixels: int, legacy: bool) -> Image.Image:
+    """The upright picture, of mode RGB or L, from one that was opened; called in the process apart."""
+    with named_errors(data):
+        image.load()
+        check_pixels(image.size, max_pixels)
+        if not legacy:
+            with _suppress_but_memory():  # a broken EXIF block must not cost the picture
+                ImageOps.exif_transpose(image, in_place=True)
+        return flatten(image, legacy)
+
+
+@contextmanager
+def _suppress_but_memory() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception:
+        pass
+
+
+def flatten(image: Image.Image, legacy: bool) -> Image.Image:
+    """Opaque and 8-bit, of mode RGB or L: transparency on white, deep greys with their tones.
+
+    With `legacy` the picture is only converted to RGB.
+    """
+    if legacy:
+        return image.convert("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _grey_to_rgb(image)
+        return _grey_to_8_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))
         return white
-    return image.convert("RGB")
+    return image if image.mode in ("RGB", "L") else image.convert("RGB")
 
 
-def _grey_to_rgb(image: Image.Image) -> Image.Image:
+def _grey_to_8_bit(image: Image.Image) -> Image.Image:
     """Deep grey to 8 bit: 16-bit values over 257, floats from 0 to 1 times 255, larger ones by the highest."""
     tones = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=255.0, neginf=0.0)
     highest = float(tones.max(initial=0.0))
@@ -73,4 +199,4 @@ def _grey_to_rgb(image: Image.Image) -> Image.Image:
         tones /= 257.0
     elif highest > 65535.0:
         tones *= 255.0 / highest
-    return Image.fromarray(tones.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    return Image.fromarray(tones.clip(0, 255).round().astype(np.uint8))

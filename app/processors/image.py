@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from app.processors.decode import Decoded
+from app.processors.resize import resize_and_crop, upright_size
 from app.towers import Inputs
-
-# A resized picture above this many pixels is never made whole: only its crop is computed.
-_MOST_RESIZED_PIXELS = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class ImageProcessor:
     """Resize and centre-crop as the CLIP image processors of transformers do with Pillow.
 
     `shortest_edge` keeps the aspect ratio; without it the picture is resized to `height` x `width`.
-    The pixels stay uint8: the engine computes (pixel * scale - mean) / std. TorchTower a pixel left of the crop is
+    The pixels stay uint8: the engine computes (pixel * scale - mean) / std. Half a pixel left of the crop is
     rounded down, with `crop_to_even` to the even pixel, as torchvision's CenterCrop does.
     """
 
@@ -70,24 +69,21 @@ class ImageProcessor:
         return cls(**{**description, "mean": mean, "std": std})
 
     def __call__(self, image: Image.Image) -> Inputs:
-        """RGB picture to {"pixels": uint8 (height, width, 3)}."""
-        size = self._resized_size(image.width, image.height)
-        left, top = self._start(size[0] - self.width), self._start(size[1] - self.height)
-        if size[0] * size[1] <= _MOST_RESIZED_PIXELS:
-            image = image.resize(size, self.resample)
-            image = image.crop((left, top, left + self.width, top + self.height))
-        else:
-            across, down = image.width / size[0], image.height / size[1]
-            right = min(image.width, (left + self.width) * across)
-            bottom = min(image.height, (top + self.height) * down)
-            box = (left * across, top * down, right, bottom)
-            image = image.resize((self.width, self.height), self.resample, box=box)
-        return {"pixels": np.asarray(image)}
+        """Upright RGB picture to {"pixels": uint8 (height, width, 3)}."""
+        return self.prepare(Decoded(image, image.size))
+
+    def prepare(self, picture: Decoded, fast: bool = False) -> Inputs:
+        """The same from a picture as it is stored (see resize_and_crop)."""
+        width, height = self.resized_size(*upright_size(picture))
+        corner = self._start(width - self.width), self._start(height - self.height)
+        crop = resize_and_crop(picture, (width, height), corner, (self.width, self.height), self.resample, fast)
+        return {"pixels": np.asarray(crop)}
 
     def _start(self, surplus: int) -> int:
         return round(surplus / 2) if self.crop_to_even else surplus // 2
 
-    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height to which an upright picture is resized before it is cropped."""
         edge = self.shortest_edge
         if edge is None:
             return self.width, self.height

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
 from app.models.engine import chosen_precision
-from app.processors.decode import decode_image
+from app.processors.picture import PictureProcessor, keep_decoded_memory
+from app.processors.text import count_tokens
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
 from app.serving.metrics import Metrics, seconds_since_start
@@ -41,6 +43,11 @@ class Running:
     batcher: Batcher
     budget: Budget
     meta: bytes
+
+    def count_tokens(self, texts: list[bytes]) -> int:
+        """The tokens that the model reads of these texts; tokenizes them, so not for the event loop."""
+        times = Counter(texts)
+        return sum(number * count_tokens(self.model.text.processor, _decode(text)) for text, number in times.items())
 
 
 class Service:
@@ -159,14 +166,17 @@ class Service:
         )
 
         def prepare_text(text: bytes) -> Inputs:
-            return model.text.processor(text[:_LONGEST_TEXT].decode(errors="ignore"))
+            return model.text.processor(_decode(text))
 
-        def prepare_image(base64: bytes) -> Inputs:
-            text = base64.decode("latin-1")  # as many characters as bytes, whatever it is
-            return model.image.processor(decode_image(text, settings.max_pixels, settings.legacy_images))
-
+        pictures = PictureProcessor(
+            model.image.processor,
+            max_pixels=settings.max_pixels,
+            seconds=settings.decode_timeout,
+            legacy=settings.legacy_images,
+        )
+        keep_decoded_memory(threads)
         batcher.add_queue("texts", model.text, prepare_text)
-        batcher.add_queue("images", model.image, prepare_image)
+        batcher.add_queue("images", model.image, pictures)
         batcher.start()
         free = usable_memory() - resident_memory() - settings.vector_cache_bytes - _HEADROOM
         limits = limits_for(settings, free, model.width, threads)
@@ -184,6 +194,10 @@ class Service:
             limits,
         )
         return Running(model, batcher, budget, _json(model.meta))
+
+
+def _decode(text: bytes) -> str:
+    return text[:_LONGEST_TEXT].decode(errors="ignore")
 
 
 def _json(meta: dict[str, Any]) -> bytes:

@@ -1,0 +1,135 @@
+"""A stored picture to an upright crop: exactly as Pillow resizes and crops the upright picture, or faster.
+
+Pillow resizes along one axis, rounds to whole grey levels and resizes along the other. Which comes first depends
+on the sizes (Pillow 13): across, for pictures that are clearly made smaller and are not very tall. There only what
+the crop needs is computed, in that order, and turned upright when it is small. Others are resized as a whole.
+"""
+
+import math
+
+from PIL import Image
+
+from app.processors.decode import TURNS, Decoded
+
+# By rotation tag: are the axes swapped, is the upright picture mirrored across, is it mirrored down?
+_AXES = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+_WIDEST_FILTER = 3.0  # Lanczos: source pixels on each side of the centre, at scale 1
+
+# A resized picture above this many pixels is never made whole: only its crop is computed.
+_MOST_RESIZED_PIXELS = 16_000_000
+
+Size = tuple[int, int]
+Span = tuple[float, float]
+"""Where a part of a picture begins and ends along one axis, in pixels."""
+
+
+def upright_size(picture: Decoded) -> Size:
+    """Width and height of the picture once it is upright."""
+    width, height = picture.size
+    return (height, width) if _AXES[picture.orientation][0] else (width, height)
+
+
+def resize_and_crop(
+    picture: Decoded, resized: Size, corner: Size, size: Size, resample: int, fast: bool = False
+) -> Image.Image:
+    """What is left of the upright picture, RGB, if it is resized to `resized` and cropped to `size` from `corner` on.
+
+    All are across and down, in pixels. With `fast` the pixels are within a few grey levels of Pillow's.
+    """
+    upright = upright_size(picture)
+    if not fast and not _across_first(upright, resized):
+        return _whole_first(picture, resized, corner, size, resample)
+    across, down = (
+        (start * length / whole, (start + part) * length / whole)
+        for length, whole, start, part in zip(upright, resized, corner, size, strict=True)
+    )
+    swapped, mirrored_across, mirrored_down = _AXES[picture.orientation]
+    if mirrored_across:
+        across = upright[0] - across[1], upright[0] - across[0]
+    if mirrored_down:
+        down = upright[1] - down[1], upright[1] - down[0]
+    image = picture.image
+    if swapped:
+        across, down, size = down, across, size[::-1]
+    columns, rows = _within(across, picture.scale, image.width), _within(down, picture.scale, image.height)
+    if fast:
+        image = _resize_fast(image, columns, rows, size, resample)
+    elif swapped:
+        image = _resize_down_first(image, columns, rows, size, resample)
+    else:
+        image = _resize_across_first(image, columns, rows, size, resample)
+    turn = TURNS.get(picture.orientation)
+    if turn is not None:  # the first of them is 0
+        image = image.transpose(turn)
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _across_first(upright: Size, resized: Size) -> bool:
+    """Whether Pillow certainly resizes across before it resizes down."""
+    shrinks = upright[0] / resized[0]
+    flat = upright[0] >= upright[1]
+    keeps_shape = abs(upright[1] / resized[1] / shrinks - 1) < 0.02
+    return shrinks >= 1.6 and (flat or (keeps_shape and upright[1] <= 1.8 * upright[0]))
+
+
+def _whole_first(picture: Decoded, resized: Size, corner: Size, size: Size, resample: int) -> Image.Image:
+    image, (width, height), (left, top) = picture.upright(), resized, corner
+    if width * height > _MOST_RESIZED_PIXELS:
+        across, down = image.width / width, image.height / height
+        right, bottom = min(image.width, (left + size[0]) * across), min(image.height, (top + size[1]) * down)
+        return image.resize(size, resample, (left * across, top * down, right, bottom))
+    return image.resize(resized, resample).crop((left, top, left + size[0], top + size[1]))
+
+
+def _within(span: Span, scale: float, length: int) -> Span:
+    """The span in an image that is smaller by `scale`, without what roundings put outside of it."""
+    return max(0.0, span[0] / scale), min(float(length), span[1] / scale)
+
+
+def _resize_across_first(image: Image.Image, columns: Span, rows: Span, size: Size, resample: int) -> Image.Image:
+    top, bottom = _needed(rows, size[1], image.height)
+    image = image.resize((size[0], bottom - top), resample, (columns[0], top, columns[1], bottom))
+    return image.resize(size, resample, (0, rows[0] - top, size[0], rows[1] - top))
+
+
+def _resize_down_first(image: Image.Image, columns: Span, rows: Span, size: Size, resample: int) -> Image.Image:
+    left, right = _needed(columns, size[0], image.width)
+    if (left, right) != (0, image.width):
+        image = image.crop((left, 0, right, image.height))
+    image = image.resize((image.width, size[1]), resample, (0, rows[0], image.width, rows[1]))
+    return image.resize(size, resample, (columns[0] - left, 0, columns[1] - left, size[1]))
+
+
+def _needed(span: Span, size: int, length: int) -> Size:
+    """The whole pixels of an axis of which `span` is made when it is resized to `size`."""
+    margin = math.ceil(_WIDEST_FILTER * max(1.0, (span[1] - span[0]) / size)) + 1
+    return max(0, math.floor(span[0]) - margin), min(length, math.ceil(span[1]) + margin)
+
+
+def _resize_fast(image: Image.Image, columns: Span, rows: Span, size: Size, resample: int) -> Image.Image:
+    import cykooz_resizer as simd
+
+    filters = {
+        Image.Resampling.BILINEAR: simd.FilterType.bilinear,
+        Image.Resampling.BICUBIC: simd.FilterType.catmull_rom,
+        Image.Resampling.LANCZOS: simd.FilterType.lanczos3,
+        Image.Resampling.BOX: simd.FilterType.box,
+    }
+    box = simd.CropBox(columns[0], rows[0], columns[1] - columns[0], rows[1] - rows[0])
+    options = simd.ResizeOptions(simd.ResizeAlg.convolution(filters[Image.Resampling(resample)]), crop_box=box)
+    small = Image.new(image.mode, size)
+    simd.Resizer().resize_pil(image, small, options)
+    return small

@@ -1,0 +1,70 @@
+"""Base64 as people write it."""
+
+import base64
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import InvalidRequest
+from app.processors import base64 as module
+from app.processors.base64 import decode_base64
+
+DATA = b"GIF\xfb\xef\xff" + bytes(range(256)) * 3 + b"\x00"
+PLAIN = base64.b64encode(DATA)
+
+
+def wrapped(text: bytes, width: int = 76, end: bytes = b"\r\n") -> bytes:
+    return end.join(text[i : i + width] for i in range(0, len(text), width)) + end
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        b"data:image/png;base64," + PLAIN,
+        b"DATA:;base64," + PLAIN,
+        wrapped(PLAIN),
+        wrapped(PLAIN, end=b"\n"),
+        wrapped(base64.urlsafe_b64encode(DATA)),
+        base64.urlsafe_b64encode(DATA),
+        PLAIN.rstrip(b"="),
+        base64.urlsafe_b64encode(DATA).rstrip(b"="),
+        PLAIN.replace(b"+", b" "),
+        b"  " + PLAIN + b" \n",
+        b"data:image/png;base64,\n" + wrapped(PLAIN),
+    ],
+)
+def test_every_way_to_write_it(text: bytes) -> None:
+    assert decode_base64(text) == DATA
+
+
+@given(st.binary(max_size=400), st.integers(1, 90), st.integers(1, 64), st.booleans(), st.booleans())
+def test_any_bytes_in_any_way(data: bytes, width: int, piece: int, url_safe: bool, padded: bool) -> None:
+    text = (base64.urlsafe_b64encode if url_safe else base64.b64encode)(data)
+    text = wrapped(text if padded else text.rstrip(b"="), width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PIECE", piece)
+        assert decode_base64(text) == data
+
+
+def test_a_large_text_with_breaks() -> None:
+    data = random.Random(0).randbytes(3_000_000)
+    assert decode_base64(wrapped(base64.urlsafe_b64encode(data))) == data
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (b"!!!!", "not base64"),
+        (b"Zm9v=Zm9v", "not base64"),
+        (b"Zm9vY", "not base64"),
+        ("Zm9vé".encode(), "not base64"),
+        (b"https://example.com/a.png", "URL"),
+        (b"<html><body>Not found</body></html>", "HTML"),
+    ],
+)
+def test_what_is_none_is_named(text: bytes, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        decode_base64(text)

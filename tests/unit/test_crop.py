@@ -1,0 +1,91 @@
+"""The crop that is made from a stored picture beside the one that the libraries make from the upright one."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from app.processors.decode import TURNS, Decoded
+from app.processors.image import ImageProcessor
+from tests.support.samples import photo
+
+HALF = (0.5, 0.5, 0.5)
+BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def processor(side: int, edge: int | None, resample: int = Image.Resampling.BICUBIC) -> ImageProcessor:
+    return ImageProcessor(side, side, edge, resample, 1 / 255, HALF, HALF)
+
+
+def as_libraries_do(image: Image.Image, processor: ImageProcessor) -> np.ndarray:
+    size = processor.resized_size(*image.size)
+    left, top = (size[0] - processor.width) // 2, (size[1] - processor.height) // 2
+    resized = image.resize(size, processor.resample)
+    return np.asarray(resized.crop((left, top, left + processor.width, top + processor.height)))
+
+
+def assert_same(got: np.ndarray, want: np.ndarray) -> None:
+    """A few values are rounded to the next grey level."""
+    difference = np.abs(got.astype(int) - want.astype(int))
+    assert got.shape == want.shape
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 2e-3
+
+
+def stored(image: Image.Image, tag: int) -> Decoded:
+    turned = image.transpose(BACK[tag]) if tag in BACK else image
+    assert (np.asarray(turned.transpose(TURNS[tag]) if tag in TURNS else turned) == np.asarray(image)).all()
+    return Decoded(turned, turned.size, tag)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("size", [(1200, 900), (900, 1200), (801, 600), (40, 31), (333, 1000), (224, 224), (1, 7)])
+def test_every_orientation_of_every_shape(size: tuple[int, int], tag: int) -> None:
+    image = photo(*size)
+    for each in (processor(64, 64), processor(64, 72), processor(64, None)):
+        if size == (1, 7) and each.shortest_edge is None and tag > 4:
+            continue
+        assert_same(each.prepare(stored(image, tag))["pixels"], as_libraries_do(image, each))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 700),
+    st.integers(1, 700),
+    st.integers(1, 8),
+    st.sampled_from([16, 64, 224]),
+    st.sampled_from([Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS]),
+)
+def test_any_size(width: int, height: int, tag: int, side: int, resample: int) -> None:
+    if max(width / height, height / width) > 40:
+        return
+    image, each = photo(width, height, seed=width * 1000 + height), processor(side, side, resample)
+    assert_same(each.prepare(stored(image, tag))["pixels"], as_libraries_do(image, each))
+
+
+def test_a_photo_of_12_megapixels() -> None:
+    image, each = photo(4000, 3000), processor(224, 224)
+    for tag in (1, 6):
+        assert_same(each.prepare(stored(image, tag))["pixels"], as_libraries_do(image, each))
+
+
+def test_grey_pictures_are_resized_as_grey() -> None:
+    grey, each = photo(500, 300).convert("L"), processor(64, 64)
+    got = each.prepare(Decoded(grey, grey.size, 8))["pixels"]
+    assert_same(got, as_libraries_do(ImageOps.grayscale(grey).transpose(TURNS[8]).convert("RGB"), each))
+
+
+def test_extreme_shapes_take_no_memory() -> None:
+    each = processor(224, 224)
+    for size in ((1, 60_000), (60_000, 1)):
+        for tag in (1, 6):
+            assert each.prepare(Decoded(Image.new("RGB", size, "red"), size, tag))["pixels"].shape == (224, 224, 3)
