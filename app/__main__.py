@@ -1,4 +1,4 @@
-"""python -m app: serve until SIGTERM."""
+"""python -m app: serve until SIGTERM, or run a command."""
 
 # From the first instruction on a signal ends the process, also as a container's first one, which the kernel protects
 # from signals that it does not handle. What follows imports for a second, and then Server takes over.
@@ -9,17 +9,25 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 signal.signal(signal.SIGINT, lambda *_: os._exit(0))
 
 import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
 
 from app.errors import ConfigurationError  # noqa: E402
 
 
-def main() -> int:
-    """Exit status: 0 after a clean stop, 1 when the server could not start or go on."""
+def main(arguments: Sequence[str]) -> int:
+    """Serve, where there is no command. Exit status: 0 after a clean stop, 1 when it could not be done."""
+    if arguments and arguments[0] != "serve":
+        return command(arguments)
     from app.settings import load_settings
     from app.sockets import listen
 
+    options = {}
+    if arguments:
+        from app.cli.arguments import parse_arguments
+
+        options = parse_arguments(arguments).settings
     try:
-        settings = load_settings()
+        settings = load_settings(options)
         sockets = listen(settings.host, settings.port)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -30,8 +38,27 @@ def main() -> int:
     return serve(settings, sockets)
 
 
+def command(arguments: Sequence[str]) -> int:
+    """Any command but `serve`; on a signal it ends like every other program."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if arguments[0] == "bake":
+        from app.cli import bake
+
+        return bake.main(arguments[1:], "python -m app bake")
+    from app.cli.arguments import parse_arguments
+    from app.cli.run import run
+
+    return run(parse_arguments(arguments))
+
+
 if __name__ == "__main__":
-    status = main()
+    try:
+        status = main(sys.argv[1:])
+    except SystemExit as stop:  # of argparse, after help or usage
+        status = int(stop.code or 0)
+    except KeyboardInterrupt:
+        status = 130
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a thread that hangs in a driver or still loads would keep the process, or crash it at its end.

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.api import page
-from app.api.entry import Entry
+from app.api import embeddings, page
+from app.api.entry import OPEN, Entry
+from app.api.openapi import ask_for_token
 from app.api.routes import router
 from app.api.status import add_error_handlers
 from app.models.load import load_model
@@ -48,7 +49,11 @@ def create_app(
     app.include_router(router)
     if settings.enable_page:
         app.include_router(page.router)
+    if settings.enable_embeddings_api:
+        app.include_router(embeddings.router)
     add_error_handlers(app)
     token = settings.api_token.get_secret_value().strip() if settings.api_token else None
+    if token:
+        ask_for_token(app, OPEN)
     app.add_middleware(Entry, token=token, count=service.metrics.count_answer)
     return app

@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import logging
-import logging.config
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from app import logs
 from app.api.protocol import protocol_for
 from app.main import create_app
 from app.serving.service import Service
@@ -32,14 +32,6 @@ _CLOSE = (b"connection", b"close")
 _TICK = 0.05
 # glibc's mallopt(3): the number of heaps that threads share.
 M_ARENA_MAX = -8
-
-_LOGGING = {
-    **uvicorn.config.LOGGING_CONFIG,
-    "loggers": {
-        **uvicorn.config.LOGGING_CONFIG["loggers"],
-        "app": {"handlers": ["default"], "level": "INFO", "propagate": False},
-    },
-}
 
 
 def drain_delay(settings: Settings) -> float:
@@ -92,8 +84,7 @@ class Server(uvicorn.Server):
         deadline = (self._asked_at or time.monotonic()) + self._service.settings.grace_period
         while self.server_state.connections and not self._at_once and time.monotonic() < deadline:
             for connection in self._connections():
-                if not _has_begun(connection):
-                    connection.transport.close()
+                connection.shutdown()  # closes it, if nothing has begun to arrive
             await asyncio.sleep(_TICK)
         if left := self._connections():
             _log.warning("%d connections are closed unanswered, for GRACE_PERIOD is over", len(left))
@@ -121,14 +112,6 @@ class Server(uvicorn.Server):
         return list(self.server_state.connections)
 
 
-def _has_begun(connection: Any) -> bool:
-    """Whether a request has begun to arrive that is not answered yet."""
-    cycle, scope = connection.cycle, connection.scope
-    if cycle is not None and not cycle.response_complete:
-        return True
-    return scope is not None and (cycle is None or cycle.scope is not scope)
-
-
 def make_server(app: FastAPI) -> Server:
     """The server of an app that create_app made."""
     service: Service = app.state.service
@@ -148,7 +131,7 @@ def make_server(app: FastAPI) -> Server:
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on `sockets`, which listen already. Exit status: 0 after a clean stop, 1 after a failure."""
     use_one_heap()
-    logging.config.dictConfig(_LOGGING)
+    logs.configure(settings.log_format, settings.log_level)
     for sock in sockets:
         _log.info("listening on http://%s", shown(sock))
     app = create_app(settings)

@@ -1,5 +1,6 @@
 """Every environment variable: name, type, default, meaning."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,14 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
+    log_format: Literal["plain", "json"] = Field(default="plain", description="of the log: plain or json")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is logged: debug, info, warning or error"
+    )
     api_token: SecretStr | None = Field(
         default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
     )
+    enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
@@ -43,6 +49,9 @@ class Settings(BaseSettings):
     )
     decode_timeout: float = Field(
         default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
+    )
+    legacy_texts: bool = Field(
+        default=False, description="the old container's texts of SigLIP, which it did not pad when they came alone"
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(
@@ -88,13 +97,13 @@ class Settings(BaseSettings):
     )
 
 
-def load_settings() -> Settings:
-    """Read the settings from the environment.
+def load_settings(options: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment; `options`, by the names of the fields, win.
 
     Raises ConfigurationError that names the variable and its value.
     """
     try:
-        return Settings()
+        return Settings(**(options or {}))  # type: ignore[arg-type]
     except ValidationError as error:
         problems = (f"{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors(include_url=False))
         raise ConfigurationError("; ".join(problems)) from error

@@ -2,9 +2,9 @@
 
     python -m benchmarks.precision [--models DIR] [--output benchmarks/precision.json]
 
-For each precision that this machine takes, and for FAST_IMAGES in float32: pictures and texts per second of the engine alone, memory,
-worst, median and mean cosine to the float32 vectors over 300 pictures and 300 texts of many kinds, and the
-demo model's figure (a held-out picture found among 50 by its caption).
+For each precision that this machine takes, and for FAST_IMAGES in float32: pictures and texts per second of the
+engine alone, memory, worst, median and mean cosine to the float32 vectors over 300 pictures and 300 texts of many
+kinds, and the demo model's figure (a held-out picture found among 50 by its caption).
 """
 
 import argparse

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from app.processors.cut import LONGEST_WORD, Chunks, TextCutter
-from app.towers import CutInputs, Inputs
+from app.towers import CutInputs, Inputs, Processor
 
 # One text at a time needs no pool of threads, one for each core of the host.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -53,7 +53,6 @@ class TextProcessor:
         clean: str = "",
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer_json = tokenizer_json
         self._max_length = max_length
         self._names = names
         self._prompt = prompt
@@ -78,7 +77,7 @@ class TextProcessor:
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
-        (folder / "tokenizer.json").write_text(self._tokenizer_json)
+        (folder / "tokenizer.json").write_text(self._tokenizer.to_str(), encoding="utf-8")
         return {
             "max_length": self._max_length,
             "names": self._names,
@@ -89,16 +88,25 @@ class TextProcessor:
 
     @classmethod
     def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
-        return cls((folder / "tokenizer.json").read_text(), **description)
+        return cls((folder / "tokenizer.json").read_text(encoding="utf-8"), **description)
+
+    @property
+    def pads(self) -> bool:
+        """Whether every text is padded to `max_length`."""
+        return self._pad_id is not None
+
+    def unpadded(self) -> "TextProcessor":
+        """The same without padding to `max_length`."""
+        return TextProcessor(
+            self._tokenizer.to_str(), self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
+        )
 
     def __call__(self, text: str) -> Inputs:
         """Text to int64 arrays of shape (tokens,), those that the model takes.
 
         They are CutInputs if the text goes on beyond them. The interpreter's lock is free meanwhile.
         """
-        text = self._prompt + self._cleaned(text)
-        beginning = self._cut(text)
-        (encoding,) = self._tokenizer.encode_batch_fast([beginning])
+        encoding = self._encode(text)
         arrays = {
             "input_ids": encoding.ids,
             "attention_mask": encoding.attention_mask,
@@ -107,6 +115,15 @@ class TextProcessor:
         inputs = {name: np.array(arrays[name], np.int64) for name in self._names}
         is_full = len(encoding.ids) >= self._max_length and encoding.attention_mask[-1]
         return CutInputs(inputs) if is_full and encoding.overflowing else inputs
+
+    def count_tokens(self, text: str) -> int:
+        """The tokens of a text as the model reads it: cut, with its start and end, without padding."""
+        return sum(self._encode(text).attention_mask)
+
+    def _encode(self, text: str) -> Encoding:
+        beginning = self._cut(self._prompt + self._cleaned(text))
+        (encoding,) = self._tokenizer.encode_batch_fast([beginning])
+        return encoding
 
     def _chunks(self, text: str) -> Chunks:
         (encoding,) = self._tokenizer.encode_batch_fast([text])
@@ -129,3 +146,12 @@ class TextProcessor:
 
 def _one_blank(blanks: re.Match[str]) -> str:
     return "\n" if "\n" in blanks[0] else " "
+
+
+def count_tokens(processor: Processor, text: str) -> int:
+    """The tokens of a text as the model reads it, of any tower's processor."""
+    if isinstance(processor, TextProcessor):
+        return processor.count_tokens(text)
+    inputs = processor(text)
+    mask = inputs.get("attention_mask")
+    return len(inputs["input_ids"]) if mask is None else int(mask.sum())

@@ -61,6 +61,7 @@ class Sender:
         self._patience = patience
         self._show = show
         self._away_since: float | None = None
+        self._answers = True  # whether the last object sent was imported or refused
 
     def wait_for_container(self) -> None:
         """Return once Weaviate and its container answer; raises Failed if that takes too long."""
@@ -82,7 +83,8 @@ class Sender:
                 self._wait(f"Weaviate does not answer ({one_line(error)})", pause)
                 pause = _longer(pause)
             else:
-                self._is_back()
+                if pause:
+                    self._is_back()
                 return {each.uuid for each in answer.objects}
 
     def send(self, objects: list[DataObject]) -> dict[int, str]:
@@ -98,7 +100,8 @@ class Sender:
         """Send one object, which failed so, until it is imported or refused."""
         unclear, pause = 0, 0.0
         while True:
-            self._wait(failure.reason, pause)
+            if pause or not self._answers:
+                self._wait(failure.reason, pause)
             failed = self._insert([one])
             if not failed:
                 return None
@@ -137,6 +140,8 @@ class Sender:
     def _all(self, objects: list[DataObject], failure: Failure) -> dict[int, Failure]:
         if failure.is_final:
             self._is_back()
+        else:
+            self._answers = False
         return dict.fromkeys(range(len(objects)), failure)
 
     def _wait(self, reason: str, pause: float) -> None:
@@ -149,14 +154,16 @@ class Sender:
             if left <= 0:
                 waited = f", for {_in_words(self._patience)} now" if self._patience else ""
                 raise Failed(f"{reason}{waited}; run the same command again to go on")
-            self._show(f"waiting for {_in_words(left)} at most: {reason}")
-            time.sleep(min(pause, left))
+            if pause:
+                self._show(f"waiting for {_in_words(left)} at most: {reason}")
+                time.sleep(min(pause, left))
             problem = self._problem()
             if not problem:
                 return
             reason, pause = problem, 1
 
     def _is_back(self) -> None:
+        self._answers = True
         if self._away_since is not None:
             self._away_since = None
             self._show("")

@@ -148,6 +148,29 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert f"PORT={port}" in log and "in use" in log
 
 
+def test_a_user_without_a_home_and_a_plain_locale(tiny_models: Path, tmp_path: Path) -> None:
+    """As `docker run --user 1002700000`: no HOME, and no entry in the list of users."""
+    program = (
+        "import pwd, runpy\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown\n"
+        "runpy.run_module('app', run_name='__main__', alter_sys=True)\n"
+    )
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "LANG", "PYTHONUTF8")}
+    environment |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "MODELS_DIR": str(tiny_models), "PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True)
+    url = f"http://[::1]:{port}"
+    try:
+        wait_for_ready(url, process)
+        answer = httpx.post(f"{url}/vectorize", content='{"texts": ["größer 木"]}'.encode())
+        assert answer.status_code == 200
+        assert httpx.get(f"{url}/meta").status_code == 200
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 def test_meta_of_a_model_whose_configuration_json_libraries_refuse(copy: Path, serve: Callable[..., str]) -> None:
     path = copy / "clip" / "config.json"
     config = json.loads(path.read_text()) if path.exists() else {}

@@ -14,7 +14,7 @@ import httpx
 
 from tests.serving.test_batching import BATCH
 from tests.support.engine import FakeSession, fake_model
-from tests.support.server import ROOT, RunningApp, free_port, start_server, wait_for_ready
+from tests.support.server import ROOT, RunningApp, free_port, start_server, wait_for_port, wait_for_ready
 
 BODY = b'{"texts": ["a 7"]}'
 HEAD = b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -152,6 +152,39 @@ def test_the_grace_period_is_the_longest(run_app: Callable[..., RunningApp]) -> 
     stop(running)
     running.wait_for_end()
     assert unanswered(client)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and theirs."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def test_while_the_model_is_compiled_a_stop_takes_two_seconds(tiny_models: Path, tmp_path: Path) -> None:
+    """At any moment: status 0, no process goes on, nothing half made is left, who waits sees the connection close."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("clip", "text"):
+        (models / name).symlink_to(tiny_models / name)
+    for moment in (0.0, 0.3, 1.0, 2.0, 4.0, 6.0):
+        port = free_port()
+        process = start_server(models, PORT=str(port))
+        wait_for_port(f"http://127.0.0.1:{port}")
+        client = connect(f"http://127.0.0.1:{port}")
+        client.sendall(REQUEST)
+        time.sleep(moment)
+        children = descendants(process.pid)
+        started = time.monotonic()
+        process.terminate()
+        assert process.wait(20) == 0
+        assert time.monotonic() - started < 4  # 2 on a machine that does nothing else
+        if not unanswered(client):
+            break  # it was ready before
+        assert not any(Path(f"/proc/{child}/cmdline").exists() for child in children)
+        assert not list(models.glob("compiled/.making*"))
 
 
 def test_a_signal_during_the_imports_ends_it() -> None:

@@ -33,11 +33,11 @@ class ModuleError(Exception):
 
 @dataclass
 class Poll:
-    """One readiness poll: its status, or None if the connection was refused, and how long it took."""
+    """One readiness poll: its status and body, or why there was no answer."""
 
     status: int | None
-    body: bytes
-    seconds: float
+    body: bytes = b""
+    error: OSError | None = None
 
 
 @dataclass
@@ -63,15 +63,13 @@ class GoClient:
         self.resent = 0
 
     def ready(self) -> Poll:
-        start = time.monotonic()
         try:
-            status, body = self.send("GET", "/.well-known/ready", seconds=_READY_SECONDS)
-        except ConnectionRefusedError:
-            return Poll(None, b"", time.monotonic() - start)
-        return Poll(status, body, time.monotonic() - start)
+            return Poll(*self.send("GET", "/.well-known/ready", seconds=_READY_SECONDS))
+        except OSError as error:
+            return Poll(None, error=error)
 
     def wait_for_startup(self, deadline: float = 120, interval: float = 1) -> list[Poll]:
-        """Poll until ready; raises TimeoutError as soon as a poll gets no answer in time."""
+        """Poll until ready; raises ModuleError if that takes too long."""
         polls: list[Poll] = []
         end = time.monotonic() + deadline
         while time.monotonic() < end:

@@ -1,5 +1,6 @@
 """The rule by which Weaviate's client sends a request again, as the stand-in's client has it."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,16 @@ import pytest
 from tests.support.weaviate_client import GoClient, ModuleError
 
 ANSWER = b'HTTP/1.1 200 OK\r\nContent-Length: 42\r\n\r\n{"textVectors": [[1]], "imageVectors": []}'
+
+
+def request_on(connection: socket.socket) -> bytes:
+    """A whole request: head and body."""
+    data = b""
+    while not (length := re.search(rb"Content-Length: (\d+)\r\n", data)) or b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    while len(data.partition(b"\r\n\r\n")[2]) < int(length[1]):
+        data += connection.recv(65536)
+    return data
 
 
 @pytest.fixture
@@ -22,7 +33,7 @@ def scripted() -> Iterator[Callable[..., str]]:
                 connection, _ = listener.accept()
                 with connection:
                     for answer in answers:
-                        connection.recv(65536)
+                        request_on(connection)
                         connection.sendall(answer)
 
         def start(*connections: list[bytes]) -> str:
@@ -80,7 +91,7 @@ def test_user_and_password_go_along_with_every_call() -> None:
         def run() -> None:
             connection, _ = listener.accept()
             with connection:
-                seen.append(connection.recv(65536))
+                seen.append(request_on(connection))
                 connection.sendall(ANSWER)
 
         thread = threading.Thread(target=run)

@@ -1,0 +1,100 @@
+"""The command line: its commands, and every setting as an option."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from app.settings import Settings
+
+Command = Literal["serve", "check", "embed", "compile", "bake"]
+
+_COMMANDS: dict[Command, tuple[str, str]] = {
+    "serve": (
+        "serve the model until SIGTERM; so does no command at all",
+        "python -m app serve --models-dir demo/models --port 9090",
+    ),
+    "check": (
+        "load the model, embed a text and a picture, and print the settings with where each came from",
+        "python -m app check --models-dir demo/models",
+    ),
+    "embed": (
+        "print the vectors of texts and pictures as JSON, or with both the table of their similarities",
+        'python -m app embed --models-dir demo/models --text "a red circle" --text "a blue star" --image *.png\n'
+        '  python -m app embed --text "a red circle" > vector.json',
+    ),
+    "compile": (
+        "compile the model for the CPU ahead of the first start",
+        "python -m app compile --models-dir models\n"
+        "  python -m app compile --precision int8 --output /cache/compiled",
+    ),
+    "bake": (
+        "download a model into MODELS_DIR, as download.py does",
+        "python -m app bake --clip-model clip-ViT-B-32 --text-model clip-ViT-B-32",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command, the settings that options name, and the items of `embed`."""
+
+    command: Command
+    settings: dict[str, str]
+    texts: list[str] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)
+    as_json: bool = False
+    output: Path | None = None
+
+
+def parse_arguments(arguments: Sequence[str]) -> Arguments:
+    """The arguments after `python -m app`; prints help or usage and exits as argparse does.
+
+    `bake` is parsed by download.py, whose options it takes.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="CLIP inference for Weaviate's multi2vec-clip module. Without a command it serves.",
+        epilog="COMMAND --help shows the options of a command, with an example.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (meaning, example) in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=meaning,
+            description=f"{meaning[0].upper()}{meaning[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == "embed":
+            command.add_argument("--text", dest="texts", action="append", default=[], help="a text; may be repeated")
+            command.add_argument(
+                "--image", dest="images", nargs="+", action="extend", type=Path, default=[], metavar="FILE",
+                help="files of pictures",
+            )  # fmt: skip
+            command.add_argument(
+                "--json", dest="as_json", action="store_true", help="vectors, also where both are given"
+            )
+        if name == "compile":
+            command.add_argument(
+                "--output", type=Path, help="where the compiled model is kept; default: MODELS_DIR/compiled"
+            )
+        _add_settings(command)
+    values = vars(parser.parse_args(arguments))
+    settings = {name: values.pop(name) for name in Settings.model_fields if values.get(name) is not None}
+    own = {name: values[name] for name in ("texts", "images", "as_json", "output") if name in values}
+    return Arguments(values["command"] or "serve", settings, **own)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("settings", "each also as an environment variable; an option wins")
+    for name, setting in Settings.model_fields.items():
+        flag = {"nargs": "?", "const": "true"} if setting.annotation is bool else {}
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            metavar="VALUE",
+            help=f"{(setting.description or '').replace('%', '%%')} ({name.upper()})",
+            **flag,  # type: ignore[arg-type]
+        )

@@ -1,0 +1,57 @@
+"""Baking a model from the command line: what download.py and `python -m app bake` do."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from app.errors import ConfigurationError
+from app.families.registry import variables
+from app.models.bake import bake
+from app.settings import load_settings
+
+DESCRIPTION = """Bake a model into MODELS_DIR: download it, check it, compile it for the CPU.
+
+    CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32 ./download.py
+    ./download.py --clip-model clip-ViT-B-32 --text-model clip-ViT-B-32-multilingual-v1@main
+
+A name may pin a revision (NAME@REVISION), or be a local folder. Private models: set HF_TOKEN.
+Run twice, it changes nothing.
+"""
+
+
+def main(arguments: Sequence[str], program: str | None = None) -> int:
+    """Exit status: 0, or 1 when the reason was printed."""
+    parser = argparse.ArgumentParser(
+        prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        settings = load_settings()
+        for variable in variables().values():
+            option = f"--{variable.name.removesuffix('_NAME').lower().replace('_', '-')}"
+            default = os.environ.get(variable.name) or None
+            parser.add_argument(
+                option, dest=variable.name, default=default, help=f"{variable.name}: {variable.meaning}"
+            )
+        parser.add_argument(
+            "--trust-remote-code",
+            action=argparse.BooleanOptionalAction,
+            default=settings.trust_remote_code,
+            help="TRUST_REMOTE_CODE: execute code that comes with the model",
+        )
+        parser.add_argument("--models-dir", type=type(settings.models_dir), default=settings.models_dir)
+        parser.add_argument(
+            "--compile",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="compile the model for the CPU (--no-compile for an image that serves on a GPU)",
+        )
+        options = parser.parse_args(arguments)
+        names = {name: getattr(options, name) for name in variables() if getattr(options, name)}
+        bake(options.models_dir, names, options.trust_remote_code, compile_towers=options.compile)
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

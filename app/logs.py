@@ -1,0 +1,91 @@
+"""One form for every line of the log, whoever writes it: plain for a terminal, JSON for machines."""
+
+import json
+import logging
+import logging.config
+import sys
+import time
+from contextvars import ContextVar
+from typing import Literal
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The X-Request-ID of the request that is being answered; every line that is logged meanwhile carries it."""
+
+_MOST_A_SECOND = 20
+
+
+class PlainFormatter(logging.Formatter):
+    """One line a record: when, how bad, who, what. A traceback follows on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        identifier = getattr(record, "request_id", "")
+        request = f" [{identifier}]" if identifier else ""
+        line = f"{_when(record)} {record.levelname} {record.name}{request}: {_printable(record.getMessage())}"
+        return "\n".join([line, *(_printable(part) for part in self._traceback(record).splitlines())])
+
+    def _traceback(self, record: logging.LogRecord) -> str:
+        return self.formatException(record.exc_info) if record.exc_info else ""
+
+
+class JSONFormatter(PlainFormatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": _when(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": getattr(record, "request_id", ""),
+            "traceback": self._traceback(record),
+            **getattr(record, "fields", {}),
+        }
+        return json.dumps({name: value for name, value in fields.items() if value not in ("", None)}, default=str)
+
+
+class _AddRequestID(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.__dict__["request_id"] = request_id.get()
+        return True
+
+
+class Throttle(logging.Filter):
+    """At most so many lines a second, and one that says how many were left out."""
+
+    def __init__(self, most: int = _MOST_A_SECOND) -> None:
+        super().__init__()
+        self._most = most
+        self._second, self._count = 0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        second, left_out = int(record.created), self._count - self._most
+        if second != self._second:
+            self._second, self._count = second, 0
+            if left_out > 0:
+                record.msg, record.args = f"{record.getMessage()} ({left_out} lines like this were left out)", ()
+        self._count += 1
+        return self._count <= self._most
+
+
+def configure(form: Literal["plain", "json"], level: str) -> None:
+    """Send what this program, uvicorn and the libraries log to stderr in one form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JSONFormatter() if form == "json" else PlainFormatter())
+    handler.addFilter(_AddRequestID())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("app", "uvicorn"):
+        logging.getLogger(name).setLevel(level.upper())
+    # Its own lines about the start say nothing that ours do not.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    logging.captureWarnings(True)
+
+
+def _when(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def _printable(text: str) -> str:
+    """The text without what would move a terminal's cursor or forge a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
