@@ -46,7 +46,6 @@ class TextProcessor:
         clean: str = "",
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer_json = tokenizer_json
         self._max_length = max_length
         self._names = names
         self._prompt = prompt
@@ -70,7 +69,7 @@ class TextProcessor:
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
-        (folder / "tokenizer.json").write_text(self._tokenizer_json)
+        (folder / "tokenizer.json").write_text(self._tokenizer.to_str(), encoding="utf-8")
         return {
             "max_length": self._max_length,
             "names": self._names,
@@ -81,7 +80,7 @@ class TextProcessor:
 
     @classmethod
     def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
-        return cls((folder / "tokenizer.json").read_text(), **description)
+        return cls((folder / "tokenizer.json").read_text(encoding="utf-8"), **description)
 
     def __call__(self, text: str) -> Inputs:
         """Text to int64 arrays of shape (tokens,), those that the model takes."""
