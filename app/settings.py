@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     decode_timeout: float = Field(
         default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
     )
+    legacy_texts: bool = Field(
+        default=False, description="the old container's texts of SigLIP, which it did not pad when they came alone"
+    )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(
         default=0, ge=0, description="most bytes of bodies in memory; 0 follows the container's memory"

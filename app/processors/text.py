@@ -82,6 +82,17 @@ class TextProcessor:
     def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
         return cls((folder / "tokenizer.json").read_text(encoding="utf-8"), **description)
 
+    @property
+    def pads(self) -> bool:
+        """Whether every text is padded to `max_length`."""
+        return self._pad_id is not None
+
+    def unpadded(self) -> "TextProcessor":
+        """The same without padding to `max_length`."""
+        return TextProcessor(
+            self._tokenizer.to_str(), self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
+        )
+
     def __call__(self, text: str) -> Inputs:
         """Text to int64 arrays of shape (tokens,), those that the model takes."""
         encoding = self._encode(text)
