@@ -1,5 +1,6 @@
 """The one map from error to HTTP status and headers."""
 
+import logging
 from collections.abc import Mapping
 
 import orjson
@@ -16,6 +17,10 @@ from app.errors import (
     Unavailable,
     UnsupportedEncoding,
 )
+from app.logs import Throttle
+
+_log = logging.getLogger(__name__)
+_log.addFilter(Throttle())
 
 # The first that fits counts.
 _STATUS: tuple[tuple[type[ServiceError], int], ...] = (
@@ -53,8 +58,14 @@ def response_to(error: ServiceError) -> Response:
 def add_error_handlers(app: FastAPI) -> None:
     """Map every foreseen error to JSON with a string `error`."""
 
-    async def on_service_error(_: Request, error: Exception) -> Response:
+    async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
+        path, status = request.scope["path"], status_of(error)
+        if not path.startswith("/.well-known/"):
+            level = (
+                logging.DEBUG if isinstance(error, ClientGone) else logging.WARNING if status >= 500 else logging.INFO
+            )
+            _log.log(level, "%s %s: %d, %s", request.method, path, status, error)
         return response_to(error)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
