@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = Field(
         default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
     )
+    enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
@@ -51,6 +52,9 @@ class Settings(BaseSettings):
     )
     decode_timeout: float = Field(
         default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
+    )
+    legacy_texts: bool = Field(
+        default=False, description="the old container's texts of SigLIP, which it did not pad when they came alone"
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 _CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
 _MADV_DONTNEED = 4
+_NO_MEMORY = "the batch does not fit into memory; send fewer or smaller items"
+# Arrays with fewer values stay float32; a table of embeddings is quantized from so many values on.
+_LEAST_STORED = 1024
+_LEAST_TABLE = 2**20
+_STORED = "stored_"
+_MARK = '<rt_info><attribute name="decompression" version="0" /></rt_info>'
 # OpenVINO keeps kernels for this many shapes an operation; more grow the memory and save no time.
 _SHAPES_KEPT = 64
 
@@ -71,9 +78,10 @@ class OpenVINO:
             if "alloc" in str(error):
                 raise MemoryError(first_line(error)) from error
             raise NotCompiled(f"OpenVINO does not take it: {first_line(error)}") from error
-        if precision == "int8":
-            _quantize_weights(model)
+        if precision != "float32":
+            _store_weights(model, precision)
         library().save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
+        _mark_stored(path.with_suffix(".xml"))
 
     def open_file(self, path: Path, precision: str, settings: Settings) -> InferenceSession:
         return OpenVINOSession(path.with_suffix(".xml"), precision, settings.threads or usable_cpus())
@@ -127,9 +135,6 @@ class OpenVINOSession:
                 libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
-_NO_MEMORY = "the batch does not fit into memory; send fewer or smaller items"
-
-
 def _convert(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any:
     """A module as OpenVINO's model, float32."""
     import torch
@@ -161,23 +166,55 @@ def _convert(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any
     return model
 
 
-def _quantize_weights(model: Any) -> None:
-    """Replace the weights of the matrix products by int8 with one float32 scale an output channel.
+def _store_weights(model: Any, precision: str) -> None:
+    """Replace the float32 weights by what `precision` holds, and a conversion that OpenVINO does when it loads.
 
-    Symmetric: weight = int8 * scale, scale = largest magnitude / 127. OpenVINO then quantizes the
-    activations as it goes, in groups of 32.
+    int8: those of matrix products, and large tables of embeddings, as weight = int8 * scale with a float32 scale
+    an output channel or row, scale = largest magnitude / 127; OpenVINO then quantizes the activations as it
+    goes, in groups of 32. The rest of an int8 model is float16.
     """
     ops = library().opset13
-    for node in model.get_ops():
-        if node.get_type_name() != "MatMul":
+    weights = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+    for number, constant in enumerate(weights):
+        values = constant.data
+        if values.dtype != np.float32 or values.size < _LEAST_STORED:
             continue
-        constant = node.input_value(1).get_node()
-        if constant.get_type_name() != "Constant" or len(constant.get_output_shape(0)) != 2:
-            continue
-        weights = constant.data
-        inputs_axis = 1 if node.get_attributes()["transpose_b"] else 0
-        scales = np.abs(weights).max(axis=inputs_axis, keepdims=True) / 127
-        scales[scales == 0] = 1
-        quantized = ops.constant(np.round(weights / scales).astype(np.int8))
-        product = ops.multiply(ops.convert(quantized, "f32"), ops.constant(scales.astype(np.float32)))
-        node.input(1).replace_source_output(product.output(0))
+        users = list(constant.output(0).get_target_inputs())
+        axis = _scaled_axis(users[0], values) if precision == "int8" and len(users) == 1 else None
+        if axis is None:
+            small = _bfloat16(values) if precision == "bfloat16" else ops.constant(values.astype(np.float16))
+            stored = ops.convert(small, "f32")
+            stored.set_friendly_name(f"{_STORED}{number}")
+        else:
+            scales = np.abs(values).max(axis=axis, keepdims=True) / np.float32(127)
+            scales[scales == 0] = 1
+            small = ops.constant(np.round(values / scales).astype(np.int8))
+            stored = ops.multiply(ops.convert(small, "f32"), ops.constant(scales))
+        for user in users:
+            user.replace_source_output(stored.output(0))
+
+
+def _scaled_axis(user: Any, values: np.ndarray) -> int | None:
+    """The axis over which weights share a scale; None where they are not kept as int8."""
+    node, kind = user.get_node(), user.get_node().get_type_name()
+    if values.ndim != 2:
+        return None
+    if kind == "MatMul" and user.get_index() == 1:
+        return 1 if node.get_attributes()["transpose_b"] else 0
+    return 1 if kind == "Gather" and values.size >= _LEAST_TABLE else None
+
+
+def _bfloat16(values: np.ndarray) -> Any:
+    """Rounded to the nearest, ties to even; numpy has no such type."""
+    ov = library()
+    bits = values.view(np.uint32)
+    tensor = ov.Tensor(ov.Type.bf16, ov.Shape(values.shape))
+    tensor.data.view(np.uint16)[...] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return ov.op.Constant(tensor)
+
+
+def _mark_stored(path: Path) -> None:
+    """Tell OpenVINO to keep stored weights as they are: without this mark it would widen them when it loads."""
+    xml = path.read_text(encoding="utf-8")
+    layer = rf'(<layer id="\d+" name="{_STORED}\d+" type="Convert"[^>]*>\s*<data [^>]*/>)'
+    path.write_text(re.sub(layer, rf"\1{_MARK}", xml), encoding="utf-8")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from app.towers import Inputs
+from app.towers import Inputs, Processor
 
 _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
@@ -46,7 +46,6 @@ class TextProcessor:
         clean: str = "",
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer_json = tokenizer_json
         self._max_length = max_length
         self._names = names
         self._prompt = prompt
@@ -70,7 +69,7 @@ class TextProcessor:
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
-        (folder / "tokenizer.json").write_text(self._tokenizer_json)
+        (folder / "tokenizer.json").write_text(self._tokenizer.to_str(), encoding="utf-8")
         return {
             "max_length": self._max_length,
             "names": self._names,
@@ -81,14 +80,41 @@ class TextProcessor:
 
     @classmethod
     def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
-        return cls((folder / "tokenizer.json").read_text(), **description)
+        return cls((folder / "tokenizer.json").read_text(encoding="utf-8"), **description)
+
+    @property
+    def pads(self) -> bool:
+        """Whether every text is padded to `max_length`."""
+        return self._pad_id is not None
+
+    def unpadded(self) -> "TextProcessor":
+        """The same without padding to `max_length`."""
+        return TextProcessor(
+            self._tokenizer.to_str(), self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
+        )
 
     def __call__(self, text: str) -> Inputs:
         """Text to int64 arrays of shape (tokens,), those that the model takes."""
-        encoding = self._tokenizer.encode(self._prompt + clean_text(text, self._clean))
+        encoding = self._encode(text)
         arrays = {
             "input_ids": encoding.ids,
             "attention_mask": encoding.attention_mask,
             "token_type_ids": encoding.type_ids,
         }
         return {name: np.array(arrays[name], np.int64) for name in self._names}
+
+    def count_tokens(self, text: str) -> int:
+        """The tokens of a text as the model reads it: cut, with its start and end, without padding."""
+        return sum(self._encode(text).attention_mask)
+
+    def _encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(self._prompt + clean_text(text, self._clean))
+
+
+def count_tokens(processor: Processor, text: str) -> int:
+    """The tokens of a text as the model reads it, of any tower's processor."""
+    if isinstance(processor, TextProcessor):
+        return processor.count_tokens(text)
+    inputs = processor(text)
+    mask = inputs.get("attention_mask")
+    return len(inputs["input_ids"]) if mask is None else int(mask.sum())
