@@ -176,6 +176,7 @@ class Service:
             max_pixels=settings.max_pixels,
             seconds=settings.decode_timeout,
             legacy=settings.legacy_images,
+            fast=settings.fast_images,
         )
         free = usable_memory() - resident_memory() - settings.vector_cache_bytes - _HEADROOM
         limits = limits_for(settings, free, model.width, threads)
