@@ -44,6 +44,9 @@ class Settings(BaseSettings):
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
     )
+    fast_images: bool = Field(
+        default=False, description="large JPEGs decoded at a part of their size, and a faster resize; see below"
+    )
     decode_timeout: float = Field(
         default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
     )

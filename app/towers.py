@@ -19,6 +19,11 @@ Vector = npt.NDArray[np.float32]
 Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the names of the model's inputs: of one item without a batch dimension, or of a batch."""
 
+
+class CutInputs(dict[str, npt.NDArray[Any]]):
+    """Inputs of a text of which the model takes only the beginning."""
+
+
 Processor = Callable[[Any], Inputs]
 """Turns one text, or one upright RGB picture, into the arrays of one item; safe on any thread."""
 

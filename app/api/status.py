@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.errors import (
     BodyTimeout,
@@ -64,10 +65,18 @@ def add_error_handlers(app: FastAPI) -> None:
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.scope["path"]
-        return _json(f"{request.method} {path}: {error.detail}", error.status_code, error.headers, path)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return _json(f"{request.method} {path}: {error.detail}", error.status_code, headers, path)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of the path: starlette names those of the first."""
+    scope = {**request.scope, "method": ""}
+    routes = [route for route in request.app.routes if route.matches(scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
 
 
 def _json(message: str, status: int, headers: Mapping[str, str] | None, path: str) -> Response:

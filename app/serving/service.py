@@ -173,6 +173,7 @@ class Service:
             max_pixels=settings.max_pixels,
             seconds=settings.decode_timeout,
             legacy=settings.legacy_images,
+            fast=settings.fast_images,
         )
         keep_decoded_memory(threads)
         batcher.add_queue("texts", model.text, prepare_text)
