@@ -62,7 +62,7 @@ def main() -> None:
 
     def measured(name: str, bodies: Iterator[bytes], port: int) -> None:
         got = asyncio.run(load(port, bodies, options.connections, options.seconds))
-        print(f"{name:24}{got.per_second:10.1f}   p99 {got.percentile(0.99):7.0f} ms   failed {got.failed}", flush=True)
+        print(f"{name:24}{got.per_second:10.1f}   p99 {got.percentile(0.99):.0f} ms, failed {got.failed}", flush=True)
 
     for fast in ("0", "1"):
         env = {"VECTOR_CACHE_BYTES": "0", "FAST_IMAGES": fast}

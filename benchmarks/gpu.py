@@ -76,7 +76,8 @@ def main() -> None:
             print(f"{precision} bare, {kind}: {shown}", flush=True)
         for fast in ("0", "1"):
             env = {"ENABLE_CUDA": "1", "PRECISION": precision, "VECTOR_CACHE_BYTES": "0", "FAST_IMAGES": fast}
-            with server("app", options.models, env) as (port, _, ready), ProcessPoolExecutor(PROCESSES, spawn) as pool:
+            clients = ProcessPoolExecutor(PROCESSES, spawn)
+            with server("app", options.models, env) as (port, _, ready), clients as pool:
                 for kind in ("pictures", "texts") if fast == "0" else ("pictures",):
                     futures = [
                         pool.submit(one_process, port, kind, each, options.seconds, seed) for seed in range(PROCESSES)
