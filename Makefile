@@ -7,7 +7,7 @@ PINS := requirements.txt $(wildcard requirements/*.txt)
 # What serving a compiled model needs; all that development needs holds it too.
 SERVING := $(or $(wildcard $(VENV)/.installed),$(VENV)/.serving)
 
-.PHONY: setup demo demo-compiled serve bake unit test browser lint bench constraints wheels docker-test ray-test
+.PHONY: setup demo demo-compiled serve bake unit test browser lint bench soak fuzz constraints wheels docker-test ray-test
 
 setup: $(VENV)/.installed
 
@@ -69,6 +69,12 @@ lint: setup
 bench: setup
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.precision
+
+soak: setup
+	$(BIN)/python -m benchmarks.soak
+
+fuzz: setup
+	$(BIN)/python -m benchmarks.fuzz
 
 # Pins all that the requirement files ask for, and what that asks for in turn; what is pinned already stays as it is,
 # unless UPGRADE=--upgrade. The file is empty meanwhile, for the others name it.

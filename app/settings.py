@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = Field(
         default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
     )
+    enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
@@ -43,8 +44,14 @@ class Settings(BaseSettings):
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
     )
+    fast_images: bool = Field(
+        default=False, description="large JPEGs decoded at a part of their size, and a faster resize; see below"
+    )
     decode_timeout: float = Field(
         default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
+    )
+    legacy_texts: bool = Field(
+        default=False, description="the old container's texts of SigLIP, which it did not pad when they came alone"
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(

@@ -59,15 +59,21 @@ def text_bodies() -> Iterator[bytes]:
         yield json.dumps({"texts": [f"a photo of {words} {number}"]}).encode()
 
 
-async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str, body: bytes) -> int:
-    """Send one request on an open connection and read its answer; the status."""
-    headers = f"Host: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str, body: bytes, headers: str = ""
+) -> tuple[int, bytes]:
+    """Send one request on an open connection and read its answer: status and body."""
+    headers += f"Host: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     writer.write(f"{head} HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body)
     await writer.drain()
     answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     length = int(answer.partition("content-length:")[2].partition("\r\n")[0] or 0)
-    await reader.readexactly(length)
-    return int(answer.split()[1])
+    return int(answer.split()[1]), await reader.readexactly(length)
+
+
+async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str, body: bytes) -> int:
+    """Send one request on an open connection and read its answer; the status."""
+    return (await ask(reader, writer, head, body))[0]
 
 
 async def load(

@@ -2,11 +2,13 @@
 
 import logging
 import time
+from dataclasses import replace
 
 from PIL import Image
 
 from app.errors import OutOfMemory
 from app.processors.padding import collate
+from app.processors.text import TextProcessor
 from app.settings import Settings
 from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor, Tower
 
@@ -28,6 +30,8 @@ def open_tower(
 
     The limits are what the settings say, and measured where they are silent.
     """
+    if settings.legacy_texts and kind == "text":
+        processor, padding = _unpadded(processor, padding)
     inputs = processor(_SAMPLES[kind])
     started = time.monotonic()
     width = session.start(collate([inputs], padding))().shape[1]
@@ -38,8 +42,16 @@ def open_tower(
         most = _MOST_ITEMS["cuda" if settings.enable_cuda else "cpu"]
         items = 1 if first > 2 * _MEASURE_SECONDS else measure_batch(session, inputs, padding, most, _MEASURE_SECONDS)
     tokens = settings.text_batch_tokens if kind == "text" else 0
-    limits = BatchLimits(items, tokens or items * len(inputs.get("input_ids", "1")))
+    limits = BatchLimits(items, tokens or items * len(inputs.get("input_ids", "1")), padding.same_length)
     return Tower(processor, session, limits, padding), width
+
+
+def _unpadded(processor: Processor, padding: Padding) -> tuple[Processor, Padding]:
+    """Each text as long as it is: a model that takes no mask reads padding as a part of the text."""
+    if not isinstance(processor, TextProcessor) or not processor.pads:
+        _log.warning("LEGACY_TEXTS changes nothing for this model; only SigLIP's texts are padded")
+        return processor, padding
+    return processor.unpadded(), replace(padding, same_length=True)
 
 
 def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, most: int, seconds: float) -> int:
