@@ -19,6 +19,11 @@ Vector = npt.NDArray[np.float32]
 Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the names of the model's inputs: of one item without a batch dimension, or of a batch."""
 
+
+class CutInputs(dict[str, npt.NDArray[Any]]):
+    """Inputs of a text of which the model takes only the beginning."""
+
+
 Processor = Callable[[Any], Inputs]
 """Turns one text, or one upright RGB picture, into the arrays of one item; safe on any thread."""
 
@@ -100,6 +105,7 @@ class LoadedModel:
     """A model that has run: both towers give vectors of the same `width`.
 
     `meta` is what GET /meta reports; `engine` says in words what computes the model.
+    `family` names its family, where that is known, and `folder` is where lies what was loaded.
     """
 
     text: Tower
@@ -107,3 +113,5 @@ class LoadedModel:
     width: int
     meta: dict[str, Any]
     engine: str
+    family: str = ""
+    folder: str = ""
