@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.api import page
+from app.api import embeddings, page
 from app.api.entry import OPEN, Entry
 from app.api.openapi import ask_for_token
 from app.api.routes import router
@@ -49,6 +49,8 @@ def create_app(
     app.include_router(router)
     if settings.enable_page:
         app.include_router(page.router)
+    if settings.enable_embeddings_api:
+        app.include_router(embeddings.router)
     add_error_handlers(app)
     token = settings.api_token.get_secret_value().strip() if settings.api_token else None
     if token:

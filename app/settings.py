@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = Field(
         default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
     )
+    enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")

@@ -48,14 +48,14 @@ class Entry:
                 _check_token(scope, self._token)
             await self._app(scope, receive, send_counted)
         except Unauthorized as error:
-            await response_to(error)(scope, receive, send_counted)
+            await response_to(error, path)(scope, receive, send_counted)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a native library's panic is no Exception
             _log.error("%s %s failed: %s", scope["method"], path, describe_unforeseen(error))
             if not started:
                 message = "the server failed on this request; its log says why"
-                await response_to(ServiceError(message))(scope, receive, send_counted)
+                await response_to(ServiceError(message), path)(scope, receive, send_counted)
 
 
 def _one_spelling(path: str) -> str:

@@ -49,19 +49,12 @@ class Answer(Response):
 
 @router.post("/vectorize", responses=VECTORIZE_RESPONSES, openapi_extra=VECTORIZE_REQUEST)
 async def vectorize(request: Request) -> Response:
-    service = _service(request)
+    service = service_of(request)
     with contextlib.ExitStack() as share:
         share.enter_context(service.metrics.request_seconds.time())
         running = await service.running()
         admission = share.enter_context(running.budget.admit(announced_bytes(request)))
-        body = await read_body(request, admission, service.settings.body_timeout)
-        most_items = running.budget.most_items
-        if len(body) > _PARSED_AT_ONCE:
-            payload = await asyncio.to_thread(parse_request, body, most_items)
-        else:
-            payload = parse_request(body, most_items)
-        service.metrics.bytes_in.inc(len(body))
-        del body
+        payload = await receive(request, running, admission, parse_request)
         texts, images = await while_connected(request, compute(running, admission, payload))
         del payload
         if len(texts) + len(images) > ROWS_AT_ONCE:
@@ -76,7 +69,7 @@ async def vectorize(request: Request) -> Response:
     responses={200: {"description": "The models' own configs", **json_content({"type": "object"})}, **errors(503)},
 )
 async def meta(request: Request) -> Response:
-    return Response((await _service(request).running()).meta, media_type="application/json")
+    return Response((await service_of(request).running()).meta, media_type="application/json")
 
 
 @router.get("/.well-known/live", status_code=204, responses=errors())
@@ -88,7 +81,7 @@ async def live() -> Response:
 @router.get("/.well-known/ready", status_code=204, responses=errors(503))
 @router.head("/.well-known/ready", status_code=204, responses=errors(503))
 async def ready(request: Request) -> Response:
-    _service(request).check_ready()
+    service_of(request).check_ready()
     return Response(status_code=204)
 
 
@@ -97,7 +90,20 @@ async def ready(request: Request) -> Response:
     responses={200: {"description": "Counts, for Prometheus", "content": {"text/plain": {}}}, **errors()},
 )
 async def metrics(request: Request) -> Response:
-    return Response(_service(request).metrics.dump(), media_type="text/plain; version=0.0.4")
+    return Response(service_of(request).metrics.dump(), media_type="text/plain; version=0.0.4")
+
+
+async def receive(
+    request: Request, running: Running, admission: Admission, parse: Callable[[bytearray, int], T]
+) -> T:
+    """The body, read within the budget and parsed; raises what `read_body` and `parse` raise."""
+    service = service_of(request)
+    body = await read_body(request, admission, service.settings.body_timeout)
+    service.metrics.bytes_in.inc(len(body))
+    most_items = running.budget.most_items
+    if len(body) > _PARSED_AT_ONCE:
+        return await asyncio.to_thread(parse, body, most_items)
+    return parse(body, most_items)
 
 
 async def compute(running: Running, admission: Admission, payload: VectorizeRequest) -> tuple[Vectors, Vectors]:
@@ -125,6 +131,7 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-def _service(request: Request) -> Service:
+def service_of(request: Request) -> Service:
+    """The service that create_app made."""
     service: Service = request.app.state.service
     return service

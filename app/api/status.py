@@ -1,5 +1,6 @@
-"""The one map from error to HTTP status and headers."""
+"""The one map from error to HTTP status, headers and body."""
 
+import re
 from collections.abc import Mapping
 
 import orjson
@@ -33,6 +34,9 @@ _HEADERS: tuple[tuple[type[ServiceError], dict[str, str]], ...] = (
     (UnsupportedEncoding, {"Accept-Encoding": "gzip, deflate"}),
     (Unavailable, {"Retry-After": "1"}),
 )
+# What OpenAI's API calls them; most errors have no code there.
+_CODES = {401: "invalid_api_key", 404: "not_found"}
+_PARAM = re.compile(r"(input|dimensions|encoding_format|model)\b")
 
 
 def status_of(error: ServiceError) -> int:
@@ -45,26 +49,41 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     return next((headers for kind, headers in _HEADERS if isinstance(error, kind)), {})
 
 
-def response_to(error: ServiceError) -> Response:
-    """JSON with a string `error`."""
-    return _json(str(error), status_of(error), headers_of(error))
+def response_to(error: ServiceError, path: str) -> Response:
+    """JSON with a string `error`; below /v1 in the form in which OpenAI's clients expect it."""
+    return _json(str(error), status_of(error), headers_of(error), path)
 
 
 def add_error_handlers(app: FastAPI) -> None:
     """Map every foreseen error to JSON with a string `error`."""
 
-    async def on_service_error(_: Request, error: Exception) -> Response:
+    async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        return response_to(error)
+        return response_to(error, request.scope["path"])
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _json(f"{request.method} {request.scope['path']}: {error.detail}", error.status_code, error.headers)
+        path = request.scope["path"]
+        return _json(f"{request.method} {path}: {error.detail}", error.status_code, error.headers, path)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
 
 
-def _json(message: str, status: int, headers: Mapping[str, str] | None) -> Response:
-    content = orjson.dumps({"error": message})
+def _json(message: str, status: int, headers: Mapping[str, str] | None, path: str) -> Response:
+    error: str | dict[str, str | None] = message
+    if path.startswith("/v1/"):
+        status = 400 if status == 422 else status
+        error = _openai_error(message, status)
+    content = orjson.dumps({"error": error})
     return Response(content, status, dict(headers or {}), media_type="application/json")
+
+
+def _openai_error(message: str, status: int) -> dict[str, str | None]:
+    param = _PARAM.match(message)
+    return {
+        "message": message,
+        "type": "server_error" if status >= 500 else "invalid_request_error",
+        "param": param[0] if param else None,
+        "code": _CODES.get(status),
+    }

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from app.towers import Inputs
+from app.towers import Inputs, Processor
 
 _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
@@ -84,10 +84,26 @@ class TextProcessor:
 
     def __call__(self, text: str) -> Inputs:
         """Text to int64 arrays of shape (tokens,), those that the model takes."""
-        encoding = self._tokenizer.encode(self._prompt + clean_text(text, self._clean))
+        encoding = self._encode(text)
         arrays = {
             "input_ids": encoding.ids,
             "attention_mask": encoding.attention_mask,
             "token_type_ids": encoding.type_ids,
         }
         return {name: np.array(arrays[name], np.int64) for name in self._names}
+
+    def count_tokens(self, text: str) -> int:
+        """The tokens of a text as the model reads it: cut, with its start and end, without padding."""
+        return sum(self._encode(text).attention_mask)
+
+    def _encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(self._prompt + clean_text(text, self._clean))
+
+
+def count_tokens(processor: Processor, text: str) -> int:
+    """The tokens of a text as the model reads it, of any tower's processor."""
+    if isinstance(processor, TextProcessor):
+        return processor.count_tokens(text)
+    inputs = processor(text)
+    mask = inputs.get("attention_mask")
+    return len(inputs["input_ids"]) if mask is None else int(mask.sum())

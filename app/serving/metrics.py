@@ -26,7 +26,7 @@ class Metrics:
             return Histogram(name, meaning, labels, registry=registry, buckets=_SECONDS)
 
         self.request_seconds = seconds(
-            "clip_request_seconds", "POST /vectorize from its headers to its answer, whatever that is"
+            "clip_request_seconds", "a request for vectors from its headers to its answer, whatever that is"
         )
         self.waiting_seconds = seconds(
             "clip_waiting_seconds", "an item's time neither prepared nor computed, until its vector is there", "kind"
@@ -45,7 +45,7 @@ class Metrics:
         self.waiting = gauge("clip_items_waiting", "items taken whose vectors are not there yet")
         self.waiting_bytes = gauge("clip_bytes_waiting", "bytes of bodies of requests not answered yet")
         self.bytes_in = counter("clip_received_bytes", "bytes of bodies received")
-        self.responses = counter("clip_responses", "answers to POST /vectorize", "status")
+        self.responses = counter("clip_responses", "answers to requests for vectors", "status")
         self.refused = counter("clip_requests_refused", "requests refused, by what there was no room for", "cause")
         self.left_seconds = seconds(
             "clip_left_seconds", "how long those had waited whose client left before the answer was there"
@@ -55,8 +55,8 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def count_answer(self, path: str, status: int) -> None:
-        """Count an answer, if it is one to POST /vectorize."""
-        if path == "/vectorize":
+        """Count an answer, if it is one to a request for vectors."""
+        if path in ("/vectorize", "/v1/embeddings"):
             self.responses.labels(status).inc()
 
     def dump(self) -> bytes:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
 from app.models.engine import chosen_precision
 from app.processors.picture import PictureProcessor, keep_decoded_memory
+from app.processors.text import count_tokens
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
 from app.serving.metrics import Metrics, seconds_since_start
@@ -41,6 +43,11 @@ class Running:
     batcher: Batcher
     budget: Budget
     meta: bytes
+
+    def count_tokens(self, texts: list[bytes]) -> int:
+        """The tokens that the model reads of these texts; tokenizes them, so not for the event loop."""
+        times = Counter(texts)
+        return sum(number * count_tokens(self.model.text.processor, _decode(text)) for text, number in times.items())
 
 
 class Service:
@@ -159,7 +166,7 @@ class Service:
         )
 
         def prepare_text(text: bytes) -> Inputs:
-            return model.text.processor(text[:_LONGEST_TEXT].decode(errors="ignore"))
+            return model.text.processor(_decode(text))
 
         pictures = PictureProcessor(
             model.image.processor,
@@ -187,6 +194,10 @@ class Service:
             limits,
         )
         return Running(model, batcher, budget, _json(model.meta))
+
+
+def _decode(text: bytes) -> str:
+    return text[:_LONGEST_TEXT].decode(errors="ignore")
 
 
 def _json(meta: dict[str, Any]) -> bytes:

@@ -87,6 +87,7 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # an answer is two writes
 
             def answer(self) -> None:
                 if standin.hangs_up:

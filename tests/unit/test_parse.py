@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.api.parse as parse
+import app.api.reader as reader
 from app.api.parse import parse_request
 from app.errors import InvalidRequest, TooLarge
 
@@ -27,7 +27,7 @@ BODIES = st.fixed_dictionaries(
 def small_pieces() -> Iterator[None]:
     """Pieces so small that every body has some, and each way to cut a character comes up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parse, "_PIECE", 16)
+        patch.setattr(reader, "_PIECE", 16)
         yield
 
 

@@ -12,10 +12,10 @@ from app.main import create_app
 from app.server import make_server
 from app.settings import Settings
 from tests.support.held_out import HeldOut
-from tests.support.server import free_port
+from tests.support.server import free_port, wait_for_ready
 from tests.support.weaviate_client import GoClient, ModuleError
 from tests.support.weaviate_module import ClassSettings, Module
-from tests.support.weaviate_start import Started
+from tests.support.weaviate_start import Start, Started
 
 PICTURE_ONLY = ClassSettings(image_fields=("image",))
 
@@ -89,6 +89,25 @@ def test_no_answer_is_a_redirect(container: str) -> None:
     for path in ("/meta/", "/.well-known/ready/", "/vectorize/x", "/"):
         status, body = client.send("GET", path)
         assert status < 300 or (status >= 400 and isinstance(json.loads(body)["error"], str))
+
+
+def test_an_address_with_a_slash_at_its_end(container: str) -> None:
+    client = GoClient(f"{container}/")
+    assert client.ready().status == 204
+    assert client.meta() == GoClient(container).meta()
+    [vector], _ = client.vectorize(["text"], [])
+    assert vector.shape == (64,)
+
+
+def test_the_token_is_the_password_of_the_address(start: Start) -> None:
+    port, process = start(API_TOKEN="s ecret")
+    wait_for_ready(f"http://127.0.0.1:{port}", process)
+    with pytest.raises(ModuleError, match=r"^fail with status 401: "):
+        GoClient(f"http://127.0.0.1:{port}").vectorize(["text"], [])
+    client = GoClient(f"http://anybody:s%20ecret@127.0.0.1:{port}")
+    assert client.wait_for_startup()[-1].status == 204
+    assert client.meta()
+    assert len(client.vectorize(["text"], [])[0]) == 1
 
 
 def test_idle_connections_are_still_reused_when_others_have_closed_them(service: Started) -> None:

@@ -1,0 +1,123 @@
+"""POST /v1/embeddings and GET /v1/models, as OpenAI's clients speak them, beside the contract."""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+from app.api.body import announced_bytes
+from app.api.parse_embeddings import parse_embeddings
+from app.api.routes import Answer, compute, receive, service_of, while_connected
+from app.api.schemas import ROWS_AT_ONCE
+from app.errors import InvalidRequest, ServiceError
+from app.towers import Vectors
+
+router = APIRouter()
+
+_NAMED_ITEM = re.compile(r"(texts|images)\[(\d+)\]")
+_LONGEST_NAME = 200
+
+
+@router.post("/v1/embeddings", include_in_schema=False)
+async def embeddings(request: Request) -> Response:
+    """The vectors that POST /vectorize gives, in the order of the input."""
+    service = service_of(request)
+    with contextlib.ExitStack() as share:
+        share.enter_context(service.metrics.request_seconds.time())
+        running = await service.running()
+        admission = share.enter_context(running.budget.admit(announced_bytes(request)))
+        payload = await receive(request, running, admission, parse_embeddings)
+        width = running.model.width
+        if payload.dimensions not in (None, width):
+            raise InvalidRequest(
+                f"dimensions: this model gives vectors of {width} numbers, which cannot be shortened to "
+                f"{payload.dimensions}; leave it out"
+            )
+        try:
+            texts, images = await while_connected(request, compute(running, admission, payload.items))
+        except ServiceError as error:
+            raise _named_by_input(error, payload.kinds) from error
+        tokens = await asyncio.to_thread(running.count_tokens, payload.items.texts)
+        kinds, as_base64, name = payload.kinds, payload.as_base64, _model_name(running.model.meta)
+        del payload
+        parts = await asyncio.to_thread(dump_embeddings, texts, images, kinds, as_base64, name, tokens)
+        return Answer(parts, share.pop_all().close)
+
+
+@router.get("/v1/models", include_in_schema=False)
+async def models(request: Request) -> Response:
+    """The one model that is served."""
+    running = await service_of(request).running()
+    return _json({"object": "list", "data": [_model(_model_name(running.model.meta))]})
+
+
+@router.get("/v1/models/{name:path}", include_in_schema=False)
+async def model(request: Request, name: str) -> Response:
+    """The model, if that is its name."""
+    running = await service_of(request).running()
+    served = _model_name(running.model.meta)
+    if name != served:
+        raise HTTPException(404, f"the model served here is {served}")
+    return _json(_model(served))
+
+
+def dump_embeddings(
+    texts: Vectors, images: Vectors, kinds: list[str], as_base64: bool, model: str, tokens: int
+) -> list[bytes]:
+    """The parts of the response body; rows of `texts` and `images` in the order that `kinds` gives."""
+    rest = {"model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    rows = {"texts": iter(texts), "images": iter(images)}
+    items = (_dump_item(index, next(rows[kind]), as_base64) for index, kind in enumerate(kinds))
+    return [b'{"object":"list","data":[', *_joined(items), b"],", orjson.dumps(rest)[1:]]
+
+
+def _dump_item(index: int, row: Vectors, as_base64: bool) -> bytes:
+    if as_base64:
+        vector = b'"%b"' % base64.b64encode(row.astype("<f4").tobytes())
+    else:
+        vector = orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
+    return b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector)
+
+
+def _joined(items: Iterator[bytes]) -> Iterator[bytes]:
+    """Commas between, and a few items a part."""
+    separator = b""
+    while some := list(itertools.islice(items, ROWS_AT_ONCE)):
+        yield separator + b",".join(some)
+        separator = b","
+
+
+def _named_by_input(error: ServiceError, kinds: list[str]) -> ServiceError:
+    """The same error, of the item's place in the input instead of that among the texts or the images."""
+    found = _NAMED_ITEM.match(str(error))
+    if not found:
+        return error
+    places = [place for place, kind in enumerate(kinds) if kind == found[1]]
+    return type(error)(f"input[{places[int(found[2])]}]{str(error)[found.end() :]}")
+
+
+def _model_name(meta: dict[str, Any]) -> str:
+    """A name for the model from its own configuration, which need not have one."""
+    config = meta.get("clip_model", meta)
+    for key in ("model_name", "_name_or_path", "name_or_path", "model_type"):
+        name = config.get(key)
+        # A path of the machine on which it was saved is no name.
+        if isinstance(name, str) and name and not name.startswith("/"):
+            return name[:_LONGEST_NAME]
+    return "multi2vec-clip"
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "multi2vec-clip"}
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
