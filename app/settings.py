@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -19,8 +23,10 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
-    log_format: Literal["plain", "json"] = Field(default="plain", description="of the log: plain or json")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_format: Annotated[Literal["plain", "json"], BeforeValidator(_lower)] = Field(
+        default="plain", description="of the log: plain or json"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         default="info", description="what is logged: debug, info, warning or error"
     )
     api_token: SecretStr | None = Field(
@@ -44,8 +50,14 @@ class Settings(BaseSettings):
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
     )
+    fast_images: bool = Field(
+        default=False, description="large JPEGs decoded at a part of their size, and a faster resize; see below"
+    )
     decode_timeout: float = Field(
         default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
+    )
+    legacy_texts: bool = Field(
+        default=False, description="the old container's texts of SigLIP, which it did not pad when they came alone"
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_waiting_bytes: int = Field(

@@ -19,6 +19,11 @@ Vector = npt.NDArray[np.float32]
 Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the names of the model's inputs: of one item without a batch dimension, or of a batch."""
 
+
+class CutInputs(dict[str, npt.NDArray[Any]]):
+    """Inputs of a text of which the model takes only the beginning."""
+
+
 Processor = Callable[[Any], Inputs]
 """Turns one text, or one upright RGB picture, into the arrays of one item; safe on any thread."""
 
@@ -41,19 +46,25 @@ class Padding:
 
     `values` names the value that pads an array, where that is not 0. With `max_tokens`, the longest that
     the model takes, long batches are padded to a few lengths only: an engine keeps what it made for each
-    shape that it meets, and would fill the memory with them.
+    shape that it meets, and would fill the memory with them. With `same_length` nothing is padded: a batch
+    holds items of one length.
     """
 
     values: dict[str, int] = field(default_factory=dict)
     max_tokens: int | None = None
+    same_length: bool = False
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """A batch holds at most `items` items and `tokens` tokens, padding included; a picture may be one token."""
+    """A batch holds at most `items` items and `tokens` tokens, padding included; a picture may be one token.
+
+    With `same_length` its items have the same number of tokens.
+    """
 
     items: int
     tokens: int
+    same_length: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ class LoadedModel:
     """A model that has run: both towers give vectors of the same `width`.
 
     `meta` is what GET /meta reports; `engine` says in words what computes the model.
+    `family` names its family, where that is known, and `folder` is where lies what was loaded.
     """
 
     text: Tower
@@ -101,3 +113,5 @@ class LoadedModel:
     width: int
     meta: dict[str, Any]
     engine: str
+    family: str = ""
+    folder: str = ""

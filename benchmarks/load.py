@@ -38,36 +38,48 @@ class Result:
 
 
 def image_bodies(count: int = 64) -> Iterator[bytes]:
-    """Bodies with one 800x600 JPEG each; four characters after the picture's end make each unique."""
-    rng = random.Random(1)
+    """Bodies with one 800x600 JPEG of about 119 kB each."""
+    return picture_bodies(800, 600, count)
+
+
+def picture_bodies(width: int, height: int, count: int, seed: int = 1) -> Iterator[bytes]:
+    """Bodies with one JPEG each; four characters after the picture's end make each unique."""
+    rng = random.Random(seed)
+    small = (width // 10, height // 10)
     pictures = []
     for _ in range(count):
-        noise = Image.frombytes("RGB", (80, 60), rng.randbytes(80 * 60 * 3))
+        noise = Image.frombytes("RGB", small, rng.randbytes(small[0] * small[1] * 3))
         buffer = io.BytesIO()
-        noise.resize((800, 600), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=88)
+        noise.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=88)
         data = buffer.getvalue()
         pictures.append(base64.b64encode(data + bytes(-len(data) % 3)))
     for number, picture in enumerate(itertools.cycle(pictures)):
         yield b'{"images": ["%s%04x"]}' % (picture, number % 65536)
 
 
-def text_bodies() -> Iterator[bytes]:
+def text_bodies(seed: int = 2) -> Iterator[bytes]:
     """Bodies with one text of 7 to 15 words each."""
-    rng = random.Random(2)
+    rng = random.Random(seed)
     for number in itertools.count():
         words = " ".join(rng.choices(WORDS, k=rng.randint(4, 12)))
         yield json.dumps({"texts": [f"a photo of {words} {number}"]}).encode()
 
 
-async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str, body: bytes) -> int:
-    """Send one request on an open connection and read its answer; the status."""
-    headers = f"Host: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str, body: bytes, headers: str = ""
+) -> tuple[int, bytes]:
+    """Send one request on an open connection and read its answer: status and body."""
+    headers += f"Host: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     writer.write(f"{head} HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body)
     await writer.drain()
     answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     length = int(answer.partition("content-length:")[2].partition("\r\n")[0] or 0)
-    await reader.readexactly(length)
-    return int(answer.split()[1])
+    return int(answer.split()[1]), await reader.readexactly(length)
+
+
+async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: str, body: bytes) -> int:
+    """Send one request on an open connection and read its answer; the status."""
+    return (await ask(reader, writer, head, body))[0]
 
 
 async def load(

@@ -1,8 +1,10 @@
-"""Show that memory stays flat: many requests of random sizes and lengths against one server.
+"""Load of every kind for hours: every answer right, none lost, memory, threads and files flat, ready on time.
 
-    python -m benchmarks.soak [--models demo/models] [--requests 10000] [--connections 16]
+    python -m benchmarks.soak [--models demo/models] [--seconds 900] [--clients 64] [--output benchmarks/soak]
 
-Prints the server's memory after each tenth of the requests.
+Each client sends requests of 1 to 120 texts and pictures; 5 of 100 requests hold a bad item, and in 10 of 100 the
+client leaves at a random moment. Each vector is compared with that of the item alone, asked for before. Writes
+figures to OUTPUT.json and a plot to OUTPUT.svg; the exit status is 1 if anything was wrong.
 """
 
 import argparse
@@ -11,30 +13,45 @@ import base64
 import io
 import json
 import random
+import statistics
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import orjson
 from PIL import Image
 
 from benchmarks.bench import memory, server
-from benchmarks.load import WORDS, send
+from benchmarks.load import WORDS, ask, poll_ready, send
+
+BAD_SHARE, LEAVING_SHARE = 0.05, 0.1
+READY_MS = 500.0
+# An answer that takes longer counts as lost.
+PATIENCE = 120.0
+_BAD = {
+    "texts": ['"\\ud800"', "1", "null", '"\x01"'],
+    "images": ['""', '"!!!"', '"aGVsbG8="', '"https://example.com/a.png"', '"iVBORw0KGgoAAAANSUhEUgAA"', "{}"],
+}
 
 
 def bodies(count: int, most_items: int) -> Iterator[bytes]:
     """Requests of 0 to `most_items` texts of 1 to 90 words and a few pictures of 1 to 900 pixels a side."""
     rng = random.Random(5)
     for _ in range(count):
-        texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 90))) for _ in range(rng.randint(0, most_items))]
-        images = []
-        for _ in range(rng.randint(0, max(1, most_items // 4))):
-            buffer = io.BytesIO()
-            colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
-            Image.new("RGB", (rng.randint(1, 900), rng.randint(1, 900)), colour).save(buffer, "JPEG")
-            images.append(base64.b64encode(buffer.getvalue()).decode())
+        texts = [_text(rng) for _ in range(rng.randint(0, most_items))]
+        images = [_picture(rng) for _ in range(rng.randint(0, max(1, most_items // 4)))]
         yield json.dumps({"texts": texts, "images": images}).encode()
 
 
 async def run(port: int, requests: Iterator[bytes], connections: int) -> None:
+    """Send all `requests`; raises RuntimeError at an answer that is not 200."""
+
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for body in requests:
@@ -45,25 +62,221 @@ async def run(port: int, requests: Iterator[bytes], connections: int) -> None:
     await asyncio.gather(*(client() for _ in range(connections)))
 
 
-def main() -> None:
+def _text(rng: random.Random) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(1, 90)))
+
+
+def _picture(rng: random.Random) -> str:
+    buffer = io.BytesIO()
+    colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+    image = Image.new("RGB", (rng.randint(1, 900), rng.randint(1, 900)), colour)
+    image.save(buffer, rng.choice(("JPEG", "PNG", "WEBP")))
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass
+class Findings:
+    """What was answered, and what was wrong with it."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Sample:
+    """The server at a moment."""
+
+    second: float
+    rss_anon_mb: float
+    threads: int
+    files: int
+    ready_ms: float
+
+
+class Soak:
+    """Clients of one server, and the items that they send with the vector of each alone."""
+
+    def __init__(self, port: int, pid: int) -> None:
+        self.port, self.pid = port, pid
+        self.findings = Findings()
+        self.samples: list[Sample] = []
+        rng = random.Random(7)
+        self._items = {"texts": [_text(rng) for _ in range(300)], "images": [_picture(rng) for _ in range(100)]}
+        self._alone: dict[str, list[npt.NDArray[np.float64]]] = {}
+
+    async def run(self, seconds: float, clients: int) -> None:
+        for kind, items in self._items.items():
+            self._alone[kind] = [await self._vector_alone(kind, item) for item in items]
+        end = time.monotonic() + seconds
+        watching = asyncio.create_task(self._watch(end))
+        await asyncio.gather(*(self._client(random.Random(n), end) for n in range(clients)))
+        await watching
+        await asyncio.sleep(2)  # those who left are forgotten by now
+        self.samples.append(await self._sample(seconds + 2))
+
+    async def _vector_alone(self, kind: str, item: str) -> npt.NDArray[np.float64]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        _, answer = await ask(reader, writer, "POST /vectorize", orjson.dumps({kind: [item]}))
+        writer.close()
+        return np.array(orjson.loads(answer)["textVectors" if kind == "texts" else "imageVectors"][0])
+
+    async def _client(self, rng: random.Random, end: float) -> None:
+        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        while time.monotonic() < end:
+            chosen = self._choose(rng)
+            body, bad = self._body(rng, chosen)
+            connection = connection or await asyncio.open_connection("127.0.0.1", self.port)
+            try:
+                if rng.random() < LEAVING_SHARE:
+                    await self._leave(rng, connection[1], body)
+                    connection = None
+                    continue
+                started = time.monotonic()
+                async with asyncio.timeout(PATIENCE):
+                    status, answer = await ask(*connection, "POST /vectorize", body)
+                self.findings.latencies.append(time.monotonic() - started)
+                self.findings.answers[str(status)] += 1
+                if wrong := self._judge(status, answer, chosen, bad):
+                    self.findings.wrong.append(wrong)
+            except (OSError, EOFError, TimeoutError) as error:
+                self.findings.wrong.append(f"lost: {error!r}")
+                connection = None
+
+    def _choose(self, rng: random.Random) -> dict[str, list[int]]:
+        most = rng.choices((1, 8, 30, 120), (60, 25, 12, 3))[0]
+        texts = rng.randint(0, most)
+        counts = {"texts": texts, "images": rng.randint(0 if texts else 1, max(1, most // 4))}
+        return {kind: rng.choices(range(len(self._items[kind])), k=count) for kind, count in counts.items()}
+
+    def _body(self, rng: random.Random, chosen: dict[str, list[int]]) -> tuple[bytes, str]:
+        """The body, and the name of its bad item, if it has one."""
+        items = {kind: [json.dumps(self._items[kind][index]) for index in chosen[kind]] for kind in chosen}
+        name = ""
+        if rng.random() < BAD_SHARE:
+            kind = rng.choice([kind for kind in items if items[kind]])
+            at = rng.randrange(len(items[kind]))
+            items[kind][at] = rng.choice(_BAD[kind])
+            name = f"{kind}[{at}]"
+        return f'{{"texts": [{", ".join(items["texts"])}], "images": [{", ".join(items["images"])}]}}'.encode(), name
+
+    async def _leave(self, rng: random.Random, writer: asyncio.StreamWriter, body: bytes) -> None:
+        head = f"POST /vectorize HTTP/1.1\r\nHost: soak\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        data = head + body
+        writer.write(data if rng.random() < 0.6 else data[: rng.randrange(len(data))])
+        await asyncio.sleep(rng.random() * rng.choice((0.01, 0.1, 1)))
+        if rng.random() < 0.5:
+            writer.transport.abort()
+        writer.close()
+        self.findings.answers["left"] += 1
+
+    def _judge(self, status: int, answer: bytes, chosen: dict[str, list[int]], bad: str) -> str:
+        """What is wrong with an answer; empty if nothing is."""
+        document = orjson.loads(answer)
+        if bad:
+            right = status == 422 and document["error"].startswith(bad)
+            return "" if right else f"{bad}: {status} {answer[:200]!r}"
+        if status != 200:
+            return f"{status} {answer[:200]!r}"
+        for kind, key in (("texts", "textVectors"), ("images", "imageVectors")):
+            if len(document[key]) != len(chosen[kind]):
+                return f"{len(document[key])} {key} for {len(chosen[kind])} {kind}"
+            for index, row in zip(chosen[kind], document[key], strict=True):
+                alone, got = self._alone[kind][index], np.array(row)
+                lengths = float(np.linalg.norm(alone)), float(np.linalg.norm(got))
+                if alone @ got < 0.9999 * lengths[0] * lengths[1] or abs(lengths[0] - lengths[1]) > 1e-3 * lengths[0]:
+                    return f"{kind}[{index}]: another vector than alone"
+        return ""
+
+    async def _watch(self, end: float) -> None:
+        started = time.monotonic()
+        while time.monotonic() < end:
+            self.samples.append(await self._sample(time.monotonic() - started))
+
+    async def _sample(self, second: float) -> Sample:
+        # The ready polls run on a loop of their own: this one is busy with clients.
+        ready = await asyncio.to_thread(lambda: asyncio.run(poll_ready(self.port, 0.9, 0.1)))
+        late = float("inf") if ready.failed else ready.percentile(1)
+        return Sample(second, memory(self.pid)["rss_anon_mb"], *_threads_and_files(self.pid), late)
+
+
+def _threads_and_files(pid: int) -> tuple[int, int]:
+    threads, files = (len(list(Path(f"/proc/{pid}/{name}").iterdir())) for name in ("task", "fd"))
+    return threads, files
+
+
+def report(soak: Soak, seconds: float) -> dict[str, Any]:
+    """Figures, and under `problems` what was not as it should be."""
+    findings, samples = soak.findings, soak.samples
+    quarter = max(1, len(samples) // 4)
+    early, late = (
+        statistics.median(sample.rss_anon_mb for sample in part)
+        for part in (samples[quarter : 2 * quarter], samples[-quarter:])
+    )
+    ready = max(sample.ready_ms for sample in samples)
+    latencies = sorted(findings.latencies)
+    problems = findings.wrong[:20]
+    if late - early > 0.05 * early:
+        problems.append(f"memory grew from {early:.0f} to {late:.0f} MB")
+    if ready > READY_MS:
+        problems.append(f"ready took {ready:.0f} ms")
+    for name in ("threads", "files"):
+        first, last = getattr(samples[0], name), getattr(samples[-1], name)
+        if last > first + (2 if name == "threads" else 0):
+            problems.append(f"{name}: {first} at first, {last} at last")
+    return {
+        "seconds": seconds,
+        "answers": dict(findings.answers),
+        "wrong_or_lost": len(findings.wrong),
+        "latency_ms": {str(share): 1000 * latencies[int(share * (len(latencies) - 1))] for share in (0.5, 0.99, 1)},
+        "memory_mb": {"second_quarter": early, "last_quarter": late, "most": max(s.rss_anon_mb for s in samples)},
+        "ready_ms": {"p50": statistics.median(s.ready_ms for s in samples), "most": ready},
+        "problems": problems,
+        "samples": [vars(sample) for sample in samples],
+    }
+
+
+def plot(samples: list[Sample]) -> str:
+    """SVG: one curve each over the seconds."""
+    width, height = 900, 130
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{4 * height}" font-family="sans-serif">'
+    ]
+    parts.append('<rect width="100%" height="100%" fill="white"/>')
+    span = max(sample.second for sample in samples) or 1
+    for row, (name, label) in enumerate(
+        (("rss_anon_mb", "memory, MB"), ("threads", "threads"), ("files", "open files"), ("ready_ms", "ready, ms"))
+    ):
+        values = [float(getattr(sample, name)) for sample in samples]
+        most = max(values) or 1
+        bottom = (row + 1) * height - 20
+        points = " ".join(
+            f"{60 + (width - 80) * sample.second / span:.1f},{bottom - (height - 45) * value / most:.1f}"
+            for sample, value in zip(samples, values, strict=True)
+        )
+        parts.append(f'<text x="10" y="{row * height + 18}" font-size="13">{label}: at most {most:.0f}</text>')
+        parts.append(f'<polyline points="{points}" fill="none" stroke="#9d1857" stroke-width="1.2"/>')
+    parts.append(f'<text x="60" y="{4 * height - 4}" font-size="12">0 to {span:.0f} s</text></svg>')
+    return "\n".join(parts)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("demo/models"))
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--most-items", type=int, default=20, help="most texts in a request")
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/soak"), help="without its suffix")
     options = parser.parse_args()
-    requests = bodies(options.requests, options.most_items)
-    with server("app", options.models, {}) as (port, pid, _):
-        print(f"{'requests':>9} {'RSS MB':>9} {'anonymous MB':>13}")
-        for part in range(11):
-            figures = memory(pid)
-            print(
-                f"{part * options.requests // 10:9} {figures['rss_mb']:9.1f} {figures['rss_anon_mb']:13.1f}",
-                flush=True,
-            )
-            some = (body for body, _ in zip(requests, range(options.requests // 10), strict=False))
-            asyncio.run(run(port, some, options.connections))
+    # A cache for some of the items: what is computed and what is remembered are both looked at.
+    with server("app", options.models, {"VECTOR_CACHE_BYTES": "50000"}) as (port, pid, _):
+        soak = Soak(port, pid)
+        asyncio.run(soak.run(options.seconds, options.clients))
+    figures = report(soak, options.seconds)
+    options.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    options.output.with_suffix(".svg").write_text(plot(soak.samples) + "\n")
+    print(json.dumps({name: value for name, value in figures.items() if name != "samples"}, indent=1))
+    return 1 if figures["problems"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

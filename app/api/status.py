@@ -1,11 +1,13 @@
 """The one map from error to HTTP status, headers and body."""
 
+import logging
 import re
 from collections.abc import Mapping
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.errors import (
     BodyTimeout,
@@ -17,6 +19,10 @@ from app.errors import (
     Unavailable,
     UnsupportedEncoding,
 )
+from app.logs import Throttle
+
+_log = logging.getLogger(__name__)
+_log.addFilter(Throttle())
 
 # The first that fits counts.
 _STATUS: tuple[tuple[type[ServiceError], int], ...] = (
@@ -59,15 +65,32 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        return response_to(error, request.scope["path"])
+        path, status = request.scope["path"], status_of(error)
+        if not path.startswith("/.well-known/"):
+            _log.log(_level(error, status), "%s %s: %d, %s", request.method, path, status, error)
+        return response_to(error, path)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.scope["path"]
-        return _json(f"{request.method} {path}: {error.detail}", error.status_code, error.headers, path)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return _json(f"{request.method} {path}: {error.detail}", error.status_code, headers, path)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _level(error: ServiceError, status: int) -> int:
+    if isinstance(error, ClientGone):
+        return logging.DEBUG
+    return logging.WARNING if status >= 500 else logging.INFO
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of the path: starlette names those of the first."""
+    scope = {**request.scope, "method": ""}
+    routes = [route for route in request.app.routes if route.matches(scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
 
 
 def _json(message: str, status: int, headers: Mapping[str, str] | None, path: str) -> Response:

@@ -13,7 +13,7 @@ from app.families.folders import hub_snapshot, read_config
 from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
 from app.processors.text import TextProcessor
-from app.towers import Processor, TorchModel
+from app.towers import Padding, Processor, TorchModel
 
 _TRAINED_LENGTH = 64
 
@@ -51,6 +51,7 @@ class SigLIP:
                 Embeds(model, text_embeddings),
                 _text_processor(processor.tokenizer, _length(folder), list(text("a"))),
                 text,
+                Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, _length(folder)),
                 # A special token that a text spells out is read otherwise after the conversion, and means nothing.
                 samples=SAMPLE_TEXTS[:-1] if _is_sentencepiece(processor.tokenizer) else SAMPLE_TEXTS,
             ),

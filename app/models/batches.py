@@ -6,6 +6,7 @@ import os
 import platform
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from app.cgroup import usable_cpus
 from app.errors import OutOfMemory
 from app.processors.padding import collate
+from app.processors.text import TextProcessor
 from app.settings import Settings
 from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor, Tower
 
@@ -41,6 +43,8 @@ def open_tower(
     The limits are what the settings say, and measured where they are silent: once for each kind of machine, if
     there is a compiled form whose `folder` can keep them.
     """
+    if settings.legacy_texts and kind == "text":
+        processor, padding = _unpadded(processor, padding)
     inputs = processor(_SAMPLES[kind])
     started = time.monotonic()
     width = session.start(collate([inputs], padding))().shape[1]
@@ -56,8 +60,16 @@ def open_tower(
         if folder is not None:
             _keep(folder, machine, kind, items)
     tokens = settings.text_batch_tokens if kind == "text" else 0
-    limits = BatchLimits(items, tokens or items * len(inputs.get("input_ids", "1")))
+    limits = BatchLimits(items, tokens or items * len(inputs.get("input_ids", "1")), padding.same_length)
     return Tower(processor, session, limits, padding), width
+
+
+def _unpadded(processor: Processor, padding: Padding) -> tuple[Processor, Padding]:
+    """Each text as long as it is: a model that takes no mask reads padding as a part of the text."""
+    if not isinstance(processor, TextProcessor) or not processor.pads:
+        _log.warning("LEGACY_TEXTS changes nothing for this model; only SigLIP's texts are padded")
+        return processor, padding
+    return processor.unpadded(), replace(padding, same_length=True)
 
 
 def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, most: int, seconds: float) -> int:

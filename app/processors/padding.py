@@ -11,7 +11,7 @@ def collate(items: list[Inputs], padding: Padding) -> Inputs:
     for name, first in items[0].items():
         shapes = [item[name].shape for item in items]
         shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-        if len(shape) == 1 and padding.max_tokens is not None:
+        if len(shape) == 1 and padding.max_tokens is not None and not padding.same_length:
             shape = (padded_length(shape[0], padding.max_tokens),)
         array = np.full((len(items), *shape), padding.values.get(name, 0), first.dtype)
         for row, item in zip(array, items, strict=True):

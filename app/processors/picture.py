@@ -13,6 +13,9 @@ from app.processors.image import ImageProcessor
 from app.processors.isolated import DecoderProcesses, RarePicture
 from app.towers import Inputs, Processor
 
+# So many times the size that the model takes is what a JPEG is decoded at, at least.
+_HEAD_ROOM = 4
+
 
 class OpenedPicture:
     """A picture of which the header was read.
@@ -20,9 +23,10 @@ class OpenedPicture:
     `decoded_bytes` is how much memory prepare() takes at most. Raises InvalidRequest or Unavailable.
     """
 
-    def __init__(self, picture: CommonPicture | RarePicture, processor: Processor) -> None:
+    def __init__(self, picture: CommonPicture | RarePicture, processor: Processor, fast: bool) -> None:
         self._picture = picture
         self._processor = processor
+        self._fast = fast
 
     @property
     def decoded_bytes(self) -> int:
@@ -31,8 +35,17 @@ class OpenedPicture:
     def prepare(self) -> Inputs:
         """The arrays of the image tower."""
         if isinstance(self._processor, ImageProcessor):
-            return self._processor.prepare(self._picture.decode())
+            return self._processor.prepare(self._picture.decode(self._least_size()), self._fast)
         return self._processor(self._picture.decode().upright())
+
+    def _least_size(self) -> tuple[int, int] | None:
+        """As small as the stored picture may be decoded; None for its full size."""
+        if not self._fast or not isinstance(self._processor, ImageProcessor):
+            return None
+        width, height = self._processor.resized_size(*self._picture.size)
+        if self._processor.shortest_edge is None:
+            width = height = max(width, height)  # either may turn out to be the other
+        return _HEAD_ROOM * width, _HEAD_ROOM * height
 
 
 class PictureProcessor:
@@ -40,14 +53,19 @@ class PictureProcessor:
 
     Of an animation the first frame counts. Transparency is laid on white, rotation tags are honoured, 16-bit and
     float greys keep their tones; with `legacy` the picture is only converted to RGB. No picture of more than
-    `max_pixels` is decoded, and none for longer than `seconds` of computing. Safe on any thread.
+    `max_pixels` is decoded, and none for longer than `seconds` of computing. With `fast` a large JPEG is decoded at a
+    part of its size and pictures are resized by a library whose pixels are nearly those of Pillow, where the model
+    takes a plain crop. Safe on any thread.
     """
 
-    def __init__(self, processor: Processor, *, max_pixels: int, seconds: float, legacy: bool = False) -> None:
+    def __init__(
+        self, processor: Processor, *, max_pixels: int, seconds: float, legacy: bool = False, fast: bool = False
+    ) -> None:
         self._processor = processor
         self._max_pixels = max_pixels
         self._seconds = seconds
         self._legacy = legacy
+        self._fast = fast
         self._processes = DecoderProcesses(max_pixels, seconds, legacy)
 
     def __call__(self, text: bytes) -> Inputs:
@@ -65,10 +83,10 @@ class PictureProcessor:
         if header is not None:
             picture = CommonPicture(header, self._max_pixels, self._legacy)
             if picture.seconds <= self._seconds:
-                yield OpenedPicture(picture, self._processor)
+                yield OpenedPicture(picture, self._processor, self._fast)
                 return
         with self._processes.open(data) as rare:
-            yield OpenedPicture(rare, self._processor)
+            yield OpenedPicture(rare, self._processor, self._fast)
 
     def close(self) -> None:
         """End the processes that have nothing to do; those at work end with the server."""

@@ -4,6 +4,8 @@ What comes before an open_clip tokenizer follows `basic_clean` and what comes af
 """
 
 import html
+import os
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,14 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from app.towers import Inputs, Processor
+from app.processors.cut import LONGEST_WORD, Chunks, TextCutter
+from app.towers import CutInputs, Inputs, Processor
+
+# One text at a time needs no pool of threads, one for each core of the host.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+_BLANKS = re.compile(r"\s{2,}")
 
 
 def clean_text(text: str, name: str) -> str:
@@ -51,6 +58,7 @@ class TextProcessor:
         self._prompt = prompt
         self._pad_id = pad_id
         self._clean = clean
+        self._cut = TextCutter(self._chunks, tokenizer_json, max_length)
         self._tokenizer.enable_truncation(max_length)
         if pad_id is None:
             self._tokenizer.no_padding()
@@ -82,22 +90,62 @@ class TextProcessor:
     def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
         return cls((folder / "tokenizer.json").read_text(encoding="utf-8"), **description)
 
+    @property
+    def pads(self) -> bool:
+        """Whether every text is padded to `max_length`."""
+        return self._pad_id is not None
+
+    def unpadded(self) -> "TextProcessor":
+        """The same without padding to `max_length`."""
+        return TextProcessor(
+            self._tokenizer.to_str(), self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
+        )
+
     def __call__(self, text: str) -> Inputs:
-        """Text to int64 arrays of shape (tokens,), those that the model takes."""
+        """Text to int64 arrays of shape (tokens,), those that the model takes.
+
+        They are CutInputs if the text goes on beyond them. The interpreter's lock is free meanwhile.
+        """
         encoding = self._encode(text)
         arrays = {
             "input_ids": encoding.ids,
             "attention_mask": encoding.attention_mask,
             "token_type_ids": encoding.type_ids,
         }
-        return {name: np.array(arrays[name], np.int64) for name in self._names}
+        inputs = {name: np.array(arrays[name], np.int64) for name in self._names}
+        is_full = len(encoding.ids) >= self._max_length and encoding.attention_mask[-1]
+        return CutInputs(inputs) if is_full and encoding.overflowing else inputs
 
     def count_tokens(self, text: str) -> int:
         """The tokens of a text as the model reads it: cut, with its start and end, without padding."""
         return sum(self._encode(text).attention_mask)
 
     def _encode(self, text: str) -> Encoding:
-        return self._tokenizer.encode(self._prompt + clean_text(text, self._clean))
+        beginning = self._cut(self._prompt + self._cleaned(text))
+        (encoding,) = self._tokenizer.encode_batch_fast([beginning])
+        return encoding
+
+    def _chunks(self, text: str) -> Chunks:
+        (encoding,) = self._tokenizer.encode_batch_fast([text])
+        return [encoding.ids, *(each.ids for each in encoding.overflowing)]
+
+    def _cleaned(self, text: str) -> str:
+        """Of a long text only as much as gives enough tokens, for cleaning takes longer than tokenizing."""
+        if not self._clean or len(text) <= self._cut.short:
+            return clean_text(text, self._clean)
+        text = _BLANKS.sub(_one_blank, text)
+        size = max(2 * self._cut.short, 2 * LONGEST_WORD)
+        while size < len(text):
+            # What is cut through, such as an HTML entity, is behind the tokens that count.
+            cleaned = clean_text(text[:size], self._clean)
+            if self._cut.beginning(cleaned) is not None:
+                return cleaned
+            size *= 4
+        return clean_text(text, self._clean)
+
+
+def _one_blank(blanks: re.Match[str]) -> str:
+    return "\n" if "\n" in blanks[0] else " "
 
 
 def count_tokens(processor: Processor, text: str) -> int:

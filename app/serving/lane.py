@@ -240,11 +240,12 @@ class Lane:
         """The first ready item in turn and those that fit it; there must be one."""
         head, *rest = self._in_turn(prospect)
         batch, total, longest = [head], head.tokens, head.tokens
+        most_padding = 0.0 if self.limits.same_length else _MOST_PADDING
         for item in sorted(rest, key=lambda item: abs(item.tokens - head.tokens)):
             if len(batch) == self.batch_items:
                 break
             padded = (len(batch) + 1) * max(longest, item.tokens)
-            if padded <= self.limits.tokens and total + item.tokens >= (1 - _MOST_PADDING) * padded:
+            if padded <= self.limits.tokens and total + item.tokens >= (1 - most_padding) * padded:
                 batch.append(item)
                 total += item.tokens
                 longest = max(longest, item.tokens)

@@ -195,3 +195,18 @@ def test_a_library_that_is_not_installed_is_named(
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"pip install -r {requirements}" in log and "Traceback" not in log
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_texts_of_siglip_as_the_old_container_took_them(tmp_path: Path, serve: Serve, engine: str) -> None:
+    """It padded to the longest text of a request, so a text that came alone was not padded at all."""
+    source = tiny_families.siglip(tmp_path / "hub")
+    shutil.copytree(source, tmp_path / "models" / "siglip")
+    url = serve(tmp_path / "models", ENGINE=engine, LEGACY_TEXTS="1", CACHE_DIR=str(tmp_path / "cache"))
+    texts, _ = transformers_reference(source, False, truncation=True, max_length=64)
+    some = ["a red cat", "a cat", "a dog", "a blue tree beside the red house", "cat " * 200]
+    vectors = httpx.post(f"{url}/vectorize", json={"texts": some}, timeout=60).json()["textVectors"]
+    with torch.inference_mode():
+        np.testing.assert_allclose(vectors, np.concatenate([texts([text]) for text in some]), rtol=1e-3, atol=1e-5)
+        padded, _ = transformers_reference(source, False, padding="max_length", truncation=True, max_length=64)
+        assert not np.allclose(vectors[0], padded(["a red cat"])[0], rtol=1e-2, atol=1e-3)
