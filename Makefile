@@ -7,7 +7,8 @@ PINS := requirements.txt $(wildcard requirements/*.txt)
 # What serving a compiled model needs; all that development needs holds it too.
 SERVING := $(or $(wildcard $(VENV)/.installed),$(VENV)/.serving)
 
-.PHONY: setup demo demo-compiled serve bake unit test browser lint bench soak fuzz constraints wheels docker-test ray-test
+.PHONY: setup demo demo-compiled serve bake unit test browser prometheus dashboard lint bench soak fuzz constraints
+.PHONY: wheels docker-test ray-test
 
 setup: $(VENV)/.installed
 
@@ -53,13 +54,21 @@ bake: $(SERVING)
 unit: setup
 	$(BIN)/python -m pytest -q tests/unit
 
-test: setup browser $(VENV)/.families
+test: setup browser prometheus $(VENV)/.families
 	$(BIN)/python -m pytest -q
 	$$(cat $(VENV)/.families) -m pytest -q tests/more_families
 
 # The page is tested in Debian's Chromium, behind Debian's nginx.
 browser:
 	tests/page/install.sh
+
+# The alerts and the dashboard are tried with Debian's Prometheus; no service is started.
+prometheus: setup
+	deploy/prometheus/install.sh $(VENV)/prometheus
+
+# What Grafana loads, from deploy/grafana/dashboard.py.
+dashboard: setup
+	$(BIN)/python deploy/grafana/dashboard.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 
 _SELF = Path("/proc/self")
@@ -38,7 +39,8 @@ def resident_memory(proc: Path = _SELF) -> int:
     except (OSError, ValueError, IndexError):  # no procfs: macOS
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _schedulable_cpus() -> int:

@@ -20,6 +20,7 @@ from app.models.load import load_model
 from app.serving.service import Service
 from app.settings import Settings
 from app.towers import LoadedModel
+from app.version import VERSION
 
 
 def _terminate() -> None:
@@ -44,7 +45,7 @@ def create_app(
             await task
         service.stop()
 
-    app = FastAPI(title="multi2vec-clip", lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(title="multi2vec-clip", version=VERSION, lifespan=lifespan, redirect_slashes=False)
     app.state.service = service
     app.include_router(router)
     if settings.enable_page:

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from app import logs
 from app.api.protocol import protocol_for
+from app.connections import Room, raise_open_files
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
@@ -64,6 +65,17 @@ class Server(uvicorn.Server):
             self._at_once = True
             return
         self._asked_at, self._asked_by = time.monotonic(), sig
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and close the connections that have been idle longest before there are too many."""
+        make_protocol, room = self.config.http_protocol_class, Room(raise_open_files())
+
+        def connected(*args: Any, **kwargs: Any) -> asyncio.Protocol:
+            room.make(self.server_state.connections)
+            return make_protocol(*args, **kwargs)
+
+        self.config.http_protocol_class = cast(type[asyncio.Protocol], connected)
+        await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if self._asked_at is not None and not self._service.draining:

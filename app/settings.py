@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -19,8 +23,10 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
-    log_format: Literal["plain", "json"] = Field(default="plain", description="of the log: plain or json")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_format: Annotated[Literal["plain", "json"], BeforeValidator(_lower)] = Field(
+        default="plain", description="of the log: plain or json"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         default="info", description="what is logged: debug, info, warning or error"
     )
     api_token: SecretStr | None = Field(

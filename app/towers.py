@@ -105,6 +105,7 @@ class LoadedModel:
     """A model that has run: both towers give vectors of the same `width`.
 
     `meta` is what GET /meta reports; `engine` says in words what computes the model.
+    `family` names its family, where that is known, and `folder` is where lies what was loaded.
     """
 
     text: Tower
@@ -112,3 +113,5 @@ class LoadedModel:
     width: int
     meta: dict[str, Any]
     engine: str
+    family: str = ""
+    folder: str = ""

@@ -38,22 +38,28 @@ class Result:
 
 
 def image_bodies(count: int = 64) -> Iterator[bytes]:
-    """Bodies with one 800x600 JPEG each; four characters after the picture's end make each unique."""
-    rng = random.Random(1)
+    """Bodies with one 800x600 JPEG of about 119 kB each."""
+    return picture_bodies(800, 600, count)
+
+
+def picture_bodies(width: int, height: int, count: int, seed: int = 1) -> Iterator[bytes]:
+    """Bodies with one JPEG each; four characters after the picture's end make each unique."""
+    rng = random.Random(seed)
+    small = (width // 10, height // 10)
     pictures = []
     for _ in range(count):
-        noise = Image.frombytes("RGB", (80, 60), rng.randbytes(80 * 60 * 3))
+        noise = Image.frombytes("RGB", small, rng.randbytes(small[0] * small[1] * 3))
         buffer = io.BytesIO()
-        noise.resize((800, 600), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=88)
+        noise.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=88)
         data = buffer.getvalue()
         pictures.append(base64.b64encode(data + bytes(-len(data) % 3)))
     for number, picture in enumerate(itertools.cycle(pictures)):
         yield b'{"images": ["%s%04x"]}' % (picture, number % 65536)
 
 
-def text_bodies() -> Iterator[bytes]:
+def text_bodies(seed: int = 2) -> Iterator[bytes]:
     """Bodies with one text of 7 to 15 words each."""
-    rng = random.Random(2)
+    rng = random.Random(seed)
     for number in itertools.count():
         words = " ".join(rng.choices(WORDS, k=rng.randint(4, 12)))
         yield json.dumps({"texts": [f"a photo of {words} {number}"]}).encode()

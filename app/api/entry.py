@@ -5,10 +5,12 @@ import base64
 import hmac
 import logging
 import re
+import uuid
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs
 from app.api.status import response_to
 from app.errors import ServiceError, Unauthorized, describe_unforeseen
 
@@ -17,9 +19,12 @@ _log = logging.getLogger(__name__)
 # Health, for whoever watches the container, and the page, which asks its user for the token.
 OPEN = re.compile(r"/\.well-known/(live|ready)|/|/page/.*")
 
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
 
 class Entry:
-    """Makes one path of its spellings, asks for the `token`, and turns what nobody foresaw into an answer.
+    """Makes one path of its spellings, gives the request its X-Request-ID, asks for the `token`, and turns what
+    nobody foresaw into an answer.
 
     `count` is called with the path and the status of each answer.
     """
@@ -34,12 +39,15 @@ class Entry:
             await self._app(scope, receive, send)
             return
         path = scope["path"] = _one_spelling(scope["path"])
+        identifier = _request_id(scope)
+        logs.request_id.set(identifier)
         started = False
 
         async def send_counted(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", identifier.encode())]
                 self._count(path, message["status"])
             await send(message)
 
@@ -56,6 +64,12 @@ class Entry:
             if not started:
                 message = "the server failed on this request; its log says why"
                 await response_to(ServiceError(message), path)(scope, receive, send_counted)
+
+
+def _request_id(scope: Scope) -> str:
+    """The X-Request-ID that the caller sent, if it can stand in a header and a log; else a new one."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _one_spelling(path: str) -> str:

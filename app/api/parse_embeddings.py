@@ -1,6 +1,7 @@
 """The body of POST /v1/embeddings: from JSON to items."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from app.api.parse import VectorizeRequest
@@ -81,27 +82,31 @@ def _read_item(reader: Reader, request: EmbeddingsRequest, name: str) -> None:
 
 def _read_part(reader: Reader, name: str) -> tuple[str, bytes]:
     """Kind and content of {"text": …}, {"image": …} or {"image_url": {"url": …}}."""
-    found: list[tuple[str, bytes]] = []
+    send = 'send {"text": "…"} or {"image": "<base64>"}'
+    found: tuple[str, bytes] | None = None
+    for key, at in _strings_within(reader, name):
+        if found:
+            raise InvalidRequest(f"{name}: holds more than one text or image, for which there is no vector; {send}")
+        found = ("texts" if key == "text" else "images", reader.item(at))
+    if not found:
+        raise InvalidRequest(f"{name}: holds neither a text nor an image; {send}")
+    return found
+
+
+def _strings_within(reader: Reader, name: str) -> Iterator[tuple[str, str]]:
+    """Stops before each string that is an item, with its key and its name; passes all else."""
     for key in reader.keys(name):
         first = reader.next()
         if key in ("text", "image", "image_url") and first == ord('"'):
-            found.append(("texts" if key == "text" else "images", reader.item(f"{name}.{key}")))
+            yield key, f"{name}.{key}"
         elif key == "image_url" and first == ord("{"):
             for inner in reader.keys(f"{name}.{key}"):
                 if inner == "url" and reader.next() == ord('"'):
-                    found.append(("images", reader.item(f"{name}.{key}.url")))
+                    yield key, f"{name}.{key}.url"
                 else:
                     reader.other(f"{name}.{key}", 4)
         else:
             reader.other(f"{name}.{shown(key)}", 3)
-    if len(found) != 1:
-        what = (
-            "neither a text nor an image"
-            if not found
-            else "more than one text or image, for which there is no vector"
-        )
-        raise InvalidRequest(f'{name}: holds {what}; send {{"text": "…"}} or {{"image": "<base64>"}}')
-    return found[0]
 
 
 def _word(reader: Reader, key: str, allowed: tuple[str, ...] = ()) -> str | None:

@@ -1,5 +1,6 @@
 """The one map from error to HTTP status, headers and body."""
 
+import logging
 import re
 from collections.abc import Mapping
 
@@ -18,6 +19,10 @@ from app.errors import (
     Unavailable,
     UnsupportedEncoding,
 )
+from app.logs import Throttle
+
+_log = logging.getLogger(__name__)
+_log.addFilter(Throttle())
 
 # The first that fits counts.
 _STATUS: tuple[tuple[type[ServiceError], int], ...] = (
@@ -60,7 +65,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        return response_to(error, request.scope["path"])
+        path, status = request.scope["path"], status_of(error)
+        if not path.startswith("/.well-known/"):
+            _log.log(_level(error, status), "%s %s: %d, %s", request.method, path, status, error)
+        return response_to(error, path)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -70,6 +78,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _level(error: ServiceError, status: int) -> int:
+    if isinstance(error, ClientGone):
+        return logging.DEBUG
+    return logging.WARNING if status >= 500 else logging.INFO
 
 
 def _allowed(request: Request) -> str:

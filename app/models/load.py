@@ -106,7 +106,9 @@ def _open(folder: Path, engine: FileEngine, settings: Settings, family: Family |
             names.append(f"the {name} tower by {other.title}")
     width = common_width(widths["text"], widths["image"])
     title = f"{', '.join(names)}, in {precision}"
-    return LoadedModel(towers["text"], towers["image"], width, manifest["meta"], title)
+    return LoadedModel(
+        towers["text"], towers["image"], width, manifest["meta"], title, family.name if family else "", str(folder)
+    )
 
 
 def _processor(
@@ -132,4 +134,6 @@ def _load_on_modules(settings: Settings, family: Family, engine: ModuleEngine) -
         towers[name], widths[name] = open_tower(name, tower.processor, session, tower.padding, settings)
     width = common_width(widths["text"], widths["image"])
     title = f"{engine.title} on {engine.device(settings)}, in {precision}"
-    return LoadedModel(towers["text"], towers["image"], width, model.meta, title)
+    return LoadedModel(
+        towers["text"], towers["image"], width, model.meta, title, family.name, str(settings.models_dir)
+    )

@@ -17,14 +17,23 @@ const server = new Server(async (refused) => {
 });
 const views = { compare: new Compare(server), gallery: new Gallery(server) };
 let meta = null;
+let beginning = null;
 
 server.addEventListener("state", ({ detail: { state, message } }) => {
   const pill = byId("state");
   pill.dataset.state = state;
   setText(pill.firstElementChild, message);
+  // The model's name was refused for want of a token, which there is now.
+  if (state === "ready" && !meta) begin();
 });
 
 server.addEventListener("vector", ({ detail }) => setText(byId("width"), `${detail} numbers`));
+
+/** Starts once, however often it is asked to meanwhile. */
+function begin() {
+  beginning ??= start().finally(() => (beginning = null));
+  return beginning;
+}
 
 async function start() {
   byId("token-button").hidden = !server.hasToken;
@@ -50,7 +59,7 @@ byId("token-button").addEventListener("click", async () => {
   if (token === null) return;
   server.setToken(token);
   toast(token ? "Token set" : "Token removed");
-  if (!meta) await start();
+  if (!meta) await begin();
 });
 
 const current = () => TABS.find((name) => !byId(`panel-${name}`).hidden);
@@ -119,4 +128,4 @@ addEventListener("paste", (event) => {
   take(event.clipboardData);
 });
 
-start();
+begin();

@@ -97,9 +97,9 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """Raises InvalidRequest for a picture of more than `max_pixels`, or of none."""
     width, height = size
     if width * height > max_pixels:
-        raise InvalidRequest(f"has {width}x{height} pixels, more than the {max_pixels} allowed; make it smaller")
+        raise InvalidRequest(f"has {width} x {height} pixels, more than the {max_pixels} allowed; make it smaller")
     if width < 1 or height < 1:
-        raise InvalidRequest(f"has {width}x{height} pixels; send a picture")
+        raise InvalidRequest(f"has {width} x {height} pixels; send a picture")
 
 
 class CommonPicture:

@@ -22,6 +22,7 @@ from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.vector_cache import VectorCache
 from app.settings import Settings
 from app.towers import Inputs, LoadedModel
+from app.version import VERSION
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +38,13 @@ _STOP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Running:
-    """A loaded model and what serves it. `meta` is what GET /meta reports, as JSON."""
+    """A loaded model and what serves it. `meta` is what GET /meta reports, as JSON; `close` ends what it started."""
 
     model: LoadedModel
     batcher: Batcher
     budget: Budget
     meta: bytes
+    close: Callable[[], None]
 
     def count_tokens(self, texts: list[bytes]) -> int:
         """The tokens that the model reads of these texts; tokenizes them, so not for the event loop."""
@@ -134,6 +136,7 @@ class Service:
             self._loading.join(_STOP_SECONDS)
         if self.current is not None:
             self.current.batcher.stop()
+            self.current.close()
 
     def _load_on_a_thread(self, on_broken: Callable[[str], None]) -> asyncio.Future[Running]:
         """The outcome of `_start`, on a thread that does not keep the process from ending, as an executor's would."""
@@ -175,26 +178,37 @@ class Service:
             legacy=settings.legacy_images,
             fast=settings.fast_images,
         )
-        keep_decoded_memory(threads)
-        batcher.add_queue("texts", model.text, prepare_text)
-        batcher.add_queue("images", model.image, pictures)
-        batcher.start()
         free = usable_memory() - resident_memory() - settings.vector_cache_bytes - _HEADROOM
         limits = limits_for(settings, free, model.width, threads)
         budget = Budget(limits, settings.room_timeout, lambda cause: self.metrics.refused.labels(cause).inc())
+
+        def prepare_image(base64: bytes) -> Inputs:
+            with pictures.open(base64) as picture, budget.preparing(picture.decoded_bytes):
+                return picture.prepare()
+
+        keep_decoded_memory(threads)
+        batcher.add_queue("texts", model.text, prepare_text)
+        batcher.add_queue("images", model.image, prepare_image)
+        batcher.start()
         self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
         self.metrics.model.info({"engine": model.engine, "precision": chosen_precision(settings)})
         self.metrics.ready_seconds.set(seconds_since_start())
-        _log.info(
-            "ready: %s, vectors of width %d, batches of %d texts (%d tokens) and %d images; at once %s",
-            model.engine,
-            model.width,
-            model.text.limits.items,
-            model.text.limits.tokens,
-            model.image.limits.items,
-            limits,
-        )
-        return Running(model, batcher, budget, _json(model.meta))
+        fields = {
+            "version": VERSION,
+            "family": model.family,
+            "engine": model.engine,
+            "width": model.width,
+            "folder": model.folder,
+            "threads": threads,
+            "batch_texts": model.text.limits.items,
+            "batch_tokens": model.text.limits.tokens,
+            "batch_images": model.image.limits.items,
+            "budget": str(limits),
+            "seconds_to_ready": round(seconds_since_start(), 2),
+        }
+        line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value != "")
+        _log.info("ready: %s", line, extra={"fields": fields})
+        return Running(model, batcher, budget, _json(model.meta), pictures.close)
 
 
 def _decode(text: bytes) -> str:

@@ -28,7 +28,11 @@ def server(serve: Callable[..., str]) -> tuple[int, int]:
         (large_bodies.blanks, 100, 200),
         (large_bodies.one_string_without_end, 100, 422),
         (large_bodies.no_picture, 20, 422),
-        (large_bodies.one_picture, 1, 200),
+        (large_bodies.one_picture, 20, 200),
+        (large_bodies.one_picture_in_lines, 20, 200),
+        (large_bodies.one_text, 100, 200),
+        (large_bodies.one_text_of_emoji, 20, 200),
+        (large_bodies.one_text_of_escapes, 20, 200),
     ],
 )
 def test_a_large_body_makes_nobody_wait_and_memory_not_grow(

@@ -78,6 +78,7 @@ def take(browser: Browser, path: Path) -> None:
     """The screen as a PNG of 256 colours, twice as fine as it is on the screen."""
     browser.until(lambda: not browser.run("return document.querySelectorAll('.frame:empty').length"))
     browser.until(lambda: browser.run("return [...document.images].every((image) => image.complete)"))
+    browser.run("scrollTo(0, 0)")
     width, height = browser.run("return [innerWidth, innerHeight]")
     clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 2}
     data = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip})["data"]

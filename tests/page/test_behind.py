@@ -1,5 +1,6 @@
 """Behind a proxy, a token, and a model that still loads."""
 
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from selenium.webdriver import Keys
 
 from app.models.load import load_model
 from app.settings import Settings
@@ -84,19 +86,8 @@ def test_nothing_is_asked_of_another_host(browser: Browser, demo: str) -> None:
     assert [name for name in loaded if not name.startswith((f"{demo}/", f"blob:{demo}/"))] == []
 
 
-def test_a_token_is_asked_for_once_and_kept_for_the_tab(
-    browser: Browser, demo: str, proxy: Callable[..., str], folder: Path
-) -> None:
-    url = proxy(
-        demo,
-        """
-        set $refused "";
-        if ($http_authorization != "Bearer s3cret") { set $refused yes; }
-        if ($uri ~ "^/clip/(page/.*|.well-known/.*)?$") { set $refused ""; }
-        if ($refused) { return 401; }
-        """,
-    )
-    browser.open(url)
+def test_a_token_is_asked_for_once_and_kept_for_the_tab(browser: Browser, serve: Callable[..., str]) -> None:
+    browser.open(serve(ROOT / "demo" / "models", API_TOKEN="s3cret"))
     browser.until(lambda: browser.one("#token-dialog").is_displayed())
     browser.type("#token", "wrong")
     browser.click("#token-form [type=submit]")
@@ -108,11 +99,37 @@ def test_a_token_is_asked_for_once_and_kept_for_the_tab(
     # The command takes it from a variable, so that it is not pasted anywhere by mistake.
     browser.click(".vector .copies button:last-child")
     browser.until(lambda: browser.text("#toast") == "Command copied")
-    assert "$TOKEN" in browser.clipboard()
-    assert "s3cret" not in browser.clipboard()
+    command = browser.clipboard()
+    assert "$TOKEN" in command
+    assert "s3cret" not in command
+    environment = {**os.environ, "TOKEN": "s3cret"}
+    answer = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert '"imageVectors":[[' in answer
     browser.driver.refresh()
     browser.until(lambda: len(browser.numbers()) == 25)
     assert not browser.one("#token-dialog").is_displayed()
+    browser.click("#token-button")
+    browser.type("#token", "two words")
+    browser.click("#token-form [type=submit]")
+    browser.until(lambda: "no blanks" in browser.text("#token-error"))
+    browser.keys(Keys.ESCAPE)
+    browser.until(lambda: not browser.one("#token-dialog").is_displayed())
+
+
+def test_who_has_no_token_is_told_and_asked_again_by_the_items(browser: Browser, serve: Callable[..., str]) -> None:
+    browser.open(serve(ROOT / "demo" / "models", API_TOKEN="s3cret"))
+    browser.until(lambda: browser.one("#token-dialog").is_displayed())
+    browser.click("#token-cancel")
+    browser.until(lambda: "a token is needed" in browser.text("#state"))
+    browser.type("#new-text", "a red star\n")
+    browser.until(lambda: browser.one("#token-dialog").is_displayed())
+    browser.type("#token", "s3cret\n")
+    browser.until(lambda: len(browser.all(".vector")) == 1)
+    browser.until(lambda: "coloured-shapes" in browser.text(".facts"))
+    assert browser.text("#state") == "Ready"
+    browser.errors()
 
 
 def test_a_page_opened_while_the_model_loads_waits_for_it(browser: Browser, open_app: Callable[..., Any]) -> None:

@@ -22,10 +22,14 @@ from app.sockets import listen, shown
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def environment_of(models: Path, **env: str) -> dict[str, str]:
+    """The environment of a server on this machine alone."""
+    return {**os.environ, "MODELS_DIR": str(models), "HOST": "127.0.0.1", **env}
+
+
 def start_server(models: Path, **env: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "MODELS_DIR": str(models), "HOST": "127.0.0.1", **env}
     command = [sys.executable, "-m", "app"]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(command, env=environment_of(models, **env), stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 PROCESSES: dict[str, subprocess.Popen[str]] = {}

@@ -143,7 +143,7 @@ def test_what_fails_is_listed_with_the_reason_of_the_service(walker: User, shape
     assert "imported 1, there already 0, failed 2" in result.stdout
     failures = walker.failures()
     assert failures.keys() == {"half.png", "drawing.svg.png"}
-    assert "images[0]: is a broken picture" in failures["half.png"]
+    assert "images[0]: is a broken PNG picture" in failures["half.png"]
     assert "images[0]: is no picture that can be read; it looks like an SVG" in failures["drawing.svg.png"]
 
     (folder / "half.png").write_bytes(good)

@@ -1,0 +1,3 @@
+"""Which version of this server this is."""
+
+VERSION = "1.0.0"
