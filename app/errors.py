@@ -84,6 +84,17 @@ class UnsupportedPicture(InvalidRequest):
     cause = "unsupported"
 
 
+class PictureTooLarge(InvalidRequest):
+    """A picture of more pixels, or of more work, than is allowed."""
+
+    cause = "too_large"
+
+
+ABOUT_PICTURES: dict[str, type[InvalidRequest]] = {
+    kind.cause: kind for kind in (NoPicture, BrokenPicture, UnsupportedPicture, PictureTooLarge)
+}
+
+
 class Unavailable(ServiceError):
     """The server cannot answer now; the same request may succeed later."""
 

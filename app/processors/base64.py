@@ -4,7 +4,7 @@ import re
 
 import pybase64
 
-from app.errors import InvalidRequest
+from app.errors import NotBase64
 from app.processors.formats import looks_like
 
 _DATA_URI = re.compile(rb"\s*data:[^,]{0,200},", re.IGNORECASE)
@@ -29,7 +29,7 @@ def decode_base64(text: bytes) -> bytes:
     except ValueError as error:
         hint = looks_like(text[:100])
         hint = f"it looks like {hint}" if hint else "send the bytes of the file, base64-encoded"
-        raise InvalidRequest(f"is not base64; {hint}") from error
+        raise NotBase64(f"is not base64; {hint}") from error
 
 
 def _decode_unusual(text: bytes, start: int) -> bytes:

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from app.errors import InvalidRequest, ServiceError, Unavailable
+from app.errors import (
+    BrokenPicture,
+    InvalidRequest,
+    NoPicture,
+    PictureTooLarge,
+    ServiceError,
+    Unavailable,
+    UnsupportedPicture,
+)
 from app.processors.formats import format_of, is_cut_off, looks_like
 from app.processors.headers import Common
 from app.processors.orientation import exif_orientation, xmp_orientation
@@ -67,39 +75,40 @@ def named_errors(data: bytes) -> Iterator[None]:
     except MemoryError as error:
         raise Unavailable("memory ran out while it was decoded; try again in a moment") from error
     except UnidentifiedImageError as error:
-        raise InvalidRequest(_not_identified(data)) from error
+        raise _not_identified(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.sub(r".*\((\d+) pixels\).*", r"\1", str(error), flags=re.DOTALL)
-        raise InvalidRequest(f"has, or holds a picture that has, {pixels} pixels, more than are allowed") from error
+        raise PictureTooLarge(f"has, or holds a picture that has, {pixels} pixels, more than are allowed") from error
     except Exception as error:
         # Pillow's decoders raise nearly any exception on broken data.
         name = f"broken {format_of(data) or 'or unusual'} picture"
         text = str(error).lower()
         if is_cut_off(data) or "truncated" in text or isinstance(error, EOFError):
-            raise InvalidRequest(f"is a {name}; it may be cut off") from error
+            raise BrokenPicture(f"is a {name}; it may be cut off") from error
         if isinstance(error, NotImplementedError) or "unsupported" in text or "not available" in text:
-            raise InvalidRequest(f"is a {format_of(data)} of a variant that is not supported; {_SAVE_AS}") from error
-        raise InvalidRequest(f"is a {name}; {_SAVE_AS}") from error
+            kind = format_of(data)
+            raise UnsupportedPicture(f"is a {kind} of a variant that is not supported; {_SAVE_AS}") from error
+        raise BrokenPicture(f"is a {name}; {_SAVE_AS}") from error
 
 
-def _not_identified(data: bytes) -> str:
+def _not_identified(data: bytes) -> InvalidRequest:
     name = format_of(data)
     if not name:
         hint = looks_like(data)
         hint = f"it looks like {hint}" if hint else "send JPEG, PNG, WebP or another common format"
-        return f"is no picture that can be read; {hint}"
+        return NoPicture(f"is no picture that can be read; {hint}")
     if is_cut_off(data):
-        return f"begins like a {name} but its header cannot be read; it may be cut off"
-    return f"is a {name} of a variant that is not supported, or its header is broken; {_SAVE_AS}"
+        return BrokenPicture(f"begins like a {name} but its header cannot be read; it may be cut off")
+    return UnsupportedPicture(f"is a {name} of a variant that is not supported, or its header is broken; {_SAVE_AS}")
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """Raises InvalidRequest for a picture of more than `max_pixels`, or of none."""
     width, height = size
     if width * height > max_pixels:
-        raise InvalidRequest(f"has {width} x {height} pixels, more than the {max_pixels} allowed; make it smaller")
+        raise PictureTooLarge(f"has {width} x {height} pixels, more than the {max_pixels} allowed; make it smaller")
     if width < 1 or height < 1:
-        raise InvalidRequest(f"has {width} x {height} pixels; send a picture")
+        raise BrokenPicture(f"has {width} x {height} pixels; send a picture")
 
 
 class CommonPicture:

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from app.errors import InvalidRequest, Unavailable
+from app.errors import ABOUT_PICTURES, BrokenPicture, InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import Decoded
 from app.processors.formats import format_of
 from app.processors.worker import DECODE, DROP, IDLE_SECONDS, REQUEST
@@ -76,7 +76,7 @@ class _Process:
         fields: dict[str, Any] = json.loads(line)
         if "error" in fields:
             self.expects = "picture"
-            raise InvalidRequest(fields["error"])
+            raise ABOUT_PICTURES.get(fields["cause"], InvalidRequest)(fields["error"])
         return fields
 
     def read(self, length: int) -> bytes:
@@ -192,13 +192,13 @@ class DecoderProcesses:
     def _why_ended(self, process: _Process, data: bytes) -> InvalidRequest | Unavailable:
         status = process.exit_status()
         if status == -signal.SIGPROF:
-            return InvalidRequest(
+            return PictureTooLarge(
                 f"takes more than the {self._seconds:g} s of computing allowed; save it as JPEG or make it smaller"
             )
         if process.stalled:
             return Unavailable("the server is too busy to decode it; try again in a moment")
         if status == -signal.SIGKILL:
             return Unavailable("memory ran out while it was decoded; try again in a moment")
-        return InvalidRequest(
+        return BrokenPicture(
             f"is a broken {format_of(data)} picture; save it again as JPEG or PNG".replace("  ", " ")
         )

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 from PIL import AvifImagePlugin, Image
 
-from app.errors import InvalidRequest, Unavailable
+from app.errors import InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import check_pixels, decode_rare, named_errors
 from app.processors.formats import COMMON, RARE
 
@@ -92,9 +92,10 @@ def _work(data: bytes, max_pixels: int, legacy: bool, answers: BinaryIO) -> None
         answers.write(picture.tobytes())
         answers.flush()
     except Unavailable:
-        _answer(answers, error="takes more memory than a picture of its size should; save it again as JPEG or PNG")
+        message = "takes more memory than a picture of its size should; save it again as JPEG or PNG"
+        _answer(answers, error=message, cause=PictureTooLarge.cause)
     except InvalidRequest as error:
-        _answer(answers, error=str(error))
+        _answer(answers, error=str(error), cause=error.cause)
     finally:
         _limit_memory(None)
 

@@ -20,7 +20,7 @@ from app.serving.lane import Request
 from app.serving.metrics import Metrics
 from app.serving.queue import Batch, Queue, Wanted
 from app.serving.vector_cache import VectorCache, digest
-from app.towers import Inputs, Tower, Vectors
+from app.towers import CutInputs, Inputs, Tower, Vectors
 
 _log = logging.getLogger(__name__)
 
@@ -202,6 +202,8 @@ class Batcher:
         now = time.monotonic()
         with self._changing() as queue:
             queue.prepared(item, inputs, now)
+        if isinstance(inputs, CutInputs):
+            self._metrics.texts_cut.inc()
         self._metrics.preparing_seconds.labels(item.kind).observe(now - item.taken)
         return True
 

@@ -24,8 +24,9 @@ _MOST_BODIES = _MOST_ANSWERS = 2**30
 _MOST_ITEMS = 10_000
 # float32 rows, their JSON, and the same once more while its parts are joined.
 _ANSWER_BYTES = 30
-# What a decoded picture takes at most while it is prepared.
-_PIXEL_BYTES = 15
+# What a picture takes at most while it is prepared: by its pixels, and in a decoder process besides.
+_PIXEL_BYTES = 16
+_DECODER_BYTES = 40 * MIB
 _SMALL_BODY, _SMALL_ITEMS, _SMALL_PICTURE = 64 * 1024, 16, 16 * MIB
 # A thread that prepares ends long before: only a decoder that hangs holds its memory for so long.
 _PICTURE_SECONDS = 60.0
@@ -55,7 +56,8 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
     bodies = settings.max_waiting_bytes or min(_MOST_BODIES, int(_BODIES * free))
     answer = width * _ANSWER_BYTES
     answers = settings.max_answer_bytes or min(_MOST_ANSWERS, int(_ANSWERS * free))
-    pictures = settings.max_picture_bytes or min(threads * settings.max_pixels * _PIXEL_BYTES, int(_PICTURES * free))
+    all_threads = threads * (settings.max_pixels * _PIXEL_BYTES + _DECODER_BYTES)
+    pictures = settings.max_picture_bytes or min(all_threads, int(_PICTURES * free))
     return Limits(
         body_bytes=bodies,
         most_body=min(settings.max_body_bytes, bodies // 2),
