@@ -37,7 +37,14 @@ def server(module: str, models: Path, env: dict[str, str]) -> Iterator[tuple[int
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    environment = {**os.environ, "MODELS_DIR": str(models), "PORT": str(port), "HOST": "127.0.0.1", **env}
+    environment = {
+        **os.environ,
+        "MODELS_DIR": str(models),
+        "PORT": str(port),
+        "HOST": "127.0.0.1",
+        "VECTOR_CACHE_BYTES": "0",
+        **env,
+    }
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=subprocess.DEVNULL)
     try:

@@ -109,7 +109,7 @@ async def receive(
 async def compute(running: Running, admission: Admission, payload: VectorizeRequest) -> tuple[Vectors, Vectors]:
     """The vectors, within the budget; raises what the budget and the batcher raise."""
     await admission.take_items(len(payload.texts) + len(payload.images))
-    return await running.batcher.vectorize(payload.texts, payload.images)
+    return await running.batcher.vectorize(payload.texts, payload.images, admission.arrived)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

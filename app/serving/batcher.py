@@ -103,14 +103,17 @@ class Batcher:
 
     # requests, on the event loop --------------------------------------------------------------
 
-    async def vectorize(self, texts: list[bytes], images: list[bytes]) -> tuple[Vectors, Vectors]:
+    async def vectorize(
+        self, texts: list[bytes], images: list[bytes], arrived: float | None = None
+    ) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
 
-        Items are UTF-8: decoded they may take four times as much, so that waits until their turn.
+        Items are UTF-8: decoded they may take four times as much, so that waits until their turn. The caller has
+        waited since `arrived`, by time.monotonic(); since now if None.
         Raises InvalidRequest that names the first item at fault, or Unavailable. A cancelled call drops what
         was not yet computed.
         """
-        arrived = time.monotonic()
+        arrived = time.monotonic() if arrived is None else arrived
         contents = {"texts": texts, "images": images}
         if len(texts) + len(images) > _MANY_ITEMS or sum(map(len, texts + images)) > _MANY_BYTES:
             wanted = await asyncio.to_thread(_wanted, contents)
@@ -120,7 +123,7 @@ class Batcher:
         request = Request(rows, arrived)
         future = asyncio.get_running_loop().create_future()
         with self._changing() as queue:
-            cached, joined = queue.add(request, wanted)
+            cached, joined = queue.add(request, wanted, time.monotonic())
             if not request.over:
                 self._futures[request] = future
         for counter, kinds in ((self._metrics.cached, cached), (self._metrics.joined, joined)):
@@ -196,9 +199,10 @@ class Batcher:
             with self._changing() as queue:
                 queue.not_prepared(item, error, time.monotonic())
             return True
+        now = time.monotonic()
         with self._changing() as queue:
-            queue.prepared(item, inputs, time.monotonic())
-        self._metrics.preparing_seconds.labels(item.kind).observe(item.prepared - item.taken)
+            queue.prepared(item, inputs, now)
+        self._metrics.preparing_seconds.labels(item.kind).observe(now - item.taken)
         return True
 
     def _compute_batch(self) -> bool:

@@ -180,12 +180,16 @@ class Budget:
 
 
 class Admission:
-    """One request's share of the budget. Used on the event loop, but for `give_back_items`."""
+    """One request's share of the budget. Used on the event loop, but for `give_back_items`.
+
+    The request arrived when this was made: `arrived`, by time.monotonic().
+    """
 
     def __init__(self, budget: Budget, expected: int) -> None:
         self._budget = budget
         self._patience = budget.patience
         self._claims = {"bodies": Claim(expected), "items": Claim(), "answers": Claim()}
+        self.arrived = time.monotonic()
 
     def check_body(self, size: int) -> None:
         """Raises BodyTooLarge if a body of `size` bytes can never fit."""

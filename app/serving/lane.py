@@ -25,8 +25,10 @@ _NEWEST = 32
 # In a hurry a batch takes at most this share of the patience, and less is prepared ahead.
 _HURRIED_BATCH = 0.2
 _BATCHES_READY_IN_HURRY = 2
-# It is over once all that waits can be computed in this share of the patience.
+# It is over once all that waits can be computed in this share of the time that there is.
 _CALM = 0.8
+# Of the patience seen here the way of request and answer takes a part, and estimates are off by some.
+_CERTAIN = 0.8
 # Beyond this multiple of the patience of others a client counts as a patient one.
 _PATIENT = 1.5
 # Prepared items wait for at most so many full batches: enough to choose texts of equal length from.
@@ -106,8 +108,12 @@ class Prospect:
     item: float
     backlog: float
 
+    @property
+    def deadline(self) -> float:
+        return _CERTAIN * self.patience
+
     def in_time(self, request: Request) -> bool:
-        return self.now - request.arrived + self.before + len(request.items) * self.item < self.patience
+        return self.now - request.arrived + self.before + len(request.items) * self.item < self.deadline
 
     def patient(self, request: Request) -> bool:
         return self.now - request.arrived > _PATIENT * self.patience
@@ -191,7 +197,7 @@ class Lane:
 
     def _set_hurry(self, prospect: Prospect | None) -> None:
         self.hurried = prospect is not None and (
-            prospect.backlog > prospect.patience * (_CALM if self.hurried else 1)
+            prospect.backlog > prospect.deadline * (_CALM if self.hurried else 1)
             or not prospect.in_time(self._oldest())
         )
         self.batch_items = self.limits.items

@@ -3,15 +3,15 @@
 import math
 
 # Ages fall into buckets, each this much longer than the one before, from a hundredth of a second on.
-_STEP = 2**0.25
+_STEP = 2 ** (1 / 16)
 _SHORTEST = 0.01
-_BUCKETS = 80
+_BUCKETS = 320
 # What was seen this many requests ago counts for a third of what is seen now.
 _MEMORY = 500
 # One visitor who closes a tab says nothing of the others.
 _FEWEST = 3.0
 # Clients' patience is at an end where fewer than this share would still be there.
-_STAYING = 0.75
+_STAYING = 0.85
 
 
 class Patience:
@@ -53,7 +53,7 @@ class Patience:
         staying, there = 1.0, sum(self._ended)
         for ended, left, after in zip(self._ended, self._left, self._left_after, strict=True):
             if left:
-                staying *= 1 - left / there
+                staying *= 1 - left / (there - (ended - left) / 2)
                 if staying < _STAYING:
                     return after / left
             there -= ended

@@ -65,7 +65,7 @@ class Queue:
 
     # requests ---------------------------------------------------------------------------------
 
-    def add(self, request: Request, wanted: Iterable[Wanted]) -> tuple[Counter[str], Counter[str]]:
+    def add(self, request: Request, wanted: Iterable[Wanted], now: float) -> tuple[Counter[str], Counter[str]]:
         """Take a request; returns by kind how many of its items were computed before, and how many are under way.
 
         Raises Unavailable once stopped.
@@ -82,7 +82,7 @@ class Queue:
                 continue
             item = self._items.get(want.key)
             if item is None:
-                item = Item(want.kind, want.key, want.content, request.arrived, tag=float("inf"))
+                item = Item(want.kind, want.key, want.content, now, tag=float("inf"))
                 self._items[want.key] = item
             else:
                 joined[want.kind] += 1
@@ -99,6 +99,8 @@ class Queue:
             else:
                 self._place(request, kind, mine[kind])
         if request.items:
+            if not self._requests:
+                self._progress = now
             self._requests[request] = None
             self.waiting += request.unfinished
         else:
@@ -347,7 +349,7 @@ class Queue:
         """Seconds for which requests have waited while nothing was done for any; 0 while something is."""
         if self._running or self._preparing or not self._requests:
             return 0.0
-        return now - max(self._progress, next(iter(self._requests)).arrived)
+        return now - self._progress
 
 
 def _again(error: ServiceError, prefix: str = "") -> ServiceError:

@@ -36,7 +36,8 @@ def test_those_who_wait_longer_are_believed() -> None:
 def test_a_tenth_that_leaves_at_random_says_nothing_of_the_others() -> None:
     patience, rng = Patience(), random.Random(1)
     for _ in range(2000):
-        patience.observe(rng.uniform(0, 2) if rng.random() < 0.1 else 2.0, left=rng.random() < 0.1)
+        left = rng.random() < 0.1
+        patience.observe(rng.uniform(0, 2) if left else 2.0, left=left)
     assert patience.seconds() is None
 
 

@@ -92,7 +92,7 @@ class Machine(RuleBasedStateMachine):
             for position, content in enumerate(each):
                 wanted.setdefault(content, Wanted(kind, key(content), key(content), [])).positions.append(position)
         try:
-            self.queue.add(request, wanted.values())
+            self.queue.add(request, wanted.values(), self.now)
         except Unavailable:
             assert self.queue.stopped is not None
         else:
