@@ -84,6 +84,7 @@ soak: setup
 
 fuzz: setup
 	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.fuzz_pictures
 
 # Pins all that the requirement files ask for, and what that asks for in turn; what is pinned already stays as it is,
 # unless UPGRADE=--upgrade. The file is empty meanwhile, for the others name it.

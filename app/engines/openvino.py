@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.cgroup import usable_cpus
+from app.engines.exported import exported_program
 from app.errors import NotCompiled, OutOfMemory, first_line
 from app.settings import Settings
 from app.towers import InferenceSession, Inputs, Vectors
@@ -137,29 +138,9 @@ class OpenVINOSession:
 
 def _convert(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any:
     """A module as OpenVINO's model, float32."""
-    import torch
-
     ov = library()
-    names, tensors = list(sample), tuple(torch.from_numpy(array) for array in sample.values())
-
-    class ByPosition(torch.nn.Module):
-        """Export does not take a module whose inputs are only known by name."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module.eval()
-
-        def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
-            vectors: torch.Tensor = self.module(**dict(zip(names, arrays, strict=True)))
-            return vectors
-
-    # DYNAMIC: torch finds the bounds, and fails where an axis would be fixed.
-    free = torch.export.Dim.DYNAMIC
-    dynamic = tuple({0: free, 1: free} if any_length else {0: free} for _ in names)
-    with torch.no_grad():
-        exported = torch.export.export(ByPosition(), tensors, dynamic_shapes=(dynamic,), strict=False)
-    model = ov.convert_model(exported)
-    for port, name in zip(model.inputs, names, strict=True):
+    model = ov.convert_model(exported_program(module, sample, any_length))
+    for port, name in zip(model.inputs, sample, strict=True):
         port.get_tensor().set_names({name})
     shapes = {name: [-1, -1] if any_length else [-1, *array.shape[1:]] for name, array in sample.items()}
     model.reshape({name: ov.PartialShape(shape) for name, shape in shapes.items()})

@@ -61,21 +61,24 @@ class Normalized(torch.nn.Module):
 
 
 class FromPixels(torch.nn.Module):
-    """Embeds uint8 crops (items, height, width, 3) with a module that takes float pixel values."""
+    """Embeds uint8 crops (items, height, width, 3) with a module that takes float pixel values.
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    They are normalised in float32 whatever the module's precision is, and cast to that.
+    """
 
     def __init__(self, module: torch.nn.Module, preparation: ImageProcessor) -> None:
         super().__init__()
         self.module = module
         self.scale = preparation.scale
-        self.register_buffer("mean", torch.tensor(preparation.mean).reshape(3, 1, 1))
-        self.register_buffer("std", torch.tensor(preparation.std).reshape(3, 1, 1))
+        # No buffers: those are rounded with the module.
+        self.mean = torch.tensor(preparation.mean).reshape(3, 1, 1)
+        self.std = torch.tensor(preparation.std).reshape(3, 1, 1)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        pixel_values = (pixels.permute(0, 3, 1, 2) * self.scale - self.mean) / self.std
-        embeddings: torch.Tensor = self.module(pixel_values=pixel_values)
+        mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        pixel_values = (pixels.permute(0, 3, 1, 2) * self.scale - mean) / std
+        parameter = next(self.module.parameters(), mean)
+        embeddings: torch.Tensor = self.module(pixel_values=pixel_values.to(parameter.dtype))
         return embeddings
 
 

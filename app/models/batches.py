@@ -1,11 +1,17 @@
 """How much one batch holds at most: as much as pays off on this machine."""
 
+import json
 import logging
+import os
+import platform
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from PIL import Image
 
+from app.cgroup import usable_cpus
 from app.errors import OutOfMemory
 from app.processors.padding import collate
 from app.processors.text import TextProcessor
@@ -18,29 +24,44 @@ _log = logging.getLogger(__name__)
 _BATCH_SECONDS = 0.1
 # A start does not measure for longer than this, for each tower.
 _MEASURE_SECONDS = 0.5
+_FILE = "batches.json"
 _MOST_ITEMS = {"cpu": 32, "cuda": 256}
 # Usual items.
 _SAMPLES = {"image": Image.new("RGB", (320, 240)), "text": "a photo of a dog that sleeps beside a bicycle"}
 
 
 def open_tower(
-    kind: str, processor: Processor, session: InferenceSession, padding: Padding, settings: Settings
+    kind: str,
+    processor: Processor,
+    session: InferenceSession,
+    padding: Padding,
+    settings: Settings,
+    folder: Path | None = None,
 ) -> tuple[Tower, int]:
     """A tower ("image" or "text") that has run, with its limits, and the width of its vectors.
 
-    The limits are what the settings say, and measured where they are silent.
+    The limits are what the settings say, and measured where they are silent: once for each kind of machine, if
+    there is a compiled form whose `folder` can keep them.
     """
     if settings.legacy_texts and kind == "text":
         processor, padding = _unpadded(processor, padding)
     inputs = processor(_SAMPLES[kind])
+    batch = collate([inputs], padding)
+    if settings.enable_cuda:
+        session.start(batch)()  # loads the kernels, which takes seconds and says nothing of the model
     started = time.monotonic()
-    width = session.start(collate([inputs], padding))().shape[1]
+    width = session.start(batch)().shape[1]
     first = time.monotonic() - started
     items = settings.image_batch if kind == "image" else settings.text_batch
+    machine = f"{_cpu_model()}, {settings.threads or usable_cpus()} threads"
+    if not items and folder is not None:
+        items = _kept(folder).get(machine, {}).get(kind, 0)
     if not items:
         # The first run takes longer than others, but where it takes so long there is no time to measure.
         most = _MOST_ITEMS["cuda" if settings.enable_cuda else "cpu"]
         items = 1 if first > 2 * _MEASURE_SECONDS else measure_batch(session, inputs, padding, most, _MEASURE_SECONDS)
+        if folder is not None:
+            _keep(folder, machine, kind, items)
     tokens = settings.text_batch_tokens if kind == "text" else 0
     limits = BatchLimits(items, tokens or items * len(inputs.get("input_ids", "1")), padding.same_length)
     return Tower(processor, session, limits, padding), width
@@ -85,3 +106,35 @@ def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, m
             break
         size *= 2
     return best
+
+
+def _kept(folder: Path) -> dict[str, dict[str, int]]:
+    """Items by kind of tower, by machine; empty if nothing was kept."""
+    try:
+        measured: dict[str, dict[str, int]] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return measured
+
+
+def _keep(folder: Path, machine: str, kind: str, items: int) -> None:
+    """Where the folder cannot be written, the next start measures again."""
+    measured = _kept(folder)
+    measured.setdefault(machine, {})[kind] = items
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{_FILE}-", dir=folder)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(measured, file)
+        Path(name).chmod(0o644)
+        Path(name).replace(folder / _FILE)
+    except OSError as error:
+        _log.debug("batches are measured again at the next start: %s", error)
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "CPU part")))
+    return next(names, platform.machine())

@@ -92,7 +92,9 @@ def _open(folder: Path, engine: FileEngine, settings: Settings, family: Family |
             continue
         processor = _processor(name, tower["processor"], folder, settings, family)
         session = engine.open_file(folder / name, precision, settings)
-        towers[name], widths[name] = open_tower(name, processor, session, Padding(**tower["padding"]), settings)
+        towers[name], widths[name] = open_tower(
+            name, processor, session, Padding(**tower["padding"]), settings, folder
+        )
     if refused:
         reason = "; ".join(refused.values())
         if family is None:

@@ -1,0 +1,97 @@
+"""Nothing is sent, looked up or written home, in any process of a start; seen with strace, as root or not."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import ROOT, free_port, wait_for_ready
+
+STRACE = shutil.which("strace")
+CALLS = "trace=connect,sendto,sendmsg,sendmmsg,openat,open,creat,mkdir,mkdirat"
+
+
+needs_strace = pytest.mark.skipif(
+    not STRACE and not os.environ.get("CI"), reason="needs strace (apt-get install strace)"
+)
+
+
+def traced(command: list[str], trace: Path, home: Path, **env: str) -> subprocess.Popen[str]:
+    assert STRACE, "this test needs strace (apt-get install strace)"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), **env}
+    environment.pop("XDG_CACHE_HOME", None)
+    return subprocess.Popen(
+        [STRACE, "-f", "-qq", "-s", "200", "-e", CALLS, "-o", str(trace), *command],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        process_group=0,
+    )
+
+
+def beyond_loopback(trace: Path) -> list[str]:
+    """The calls that name an address elsewhere; a look-up names that of a name server."""
+    lines = trace.read_text(errors="replace").splitlines()
+    named = [line for line in lines if re.search(r"sa_family=AF_INET6?,", line)]
+    return [line for line in named if not re.search(r'inet_addr\("(127\.|0\.0\.0\.0)|"::(1|ffff:127\..*)?",', line)]
+
+
+@needs_strace
+def test_the_tracer_would_see_a_violation(tmp_path: Path) -> None:
+    # Connecting a datagram socket sends nothing.
+    code = (
+        "import pathlib, socket\n"
+        "pathlib.Path('~/intel').expanduser().mkdir()\n"
+        "socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 53))\n"
+        "socket.socket(type=socket.SOCK_DGRAM).connect(('127.0.0.1', 53))\n"
+    )
+    process = traced(
+        [sys.executable, "-c", f"import os\nif os.fork() == 0:\n exec({code!r})"], tmp_path / "t", tmp_path / "home"
+    )
+    process.communicate(timeout=60)
+    assert len(beyond_loopback(tmp_path / "t")) == 1
+    assert list((tmp_path / "home").iterdir())
+
+
+@needs_strace
+def test_a_first_start_calls_nobody(tiny_models: Path, tmp_path: Path) -> None:
+    models, home = tmp_path / "models", tmp_path / "home"
+    for name in ("clip", "text"):
+        shutil.copytree(tiny_models / name, models / name)
+    port = str(free_port())
+    process = traced(
+        [sys.executable, "-m", "app"],
+        tmp_path / "t",
+        home,
+        MODELS_DIR=str(models),
+        HOST="127.0.0.1",
+        PORT=port,
+        ENGINE="openvino",
+    )
+    try:
+        wait_for_ready(f"http://127.0.0.1:{port}", process)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert list((models / "compiled").glob("*/manifest.json")), "nothing was compiled, so nothing was seen"
+    assert not beyond_loopback(tmp_path / "t")
+    assert not list(home.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "module", ["benchmarks.bare_loop", "benchmarks.precision", "app.models.bake", "app.models.load"]
+)
+def test_openvino_comes_without_its_reporting(module: str) -> None:
+    code = f"import {module}, sys; from app.engines.openvino import library; library().Core()\n"
+    code += (
+        "assert sys.modules.get('openvino_telemetry') is None; assert not sys.modules.get('openvino.tools.ovc') or "
+    )
+    code += "'telemetry_stub' in sys.modules['openvino.tools.ovc.telemetry_utils'].tm.__name__"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
