@@ -46,8 +46,11 @@ def open_tower(
     if settings.legacy_texts and kind == "text":
         processor, padding = _unpadded(processor, padding)
     inputs = processor(_SAMPLES[kind])
+    batch = collate([inputs], padding)
+    if settings.enable_cuda:
+        session.start(batch)()  # loads the kernels, which takes seconds and says nothing of the model
     started = time.monotonic()
-    width = session.start(collate([inputs], padding))().shape[1]
+    width = session.start(batch)().shape[1]
     first = time.monotonic() - started
     items = settings.image_batch if kind == "image" else settings.text_batch
     machine = f"{_cpu_model()}, {settings.threads or usable_cpus()} threads"
