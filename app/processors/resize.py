@@ -120,7 +120,10 @@ def _needed(span: Span, size: int, length: int) -> Size:
 
 
 def _resize_fast(image: Image.Image, columns: Span, rows: Span, size: Size, resample: int) -> Image.Image:
-    import cykooz_resizer as simd
+    try:
+        import cykooz_resizer as simd
+    except ModuleNotFoundError:  # it has no wheel for Linux on arm64
+        return _resize_across_first(image, columns, rows, size, resample)
 
     filters = {
         Image.Resampling.BILINEAR: simd.FilterType.bilinear,

@@ -22,7 +22,8 @@ from tests.support.engine import FakeSession, fake_model
 from tests.support.server import RunningApp
 from tests.support.wire import connect, is_closed, post, read_answer, talk
 
-LIMITS = {"text_batch": 4, "image_batch": 4, "text_batch_tokens": 1000}
+# Without a cache: what is asked for twice is computed twice.
+LIMITS = {"text_batch": 4, "image_batch": 4, "text_batch_tokens": 1000, "vector_cache_bytes": 0}
 RunApp = Callable[..., RunningApp]
 VECTOR = {"textVectors": [[1.0, 1.0, 0.0, 1.0]], "imageVectors": []}
 
