@@ -33,7 +33,8 @@ def hub(originals: dict[str, Path]) -> Iterator[Hub]:
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    """Time and size of every file but manifest.json, whose time says when the compiled form was last used."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
