@@ -188,7 +188,8 @@ def test_a_library_that_is_not_installed_is_named(
     models = tmp_path / "models"
     for name in {folder, folder.replace("model", "processor")}:
         (models / name).mkdir(parents=True)
-        (models / name / "config.json").write_text("{}")
+        for marker in ("config.json", "tokenizer_config.json"):
+            (models / name / marker).write_text("{}")
         (models / name / "weights.bin").write_bytes(b"0" * 100)
     environment = {"ENGINE": "torch", "PORT": str(free_port()), "PYTHONPATH": without(tmp_path, library)}
     process = start_server(models, **environment)
