@@ -56,7 +56,7 @@ def headers_of(error: ServiceError) -> dict[str, str]:
 
 
 def response_to(error: ServiceError, path: str) -> Response:
-    """JSON with a string `error`; below /v1 in the form in which OpenAI's clients expect it."""
+    """JSON with a string `error`; for the routes of OpenAI's API in the form in which its clients expect it."""
     return _json(str(error), status_of(error), headers_of(error), path)
 
 
@@ -95,7 +95,7 @@ def _allowed(request: Request) -> str:
 
 def _json(message: str, status: int, headers: Mapping[str, str] | None, path: str) -> Response:
     error: str | dict[str, str | None] = message
-    if path.startswith("/v1/"):
+    if path.startswith(("/v1/embeddings", "/v1/models")):
         status = 400 if status == 422 else status
         error = _openai_error(message, status)
     content = orjson.dumps({"error": error})
