@@ -190,7 +190,7 @@ def test_a_pair_of_name_and_weights(tmp_path: Path, serve: Serve) -> None:
         "import sys, open_clip, download;"
         f"open_clip.add_model_config({str(configs)!r});"
         "open_clip.pretrained._PRETRAINED['tiny'] = {'v1': {'hf_hub': 'someone/open-clip/'}};"
-        "sys.exit(download.main())"
+        "sys.exit(download.main(sys.argv[1:]))"
     )
     models = tmp_path / "models"
     with serve_hub(hub) as running:
