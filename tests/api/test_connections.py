@@ -5,7 +5,6 @@ import gzip
 import socket
 import struct
 import subprocess
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,8 +16,8 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from app.towers import Inputs, Vectors
-from tests.serving.test_batching import wait_until
-from tests.support.engine import FakeSession, fake_model
+from tests.support.engine import FakeSession, HeldSession, fake_model
+from tests.support.load import wait_until
 from tests.support.server import RunningApp
 from tests.support.wire import connect, is_closed, post, read_answer, talk
 
@@ -26,18 +25,6 @@ from tests.support.wire import connect, is_closed, post, read_answer, talk
 LIMITS = {"text_batch": 4, "image_batch": 4, "text_batch_tokens": 1000, "vector_cache_bytes": 0}
 RunApp = Callable[..., RunningApp]
 VECTOR = {"textVectors": [[1.0, 1.0, 0.0, 1.0]], "imageVectors": []}
-
-
-class HeldSession(FakeSession):
-    """Computes when it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go_on = threading.Event()
-
-    def start(self, batch: Inputs) -> Callable[[], Vectors]:
-        self.go_on.wait(60)
-        return super().start(batch)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.serving.test_batching import BATCH
 from tests.support.engine import FakeSession, fake_model
+from tests.support.load import BATCH
 from tests.support.server import ROOT, RunningApp, free_port, start_server, wait_for_port, wait_for_ready
 
 BODY = b'{"texts": ["a 7"]}'

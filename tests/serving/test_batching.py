@@ -4,39 +4,21 @@ import base64
 import io
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 from PIL import Image
 
 from tests.support.engine import FakeSession, fake_model, vector_of
+from tests.support.load import BATCH, ask, wait_until
 from tests.support.server import RunningApp
 
 RunApp = Callable[..., RunningApp]
-BATCH = {"text_batch": 8, "text_batch_tokens": 1000, "image_batch": 4}
-
-
-def ask(url: str, texts: list[str] | None = None, images: list[str] | None = None) -> httpx.Response:
-    payload: dict[str, Any] = {"texts": texts} if texts is not None else {}
-    if images is not None:
-        payload["images"] = images
-    return httpx.post(f"{url}/vectorize", json=payload, timeout=60)
-
-
 def picture(width: int) -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (width, 2)).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def test_64_clients_get_their_own_vectors_in_order(run_app: RunApp) -> None:

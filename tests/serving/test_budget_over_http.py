@@ -1,27 +1,13 @@
 """A full server, seen from the wire: what finds no room waits, and is refused only after a time."""
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from app.towers import Inputs, Vectors
-from tests.serving.test_batching import BATCH, ask, wait_until
-from tests.support.engine import FakeSession, fake_model
+from tests.support.engine import FakeSession, HeldSession, fake_model
+from tests.support.load import BATCH, ask, wait_until
 from tests.support.server import RunningApp
 
 RunApp = Callable[..., RunningApp]
-
-
-class HeldSession(FakeSession):
-    """Computes when it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go_on = threading.Event()
-
-    def start(self, batch: Inputs) -> Callable[[], Vectors]:
-        self.go_on.wait(60)
-        return super().start(batch)
 
 
 def test_without_a_time_to_wait_what_finds_no_room_is_refused_at_once(run_app: RunApp) -> None:

@@ -15,8 +15,8 @@ from app.serving.batcher import Batcher
 from app.serving.metrics import Metrics
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Inputs, Tower, Vectors
-from tests.serving.test_batching import ask, wait_until
 from tests.support.engine import WIDTH, FakeSession, Panic, fake_model, prepare_text, vector_of
+from tests.support.load import ask, wait_until
 from tests.support.server import RunningApp
 
 RunApp = Callable[..., RunningApp]

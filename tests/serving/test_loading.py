@@ -11,8 +11,8 @@ from app.errors import ConfigurationError
 from app.main import create_app
 from app.settings import Settings
 from app.towers import LoadedModel
-from tests.serving.test_batching import BATCH, ask, wait_until
 from tests.support.engine import FakeSession, fake_model
+from tests.support.load import BATCH, ask, wait_until
 from tests.support.server import RunningApp
 
 

@@ -61,6 +61,18 @@ class FakeSession:
         return lambda: np.array([vector_of(item) for item in items], np.float32)
 
 
+class HeldSession(FakeSession):
+    """Computes when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def start(self, batch: Inputs) -> Callable[[], Vectors]:
+        self.go_on.wait(60)
+        return super().start(batch)
+
+
 def vector_of(text: str) -> list[float]:
     number = "".join(c for c in text if c.isdigit())
     return [float(number or -1), float(len(text)), float("nan") if "nan" in text else 0.0, 1.0]
