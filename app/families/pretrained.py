@@ -13,7 +13,7 @@ from app.families.folders import cannot_load, read_config, without_damaged_files
 from app.families.torch_towers import stay_offline
 
 # What bakes a model of this type.
-_VARIABLES = {
+VARIABLES = {
     "clip": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
     "metaclip_2": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
     "chinese_clip": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
@@ -91,8 +91,8 @@ def require_model_type(name: str, source: Path, model_types: Sequence[str]) -> N
     kind = read_config(source).get("model_type", "")
     if kind in model_types:
         return
-    if kind in _VARIABLES:
-        raise ConfigurationError(f"{name} is a {kind} model; bake it with {_VARIABLES[kind]} instead")
+    if kind in VARIABLES:
+        raise ConfigurationError(f"{name} is a {kind} model; bake it with {VARIABLES[kind]} instead")
     raise ConfigurationError(
         f"{name} is no CLIP of this family: its config.json says model_type {kind!r}, not "
         f"{' or '.join(model_types)}; choose another"
@@ -127,7 +127,7 @@ def has_code(source: Path) -> bool:
 def check_remote_code(name: str, source: Path, trust_remote_code: bool) -> None:
     """Raises ConfigurationError if the model needs code of its own and may not execute it."""
     config = read_config(source)
-    if "auto_map" in config and not trust_remote_code and config.get("model_type") not in _VARIABLES:
+    if "auto_map" in config and not trust_remote_code and config.get("model_type") not in VARIABLES:
         raise ConfigurationError(
             f"{name} brings Python code of its own; set TRUST_REMOTE_CODE=1 if you trust its author, or choose "
             "another"

@@ -14,12 +14,8 @@ from app.towers import Padding, Processor, TorchModel, TorchTower
 if TYPE_CHECKING:
     import torch
 
-# What is a CLIP of another family, and the variable that bakes it.
-_OTHER_FAMILIES = {
-    "siglip": "SIGLIP_MODEL_NAME",
-    "siglip2": "SIGLIP_MODEL_NAME",
-    "modernvbert": "COLPALI_ENGINE_MODEL_NAME",
-}
+# CLIPs of another family, which this one does not load as it should.
+_OTHER_FAMILIES = ("siglip", "siglip2", "modernvbert")
 
 
 class SentenceTransformerPair:
@@ -44,7 +40,7 @@ class SentenceTransformerPair:
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
-        from app.families.pretrained import check_remote_code, copy_with_code, has_code
+        from app.families.pretrained import VARIABLES, check_remote_code, copy_with_code, has_code
         from app.hub.download import download
 
         for folder, variable in (("clip", "CLIP_MODEL_NAME"), ("text", "TEXT_MODEL_NAME")):
@@ -52,7 +48,7 @@ class SentenceTransformerPair:
             kind = read_config(source).get("model_type", "")
             if not (source / "modules.json").is_file() and kind in _OTHER_FAMILIES:
                 raise ConfigurationError(
-                    f"{variable}={names[variable]}: that is a {kind} model; set {_OTHER_FAMILIES[kind]} instead"
+                    f"{variable}={names[variable]}: that is a {kind} model; set {VARIABLES[kind]} instead"
                 )
             check_remote_code(names[variable], source, trust_remote_code)
             with without_damaged_files(source):

@@ -14,6 +14,17 @@ from app.towers import Inputs
 
 MAX_PIXELS = Settings().max_pixels
 
+# How an upright picture is stored that bears a rotation tag.
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
 
 def scene(width: int = 60, height: int = 40) -> Image.Image:
     """Two ramps, so that every corner has a colour of its own."""

@@ -8,18 +8,9 @@ from PIL import Image, ImageOps
 
 from app.processors.decode import TURNS, Decoded
 from app.processors.image import ImageProcessor
-from tests.support.samples import photo
+from tests.support.samples import STORED, photo
 
 HALF = (0.5, 0.5, 0.5)
-BACK = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 def processor(side: int, edge: int | None, resample: int = Image.Resampling.BICUBIC) -> ImageProcessor:
@@ -42,7 +33,7 @@ def assert_same(got: np.ndarray, want: np.ndarray) -> None:
 
 
 def stored(image: Image.Image, tag: int) -> Decoded:
-    turned = image.transpose(BACK[tag]) if tag in BACK else image
+    turned = image.transpose(STORED[tag]) if tag in STORED else image
     assert (np.asarray(turned.transpose(TURNS[tag]) if tag in TURNS else turned) == np.asarray(image)).all()
     return Decoded(turned, turned.size, tag)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from app.errors import InvalidRequest
 from app.processors.formats import COMMON, RARE
 from app.processors.headers import common_format
-from tests.support.samples import MAX_PIXELS, as_base64, chunk, encoded, pictures, png, scene
+from tests.support.samples import MAX_PIXELS, STORED, as_base64, chunk, encoded, pictures, png, scene
 
 pillow_heif.register_heif_opener()
 PREPARE = pictures()
@@ -52,21 +52,10 @@ def test_heic_named_png() -> None:
     assert difference(PREPARE(text)["pixels"].astype(int), np.asarray(scene()).astype(int)) < 4
 
 
-TURNED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
-
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("tag", range(10))
 def test_every_rotation_tag(form: str, tag: int) -> None:
-    stored = scene().transpose(TURNED[tag]) if tag in TURNED else scene()
+    stored = scene().transpose(STORED[tag]) if tag in STORED else scene()
     exif = Image.Exif()
     exif[0x0112] = tag
     options = {"lossless": True} if form == "WEBP" else {"quality": 98} if form == "JPEG" else {}
