@@ -6,8 +6,12 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
+from multiprocessing.connection import wait
 from pathlib import Path
 
+# Starting a process also looks whether others have ended, and a status can be read only once.
+_lock = threading.Lock()
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [__name__, "PIL.Image", "PIL.ImageDraw", "PIL.ImageFont", "httpx", "numpy", "tqdm", "weaviate.classes.query"]
@@ -22,7 +26,8 @@ class ScriptProcess:
         self._output, self._errors = (Path(tempfile.mkstemp()[1]) for _ in range(2))
         command = str(script), arguments, {**os.environ, **env}, str(cwd), str(self._output), str(self._errors)
         self._process = _context.Process(target=_run, args=command)
-        self._process.start()
+        with _lock:
+            self._process.start()
 
     def printed(self) -> str:
         """What it has printed so far, errors last."""
@@ -30,14 +35,16 @@ class ScriptProcess:
 
     def finish(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """What it printed and its exit status, once it has ended; kills it after so many seconds."""
-        self._process.join(seconds)
-        if self._process.is_alive():
+        if not wait([self._process.sentinel], seconds):
             self._process.kill()
+        with _lock:
             self._process.join()
+            status = self._process.exitcode
+        assert status is not None
         output, errors = self._output.read_text(), self._errors.read_text()
         self._output.unlink()
         self._errors.unlink()
-        return subprocess.CompletedProcess(self._script, self._process.exitcode or 0, output, errors)
+        return subprocess.CompletedProcess(self._script, status, output, errors)
 
 
 def _run(script: str, arguments: list[str], env: dict[str, str], cwd: str, output: str, errors: str) -> None:
