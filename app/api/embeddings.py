@@ -42,7 +42,7 @@ async def embeddings(request: Request) -> Response:
                 f"{payload.dimensions}; leave it out"
             )
         try:
-            texts, images = await while_connected(request, compute(running, admission, payload.items))
+            texts, images = await while_connected(request, compute(request, running, admission, payload.items))
         except ServiceError as error:
             raise _named_by_input(error, payload.kinds) from error
         tokens = await asyncio.to_thread(running.count_tokens, payload.items.texts)
