@@ -1,6 +1,6 @@
 """Pictures a second beside two threads of plain Pillow, in one run: preparing alone, and over HTTP.
 
-    python -m benchmarks.pictures [--side 64] [--seconds 4]
+    python -m benchmarks.pictures [--side 64] [--seconds 2] [--rounds 3]
     python -m benchmarks.pictures --http [--models demo/models]     servers at 4 connections, exact and FAST_IMAGES
 
 Plain Pillow opens, converts to RGB, resizes (bicubic) and crops, as image processors do; "without convert" leaves
@@ -16,16 +16,18 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from PIL import Image
 
 from app.processors.image import ImageProcessor
 from app.processors.picture import PictureProcessor, keep_decoded_memory
-from benchmarks.bench import server
 from benchmarks.load import load
+from benchmarks.servers import server
 from tests.support.samples import as_base64, encoded, photo
 
 SIZES = ((4000, 3000), (1600, 1200), (800, 600))
@@ -61,12 +63,12 @@ def rate(work: Callable[[], object], seconds: float, threads: int = 2) -> float:
     return sum(counts) / (time.monotonic() - started)
 
 
-def plain_rates(data: bytes, side: int, seconds: float) -> dict[str, float]:
+def plainly(data: bytes, side: int, seconds: float) -> dict[str, float]:
     convert, without = (partial(plain, data, side, convert) for convert in (True, False))
     return {"plain Pillow": rate(convert, seconds), "without convert": rate(without, seconds)}
 
 
-def preparing_rates(data: bytes, side: int, seconds: float) -> dict[str, float]:
+def prepared(data: bytes, side: int, seconds: float) -> dict[str, float]:
     processor = ImageProcessor(side, side, side, 3, 1 / 255, HALF, HALF)
     rates = {}
     for name, fast in MODES.items():
@@ -77,40 +79,53 @@ def preparing_rates(data: bytes, side: int, seconds: float) -> dict[str, float]:
     return rates
 
 
+def served(data: bytes, ports: dict[str, int], seconds: float) -> dict[str, float]:
+    """Pictures a second at 4 connections of the servers on these ports."""
+    rates = {}
+    for name, port in ports.items():
+        got = asyncio.run(load(port, bodies(data), 4, seconds, warm_up=0.5))
+        if got.failed:
+            raise RuntimeError(f"{got.failed} requests failed")
+        rates[f"server, {name}"] = got.per_second
+    return rates
+
+
 def bodies(data: bytes) -> Iterator[bytes]:
     """Requests for one picture; four characters after its end make each of 16 different from the others."""
     text = as_base64(data + bytes(-len(data) % 3))
     return itertools.cycle([b'{"images": ["%s%04x"]}' % (text, number) for number in range(16)])
 
 
-def server_rates(samples: dict[str, bytes], models: Path, seconds: float) -> dict[str, dict[str, float]]:
-    """Pictures a second at 4 connections, by sample and mode."""
-    rates: dict[str, dict[str, float]] = {sample: {} for sample in samples}
-    for name, fast in MODES.items():
-        with server("app", models, {"FAST_IMAGES": fast}) as (port, _, _):
-            for sample, data in samples.items():
-                got = asyncio.run(load(port, bodies(data), 4, seconds))
-                if got.failed:
-                    raise RuntimeError(f"{got.failed} requests failed")
-                rates[sample][f"server, {name}"] = got.per_second
-    return rates
+def show(name: str, rounds: list[dict[str, float]]) -> None:
+    """The medians over the rounds, and of the ratios to plain Pillow in the same round."""
+    figures = []
+    for way in rounds[0]:
+        rates = [each[way] for each in rounds]
+        ratios = [each[way] / each["plain Pillow"] for each in rounds]
+        figures.append(f"{way} {median(rates):.1f} ({median(ratios):.2f})")
+    print(f"{name}, pictures/s (to plain Pillow): {', '.join(figures)}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=64, help="what the model takes (the demo model: 64)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="all ways one after the other, so many times")
     parser.add_argument("--http", action="store_true", help="measure servers, not the preparation alone")
     parser.add_argument("--models", type=Path, default=Path("demo/models"), help="what the servers serve")
     options = parser.parse_args()
-    samples = {f"{width}x{height}": encoded(photo(width, height), "JPEG", quality=85) for width, height in SIZES}
-    served = server_rates(samples, options.models, options.seconds) if options.http else {}
-    for name, data in samples.items():
-        rates = plain_rates(data, options.side, options.seconds)
-        rates |= served[name] if served else preparing_rates(data, options.side, options.seconds)
-        plainly = rates["plain Pillow"]
-        figures = ", ".join(f"{way} {figure:.1f} ({figure / plainly:.2f})" for way, figure in rates.items())
-        print(f"{name} ({len(data) // 1000} kB), pictures/s (to plain Pillow): {figures}", flush=True)
+    seconds = options.seconds
+    with ExitStack() as stack:
+        ports = {}
+        for name, fast in MODES.items() if options.http else ():
+            ports[name], _, _ = stack.enter_context(server("app", options.models, {"FAST_IMAGES": fast}))
+        for width, height in SIZES:
+            data = encoded(photo(width, height), "JPEG", quality=85)
+            rounds = []
+            for _ in range(options.rounds):
+                ours = served(data, ports, seconds) if ports else prepared(data, options.side, seconds)
+                rounds.append(plainly(data, options.side, seconds) | ours)
+            show(f"{width}x{height} ({len(data) // 1000} kB)", rounds)
 
 
 if __name__ == "__main__":
