@@ -15,7 +15,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from benchmarks import precision, report
 from benchmarks.load import image_bodies, load, poll_ready, text_bodies
 from benchmarks.pictures import SIZES
 from benchmarks.pictures import bodies as photo_bodies
+from benchmarks.progress import progress
 from benchmarks.servers import memory, server
 from tests.support.samples import encoded, photo
 
@@ -44,11 +46,19 @@ FAST = "fast"
 WHOLE = ("yardstick", "ours", FAST)
 
 
-async def measure(port: int, seconds: float) -> dict[str, Any]:
+Step = Callable[[str], None]
+"""Called at the beginning of each step with what is done in it."""
+
+# The start of a server, its loads one after the other, and the bare loop.
+STEPS = 1 + 2 * len(CONNECTIONS) + 2 + 1 + len(SIZES) + 1
+
+
+async def measure(name: str, port: int, seconds: float, step: Step) -> dict[str, Any]:
     images, texts = image_bodies(), text_bodies()
     result: dict[str, Any] = {}
     for kind, bodies in (("images", images), ("texts", texts)):
         for connections in CONNECTIONS:
+            step(f"{name}: {kind}, {connections} connections")
             got = await load(port, bodies, connections, seconds)
             result[f"{kind}_{connections}"] = {
                 "per_second": got.per_second,
@@ -57,6 +67,7 @@ async def measure(port: int, seconds: float) -> dict[str, Any]:
                 "failed": got.failed,
             }
     for connections in (4, 16):
+        step(f"{name}: a text beside {connections} connections of pictures")
         importing = asyncio.create_task(load(port, images, connections, seconds))
         query = await load(port, texts, 1, seconds)
         await importing
@@ -64,6 +75,7 @@ async def measure(port: int, seconds: float) -> dict[str, Any]:
             "p50_ms": query.percentile(0.5),
             "p99_ms": query.percentile(0.99),
         }
+    step(f"{name}: ready under full load")
     full = [asyncio.create_task(load(port, bodies, 32, seconds)) for bodies in (images, texts)]
     ready = await poll_ready(port, seconds)
     await asyncio.gather(*full)
@@ -76,25 +88,40 @@ async def measure(port: int, seconds: float) -> dict[str, Any]:
     return result
 
 
-def photo_rates(port: int, photos: dict[str, bytes], seconds: float) -> dict[str, float]:
+def photo_rates(name: str, port: int, photos: dict[str, bytes], seconds: float, step: Step) -> dict[str, float]:
     """Pictures a second at 4 connections, by size."""
-    return {size: asyncio.run(load(port, photo_bodies(data), 4, seconds)).per_second for size, data in photos.items()}
+    rates = {}
+    for size, data in photos.items():
+        step(f"{name}: photos of {size}")
+        rates[size] = asyncio.run(load(port, photo_bodies(data), 4, seconds)).per_second
+    return rates
 
 
-def in_precision(precision: str, models: Path, seconds: float) -> dict[str, Any] | None:
-    """Speed at 16 connections, start and memory; None where this machine does not compute in it."""
-    settings = Settings(models_dir=models, precision=precision)
-    engine = chosen_engine(settings)
-    if precision not in engine.precisions(settings):
-        return None
-    env = {"PRECISION": precision}
-    with server("app", models, env):
-        pass  # compiles it, if that was not done
-    with server("app", models, env) as (port, pid, seconds_to_ready):
-        figures: dict[str, Any] = {"ready_after_s": seconds_to_ready, "loaded": memory(pid)}
-        for kind, bodies in (("images", image_bodies()), ("texts", text_bodies())):
-            figures[f"{kind}_16"] = asyncio.run(load(port, bodies, 16, seconds)).per_second
-        return {**figures, **memory(pid), "model_mb": compiled_mb(settings, engine)}
+def in_precisions(models: Path, seconds: float, step: Step) -> dict[str, Any]:
+    """Speed at 16 connections, start and memory, by each precision in which this machine computes."""
+    measured: dict[str, Any] = {}
+    for name in precision.PRECISIONS:
+        step(f"in {name}")
+        settings = Settings(models_dir=models, precision=name)
+        engine = chosen_engine(settings)
+        if name not in engine.precisions(settings):
+            continue
+        with compiled_server("app", models, {"PRECISION": name}) as (port, pid, seconds_to_ready):
+            figures: dict[str, Any] = {"ready_after_s": seconds_to_ready, "loaded": memory(pid)}
+            for kind, bodies in (("images", image_bodies()), ("texts", text_bodies())):
+                figures[f"{kind}_16"] = asyncio.run(load(port, bodies, 16, seconds)).per_second
+            measured[name] = {**figures, **memory(pid), "model_mb": compiled_mb(settings, engine)}
+    return measured
+
+
+@contextmanager
+def compiled_server(module: str, models: Path, env: dict[str, str]) -> Iterator[tuple[int, int, float]]:
+    """As server(), of which an earlier one has compiled the model, if there is anything to compile."""
+    if module == "app":
+        with server(module, models, env):
+            pass
+    with server(module, models, env) as started:
+        yield started
 
 
 def compiled_mb(settings: Settings, engine: FileEngine | ModuleEngine) -> float:
@@ -120,26 +147,28 @@ def bare_loop(models: Path, env: dict[str, str]) -> dict[str, dict[str, float]]:
 
 
 def machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     models = {line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")}
     return f"{os.cpu_count()} CPUs ({', '.join(models) or platform.machine()})"
 
 
-def measure_servers(models: Path, names: Sequence[str], seconds: float) -> dict[str, Any]:
+def measure_servers(models: Path, names: Sequence[str], seconds: float, step: Step) -> dict[str, Any]:
     """Each of the servers after the other: load, photos, memory; ours beside its bare loop."""
     photos = {f"{width}x{height}": encoded(photo(width, height), "JPEG", quality=85) for width, height in SIZES[::-1]}
     servers: dict[str, Any] = {}
     rates: dict[str, dict[str, float]] = {size: {} for size in photos}
     for name in names:
         module, env = SERVERS[name]
-        with server(module, models, env) as (port, pid, seconds_to_ready):
+        step(f"{name}: start")
+        with compiled_server(module, models, env) as (port, pid, seconds_to_ready):
             if name != FAST:
-                servers[name] = asyncio.run(measure(port, seconds))
-            for size, rate in photo_rates(port, photos, seconds).items():
+                servers[name] = asyncio.run(measure(name, port, seconds, step))
+            for size, rate in photo_rates(name, port, photos, seconds, step).items():
                 rates[size][name] = rate
             if name != FAST:
                 servers[name]["start"] = {"ready_after_s": seconds_to_ready, **memory(pid)}
         if module == "app" and name != FAST:
+            step(f"{name}: the engine alone")
             servers[name]["bare_loop"] = bare_loop(models, env)
     return {"servers": servers, "photos": rates}
 
@@ -155,13 +184,15 @@ def main() -> None:
     if not options.models.exists():
         subprocess.run([sys.executable, "-m", "benchmarks.make_model", str(options.models)], check=True)
 
+    names = options.only or WHOLE
     started = time.monotonic()
     today = datetime.now(UTC).date().isoformat()
     run: dict[str, Any] = {"machine": machine(), "date": today, "seconds": options.seconds}
-    run |= measure_servers(options.models, options.only or WHOLE, options.seconds)
+    with progress(STEPS * len(names) + (0 if options.only else len(precision.PRECISIONS))) as step:
+        run |= measure_servers(options.models, names, options.seconds, step)
+        if not options.only:
+            run["precisions"] = in_precisions(options.models, options.seconds, step)
     if not options.only:
-        by_precision = {name: in_precision(name, options.models, options.seconds) for name in precision.PRECISIONS}
-        run["precisions"] = {name: figures for name, figures in by_precision.items() if figures}
         run["costs"] = precision.compare(options.models, Path("demo/models"))
     run["took_seconds"] = time.monotonic() - started
     options.output.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

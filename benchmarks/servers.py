@@ -49,7 +49,7 @@ def is_ready(port: int) -> bool:
 
 def memory(pid: int) -> dict[str, float]:
     """Resident memory in MB: all, and its anonymous part."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     kb = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Rss")}
     total = sum(int(value) for value in kb.values())
     return {"rss_mb": total / 1024, "rss_anon_mb": int(kb["RssAnon"]) / 1024}
