@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench import server
 from benchmarks.load import poll_ready, send
+from benchmarks.servers import server
 
 MIB = 2**20
 
@@ -127,7 +127,7 @@ class _Memory(threading.Thread):
         self.first = self.most = self._now()
 
     def _now(self) -> float:
-        found = re.search(r"RssAnon:\s+(\d+) kB", self._status.read_text())
+        found = re.search(r"RssAnon:\s+(\d+) kB", self._status.read_text(encoding="utf-8"))
         assert found
         return int(found[1]) / 1024
 
