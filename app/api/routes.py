@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.body import announced_bytes, read_body
+from app.api.entry import TIMELINE
 from app.api.parse import VectorizeRequest, parse_request
 from app.api.schemas import (
     ROWS_AT_ONCE,
@@ -55,7 +56,7 @@ async def vectorize(request: Request) -> Response:
         running = await service.running()
         admission = share.enter_context(running.budget.admit(announced_bytes(request)))
         payload = await receive(request, running, admission, parse_request)
-        texts, images = await while_connected(request, compute(running, admission, payload))
+        texts, images = await while_connected(request, compute(request, running, admission, payload))
         del payload
         if len(texts) + len(images) > ROWS_AT_ONCE:
             parts = await asyncio.to_thread(dump_response, texts, images)
@@ -106,10 +107,13 @@ async def receive(
     return parse(body, most_items)
 
 
-async def compute(running: Running, admission: Admission, payload: VectorizeRequest) -> tuple[Vectors, Vectors]:
+async def compute(
+    request: Request, running: Running, admission: Admission, payload: VectorizeRequest
+) -> tuple[Vectors, Vectors]:
     """The vectors, within the budget; raises what the budget and the batcher raise."""
     await admission.take_items(len(payload.texts) + len(payload.images))
-    return await running.batcher.vectorize(payload.texts, payload.images, admission.arrived)
+    timeline = request.scope.get(TIMELINE)
+    return await running.batcher.vectorize(payload.texts, payload.images, admission.arrived, timeline)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -119,6 +123,8 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))  # what it had taken is given back before anything else is said of it
             raise ClientGone("the client closed the connection")
         return task.result()
     finally:

@@ -14,20 +14,16 @@ from typing import Any
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
 from app.processors.picture import PictureProcessor, keep_decoded_memory
-from app.processors.text import count_tokens
+from app.processors.text import count_tokens, prepare_text
+from app.serving.about import about
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
 from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.vector_cache import VectorCache
 from app.settings import Settings
 from app.towers import Inputs, LoadedModel
-from app.version import VERSION
 
 _log = logging.getLogger(__name__)
-
-# Bytes of UTF-8; more than any model reads of a text, and few enough to be decoded at once.
-_LONGEST_TEXT = 8 * 2**20
-
 
 # What the interpreter and the libraries take beside the model and the budget, while they work.
 _HEADROOM = 64 * 2**20
@@ -37,18 +33,23 @@ _STOP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Running:
-    """A loaded model and what serves it. `meta` is what GET /meta reports, as JSON; `close` ends what it started."""
+    """A loaded model and what serves it.
+
+    `meta` is what GET /meta reports, as JSON; `about` names the model and what computes it, in words; `close` ends
+    what it started.
+    """
 
     model: LoadedModel
     batcher: Batcher
     budget: Budget
     meta: bytes
+    about: dict[str, str]
     close: Callable[[], None]
 
     def count_tokens(self, texts: list[bytes]) -> int:
         """The tokens that the model reads of these texts; tokenizes them, so not for the event loop."""
         times = Counter(texts)
-        return sum(number * count_tokens(self.model.text.processor, _decode(text)) for text, number in times.items())
+        return sum(number * count_tokens(self.model.text.processor, text) for text, number in times.items())
 
 
 class Service:
@@ -167,9 +168,6 @@ class Service:
             on_broken=on_broken,
         )
 
-        def prepare_text(text: bytes) -> Inputs:
-            return model.text.processor(_decode(text))
-
         pictures = PictureProcessor(
             model.image.processor,
             max_pixels=settings.max_pixels,
@@ -186,16 +184,15 @@ class Service:
                 return picture.prepare()
 
         keep_decoded_memory(threads)
-        batcher.add_queue("texts", model.text, prepare_text)
+        batcher.add_queue("texts", model.text, lambda text: prepare_text(model.text.processor, text))
         batcher.add_queue("images", model.image, prepare_image)
         batcher.start()
         self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
-        self.metrics.model.info({"engine": model.engine, "precision": model.precision})
+        serves = about(model)
+        self.metrics.model.info(serves)
         self.metrics.ready_seconds.set(seconds_since_start())
         fields = {
-            "version": VERSION,
-            "family": model.family,
-            "engine": model.engine,
+            **serves,
             "width": model.width,
             "folder": model.folder,
             "threads": threads,
@@ -207,11 +204,7 @@ class Service:
         }
         line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value != "")
         _log.info("ready: %s", line, extra={"fields": fields})
-        return Running(model, batcher, budget, _json(model.meta), pictures.close)
-
-
-def _decode(text: bytes) -> str:
-    return text[:_LONGEST_TEXT].decode(errors="ignore")
+        return Running(model, batcher, budget, _json(model.meta), serves, pictures.close)
 
 
 def _json(meta: dict[str, Any]) -> bytes:
