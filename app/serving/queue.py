@@ -185,10 +185,10 @@ class Queue:
         """How many calls of `take` would give an item now."""
         return sum(lane.preparable for lane in self._lanes.values())
 
-    def take(self, now: float) -> Item | None:
-        """The item to prepare next; None while enough are prepared, whatever waits."""
+    def take(self, now: float, of: str | None = None) -> Item | None:
+        """The item to prepare next, of the kind `of` if that is given; None while enough are prepared."""
         for kind, lane in self._lanes.items():
-            if lane.preparable:
+            if lane.preparable and of in (None, kind):
                 item = lane.take(self._prospect(kind, now))
                 lane.waiting -= 1
                 lane.preparing += 1

@@ -87,9 +87,10 @@ class Service:
 
         Raises Unavailable with the cause if that fails or takes longer than `loading_timeout`.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.loading_timeout):
-                await self._settled.wait()
+        if not self._settled.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.loading_timeout):
+                    await self._settled.wait()
         if self.failure is not None:
             raise Unavailable(self.failure)
         if self.current is None:
