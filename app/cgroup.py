@@ -35,7 +35,7 @@ def usable_memory(proc: Path = _SELF, machine: int | None = None) -> int:
 def resident_memory(proc: Path = _SELF) -> int:
     """Bytes of memory that this process has now."""
     try:
-        return int((proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int((proc / "statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):  # no procfs: macOS
         import resource
 
@@ -51,8 +51,8 @@ def _schedulable_cpus() -> int:
 def _cgroup_folders(proc: Path, controller: str) -> list[Path]:
     """Every cgroup folder with a say on `controller`, from the process's own up to the mount point."""
     try:
-        groups = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
-        mounts = [line.split(" - ", 1) for line in (proc / "mountinfo").read_text().splitlines()]
+        groups = [line.split(":", 2) for line in (proc / "cgroup").read_text(encoding="utf-8").splitlines()]
+        mounts = [line.split(" - ", 1) for line in (proc / "mountinfo").read_text(encoding="utf-8").splitlines()]
     except OSError:
         return []
     folders: list[Path] = []
@@ -72,13 +72,13 @@ def _cgroup_folders(proc: Path, controller: str) -> list[Path]:
 def _quota(folder: Path) -> float | None:
     """CPUs' worth of time per period in one cgroup folder; None where there is no limit."""
     try:
-        quota, period = (folder / "cpu.max").read_text().split()
+        quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         pass
     try:
-        limit = int((folder / "cpu.cfs_quota_us").read_text())
-        return None if limit < 0 else limit / int((folder / "cpu.cfs_period_us").read_text())
+        limit = int((folder / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
+        return None if limit < 0 else limit / int((folder / "cpu.cfs_period_us").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -86,6 +86,6 @@ def _quota(folder: Path) -> float | None:
 def _number(path: Path) -> int | None:
     """The number in a file; None where there is none, as in one that says `max`."""
     try:
-        return int(path.read_text())
+        return int(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -113,7 +113,8 @@ class Server(uvicorn.Server):
             if connection.cycle is not None:
                 connection.cycle.keep_alive = False
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
-        _log.info("shutting down on %s", signal.Signals(self._asked_by or signal.SIGTERM).name)
+        cause = "the failure" if self._service.failure else signal.Signals(self._asked_by or signal.SIGTERM).name
+        _log.info("shutting down on %s", cause)
 
     def _delay(self) -> float:
         if self._asked_by == signal.SIGINT or self._service.failure is not None:

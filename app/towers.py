@@ -104,8 +104,8 @@ class Tower:
 class LoadedModel:
     """A model that has run: both towers give vectors of the same `width`.
 
-    `meta` is what GET /meta reports; `engine` says in words what computes the model.
-    `family` names its family, where that is known, and `folder` is where lies what was loaded.
+    `meta` is what GET /meta reports; `engine` says in words what computes the model, in which `precision`.
+    `family` names its family, and `folder` is where lies what was loaded.
     """
 
     text: Tower
@@ -113,5 +113,6 @@ class LoadedModel:
     width: int
     meta: dict[str, Any]
     engine: str
+    precision: str = "float32"
     family: str = ""
     folder: str = ""

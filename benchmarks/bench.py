@@ -68,7 +68,7 @@ def is_ready(port: int) -> bool:
 
 def memory(pid: int) -> dict[str, float]:
     """Resident memory in MB: all, and its anonymous part."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     kb = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Rss")}
     total = sum(int(value) for value in kb.values())
     return {"rss_mb": total / 1024, "rss_anon_mb": int(kb["RssAnon"]) / 1024}
@@ -138,7 +138,7 @@ def main() -> None:
         if module == "app":
             result["bare_loop"] = bare_loop(options.models, env)
         report["servers"][name] = result
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
+    options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print_table(report)
 
 

@@ -127,7 +127,7 @@ class _Memory(threading.Thread):
         self.first = self.most = self._now()
 
     def _now(self) -> float:
-        found = re.search(r"RssAnon:\s+(\d+) kB", self._status.read_text())
+        found = re.search(r"RssAnon:\s+(\d+) kB", self._status.read_text(encoding="utf-8"))
         assert found
         return int(found[1]) / 1024
 

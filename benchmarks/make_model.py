@@ -44,8 +44,8 @@ def clip_tokenizer(work: Path) -> CLIPTokenizerFast:
     vocab += ["<|startoftext|>", "<|endoftext|>"]
     folder = work / "tokenizer"
     folder.mkdir()
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocab)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     end = "<|endoftext|>"
     config = {
         "bos_token": "<|startoftext|>",
@@ -56,7 +56,7 @@ def clip_tokenizer(work: Path) -> CLIPTokenizerFast:
         "tokenizer_class": "CLIPTokenizer",
         "do_lower_case": True,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return CLIPTokenizerFast.from_pretrained(folder)
 
 

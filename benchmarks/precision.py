@@ -160,7 +160,7 @@ def main() -> None:
         print(json.dumps(measure(options.measure, options.retrieval)))
         return
     report = compare(options.models, options.demo)
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
+    options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"{'':22}" + "".join(f"{precision:>12}" for precision in report))
     for figure in report["float32"]:
         print(f"{figure:22}" + "".join(f"{figures[figure]:12.5f}" for figures in report.values()))

@@ -272,8 +272,8 @@ def main() -> int:
         soak = Soak(port, pid)
         asyncio.run(soak.run(options.seconds, options.clients))
     figures = report(soak, options.seconds)
-    options.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
-    options.output.with_suffix(".svg").write_text(plot(soak.samples) + "\n")
+    options.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    options.output.with_suffix(".svg").write_text(plot(soak.samples) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in figures.items() if name != "samples"}, indent=1))
     return 1 if figures["problems"] else 0
 

@@ -23,7 +23,7 @@ def trust_remote_code(settings: Settings) -> bool:
     """The file MODELS_DIR/trust_remote_code wins over the environment, as baked."""
     baked = settings.models_dir / "trust_remote_code"
     if baked.is_file():
-        return baked.read_text().strip().lower() == "true"
+        return baked.read_text(encoding="utf-8").strip().lower() == "true"
     return settings.trust_remote_code
 
 
@@ -88,7 +88,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The model's own config.json, in the folder or in that of its first module."""
     for path in (folder / "config.json", *sorted(folder.glob("*/config.json"))):
         if path.is_file():
-            config: dict[str, Any] = json.loads(path.read_text())
+            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return config
     return {}
 

@@ -45,7 +45,7 @@ class ModernVBERT:
         with without_damaged_files(source):
             _model(source).save_pretrained(target / "colpali_engine_model")
             _processor(source).save_pretrained(target / "colpali_engine_processor")
-        (target / "model_name").write_text(name)
+        (target / "model_name").write_text(name, encoding="utf-8")
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)

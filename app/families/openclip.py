@@ -75,9 +75,14 @@ class OpenCLIP:
         if text_name:
             shutil.copytree(download(text_name, downloads, TOKENIZER), folder / "text", ignore=_hidden)
         shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
-        (folder / "open_clip_config.json").write_text(json.dumps(description))
-        config = {"model_name": name, "pretrained": pretrained, "model_config": description["model_cfg"]}
-        (folder / "config.json").write_text(json.dumps({**config, "cache_dir": "./models/openclip"}))
+        (folder / "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
+        config = {
+            "model_name": name,
+            "pretrained": pretrained,
+            "model_config": description["model_cfg"],
+            "cache_dir": "./models/openclip",
+        }
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
@@ -235,7 +240,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     own = folder / "open_clip_config.json"
     if own.is_file():
-        description: dict[str, Any] = json.loads(own.read_text())
+        description: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
         return description
     config = read_config(folder)
     missing = [key for key in ("model_name", "pretrained", "model_config") if not config.get(key)]
@@ -283,7 +288,7 @@ def _as_open_clip_lays_it(folder: Path, description: dict[str, Any]) -> Iterator
                 description["model_cfg"]["text_cfg"]["hf_model_name"] = str(text)
             for path in text.iterdir():
                 (place / path.name).symlink_to(path)
-        (place / "open_clip_config.json").write_text(json.dumps(description))
+        (place / "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
         yield place
 
 

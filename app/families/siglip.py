@@ -35,7 +35,7 @@ class SigLIP:
         name = names["SIGLIP_MODEL_NAME"]
         source = download_model(name, downloads, trust_remote_code, model_types=("siglip", "siglip2"))
         save_model(source, trust_remote_code, model_folder=target / "siglip", processor_folder=target / "siglip")
-        (target / "model_name").write_text(name)
+        (target / "model_name").write_text(name, encoding="utf-8")
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)

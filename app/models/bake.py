@@ -39,7 +39,7 @@ def bake(models_dir: Path, names: Mapping[str, str], trust_remote_code: bool, *,
     shutil.rmtree(baked, ignore_errors=True)
     baked.mkdir(parents=True)
     family.bake(own, trust_remote_code, downloads, baked)
-    (baked / "trust_remote_code").write_text(str(trust_remote_code).lower())
+    (baked / "trust_remote_code").write_text(str(trust_remote_code).lower(), encoding="utf-8")
     for path in baked.rglob("*"):
         path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
     _verify(baked, compile_towers)
@@ -54,7 +54,7 @@ def bake(models_dir: Path, names: Mapping[str, str], trust_remote_code: bool, *,
             shutil.rmtree(target)
         path.replace(target)
     record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
-    (models_dir / _RECORD).write_text(json.dumps(record))
+    (models_dir / _RECORD).write_text(json.dumps(record), encoding="utf-8")
     being_replaced.unlink()
     shutil.rmtree(downloads, ignore_errors=True)
 
@@ -62,7 +62,7 @@ def bake(models_dir: Path, names: Mapping[str, str], trust_remote_code: bool, *,
 def _read_record(models_dir: Path) -> dict[str, Any] | None:
     """What was baked here before; None if nothing, or by the container that came before this one."""
     try:
-        record = json.loads((models_dir / _RECORD).read_text())
+        record = json.loads((models_dir / _RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return record if "wanted" in record else None
@@ -89,6 +89,6 @@ def _verify(models_dir: Path, compile_towers: bool) -> None:
         precision.unlink(missing_ok=True)
     else:
         precision.write_text(settings.precision, encoding="utf-8")
-    model = load_model(settings)
+    model = load_model(settings, served_elsewhere=True)
     compiled = any(models_dir.glob("compiled/*/manifest.json"))
     print(f"{model.engine}, vectors of width {model.width}{', compiled' if compiled else ''}")

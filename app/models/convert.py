@@ -36,8 +36,8 @@ _TOLERANCE = 1e-3
 _LEAST_COSINE = 0.9
 
 
-def write_form(model: TorchModel, engine: FileEngine, form: Form, folder: Path) -> None:
-    """Write both towers into `folder`; of a tower that the engine does not take, the reason.
+def write_form(model: TorchModel, family: str, engine: FileEngine, form: Form, folder: Path) -> None:
+    """Write both towers of a `family`'s model into `folder`; of a tower that the engine does not take, the reason.
 
     Raises NotCompiled if it takes neither.
     """
@@ -49,7 +49,7 @@ def write_form(model: TorchModel, engine: FileEngine, form: Form, folder: Path) 
             for path in folder.glob(f"{name}.*"):
                 path.unlink()
             towers[name] = {"refused": f"{engine.title} cannot compute the {name} tower: {error}"}
-    write_manifest(folder, form, towers, model.meta)
+    write_manifest(folder, form, family, towers, model.meta)
 
 
 def _export(name: str, tower: TorchTower, engine: FileEngine, precision: str, folder: Path) -> dict[str, Any]:
@@ -131,13 +131,14 @@ def main() -> int:
         engine = engine_named(form.engine)
         assert isinstance(engine, FileEngine)
         settings = load_settings()
-        model = find_family(settings.models_dir).load(settings.models_dir, trust_remote_code(settings))
-        write_form(model, engine, form, arguments.folder)
+        family = find_family(settings.models_dir)
+        model = family.load(settings.models_dir, trust_remote_code(settings))
+        write_form(model, family.name, engine, form, arguments.folder)
     except Exception as error:
         if not isinstance(error, ConfigurationError):
             sys.excepthook(type(error), error, error.__traceback__)
         result = _failure(error, arguments.folder)
-    with os.fdopen(answer, "w") as file:
+    with os.fdopen(answer, "w", encoding="utf-8") as file:
         file.write(json.dumps(result))
     return bool(result)
 

@@ -22,18 +22,21 @@ from app.towers import LoadedModel, Padding, Processor, Tower
 _log = logging.getLogger(__name__)
 
 
-def load_model(settings: Settings, stop: threading.Event | None = None) -> LoadedModel:
+def load_model(
+    settings: Settings, stop: threading.Event | None = None, *, served_elsewhere: bool = False
+) -> LoadedModel:
     """Load the model below `settings.models_dir` on the engine that the settings choose.
 
-    Raises ConfigurationError that names what is wrong and says how to mend it, and Stopped soon after `stop`
-    is set while the model is compiled.
+    With `served_elsewhere`, as in baking, also in a precision in which only another machine computes: what is
+    kept is in that precision, and tried here in one that this machine has. Raises ConfigurationError that names
+    what is wrong and says how to mend it, and Stopped soon after `stop` is set while the model is compiled.
     """
     if forms := compiled_only(settings.models_dir):
-        return _load_compiled_only(forms, settings)
+        return _load_compiled_only(forms, settings, served_elsewhere)
     family = find_family(settings.models_dir)
     check_model(settings.models_dir, family)
     engine = chosen_engine(settings)
-    check_precision(engine, settings)
+    settings = _in_precision(engine, settings, served_elsewhere)
     if isinstance(engine, ModuleEngine):
         return _load_on_modules(settings, family, engine)
     try:
@@ -43,7 +46,25 @@ def load_model(settings: Settings, stop: threading.Event | None = None) -> Loade
         return _load_on_modules(settings, family, next_engine(settings, engine, str(error)))
 
 
-def _load_compiled_only(forms: list[Path], settings: Settings) -> LoadedModel:
+def _in_precision(engine: FileEngine | ModuleEngine, settings: Settings, served_elsewhere: bool) -> Settings:
+    """The settings with the precision in which the model is loaded; raises ConfigurationError if there is none."""
+    precision, able = chosen_precision(settings), engine.precisions(settings)
+    if precision in able or not served_elsewhere:
+        check_precision(engine, settings)
+        return settings
+    _log.warning(
+        "this machine does not compute in %s (%s takes %s), so the model is tried in another precision; the machine "
+        "that serves it must have %s",
+        precision,
+        engine.title,
+        ", ".join(able),
+        precision,
+    )
+    # An engine of files computes what is stored in the next precision that it has.
+    return settings.model_copy(update={"precision": "float32"}) if isinstance(engine, ModuleEngine) else settings
+
+
+def _load_compiled_only(forms: list[Path], settings: Settings, served_elsewhere: bool) -> LoadedModel:
     """One of the compiled forms, which cannot be made again here. Raises ConfigurationError."""
     models_dir, manifests = settings.models_dir, [read_manifest(form) for form in forms]
     precisions = [manifest.get("precision") for manifest in manifests]
@@ -64,8 +85,7 @@ def _load_compiled_only(forms: list[Path], settings: Settings) -> LoadedModel:
         )
     if missing := engine.missing():
         raise ConfigurationError(f"{folder} cannot be computed: {missing}")
-    settings = settings.model_copy(update={"precision": wanted})
-    check_precision(engine, settings)
+    settings = _in_precision(engine, settings.model_copy(update={"precision": wanted}), served_elsewhere)
     made_by, this = (manifest["format"], manifest["version"]), (FORMAT, engine.version())
     if made_by != this:
         raise ConfigurationError(
@@ -109,7 +129,14 @@ def _open(folder: Path, engine: FileEngine, settings: Settings, family: Family |
     width = common_width(widths["text"], widths["image"])
     title = f"{', '.join(names)}, in {precision}"
     return LoadedModel(
-        towers["text"], towers["image"], width, manifest["meta"], title, family.name if family else "", str(folder)
+        text=towers["text"],
+        image=towers["image"],
+        width=width,
+        meta=manifest["meta"],
+        engine=title,
+        precision=precision,
+        family=manifest["family"],
+        folder=str(folder),
     )
 
 
@@ -137,5 +164,12 @@ def _load_on_modules(settings: Settings, family: Family, engine: ModuleEngine) -
     width = common_width(widths["text"], widths["image"])
     title = f"{engine.title} on {engine.device(settings)}, in {precision}"
     return LoadedModel(
-        towers["text"], towers["image"], width, model.meta, title, family.name, str(settings.models_dir)
+        text=towers["text"],
+        image=towers["image"],
+        width=width,
+        meta=model.meta,
+        engine=title,
+        precision=precision,
+        family=family.name,
+        folder=str(settings.models_dir),
     )

@@ -34,7 +34,7 @@ from app.settings import Settings
 _log = logging.getLogger(__name__)
 
 # Raise it when what is written here changes.
-FORMAT = 6
+FORMAT = 7
 
 # Of files above this size only a part is read: so many places, with so many bytes each.
 _READ_WHOLE = 2**20
@@ -92,10 +92,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def write_manifest(folder: Path, form: Form, towers: dict[str, Any], meta: dict[str, Any]) -> None:
+def write_manifest(folder: Path, form: Form, family: str, towers: dict[str, Any], meta: dict[str, Any]) -> None:
     """The last thing written: with it a compiled form is whole."""
     made_by = {"format": FORMAT, "engine": form.engine, "precision": form.precision, "version": form.version}
-    text = json.dumps({**made_by, "towers": towers, "meta": meta})
+    text = json.dumps({**made_by, "family": family, "towers": towers, "meta": meta})
     (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
@@ -131,7 +131,7 @@ def written_by_one(place: Path, form: Form, stop: threading.Event) -> Iterator[N
     Where the file system has no locks two may write: the first rename counts. Raises Stopped.
     """
     path = place / f".{form.name}.lock"
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         while not _try_lock(file.fileno(), fcntl.LOCK_EX):
             if stop.wait(0.1):
                 raise Stopped("stopped while another server compiled the model")

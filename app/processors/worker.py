@@ -63,7 +63,7 @@ def _confine(server: int) -> None:
         sys.exit(0)  # it ended before the line above
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(limit, (0, 0))
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
         file.write("1000")
 
 
@@ -105,7 +105,7 @@ def _limit_memory(more: int | None) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = most
     if more is not None:
-        with open("/proc/self/statm") as file:
+        with open("/proc/self/statm", encoding="utf-8") as file:
             limit = int(file.read().split()[0]) * resource.getpagesize() + more
         if most != resource.RLIM_INFINITY:
             limit = min(limit, most)

@@ -67,7 +67,7 @@ class Metrics:
 def seconds_since_start(proc: Path = Path("/proc")) -> float:
     """Seconds for which this process has run; 0 where the system does not tell."""
     try:
-        started = int((proc / "self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+        fields = (proc / "self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError):
         return 0.0

@@ -7,7 +7,7 @@ _STEP = 2 ** (1 / 16)
 _SHORTEST = 0.01
 _BUCKETS = 320
 # What was seen this many requests ago counts for a third of what is seen now.
-_MEMORY = 500
+_MEMORY = 150
 # One visitor who closes a tab says nothing of the others.
 _FEWEST = 3.0
 # Clients' patience is at an end where fewer than this share would still be there.

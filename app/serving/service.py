@@ -13,7 +13,6 @@ from typing import Any
 
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
-from app.models.engine import chosen_precision
 from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.processors.text import count_tokens
 from app.serving.batcher import Batcher
@@ -192,7 +191,7 @@ class Service:
         batcher.add_queue("images", model.image, prepare_image)
         batcher.start()
         self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
-        self.metrics.model.info({"engine": model.engine, "precision": chosen_precision(settings)})
+        self.metrics.model.info({"engine": model.engine, "precision": model.precision})
         self.metrics.ready_seconds.set(seconds_since_start())
         fields = {
             "version": VERSION,

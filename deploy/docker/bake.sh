@@ -22,7 +22,7 @@ else
 from app.models.load import load_model
 from app.settings import load_settings
 
-load_model(load_settings())
+load_model(load_settings(), served_elsewhere=True)
 '; then
     echo "the image serves the compiled model without torch"
   else

@@ -50,7 +50,7 @@ def replicas() -> dict[int, float]:
     for folder in Path("/proc").iterdir():
         try:
             if folder.name.isdigit() and b"ServeReplica" in (folder / "cmdline").read_bytes():
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
                 found[int(folder.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         except OSError:
             continue

@@ -11,10 +11,14 @@ import pytest
 import torch
 from transformers import AutoProcessor, RobertaConfig, RobertaModel, SiglipModel
 
+from app.engines.openvino import OpenVINO
 from app.errors import ConfigurationError
 from app.families.folders import BEING_REPLACED, check_model, content_files
 from app.families.registry import find_family
 from app.families.sentence_transformer_pair import usable_positions
+from app.models.load import load_model
+from app.models.store import read_manifest
+from app.settings import Settings
 from tests.support import tiny_families
 from tests.support.baking import download
 from tests.support.hub import serve_hub
@@ -109,6 +113,27 @@ def test_links_inside_a_model_folder_are_followed(tmp_path: Path) -> None:
     (tmp_path / "model" / "circle").symlink_to(tmp_path / "model")
     (tmp_path / "model" / ".DS_Store").write_text("")
     assert content_files(tmp_path / "model") == [tmp_path / "model" / "0_CLIPModel" / "model.safetensors"]
+
+
+def test_a_precision_in_which_only_another_machine_computes_is_baked(tmp_path: Path) -> None:
+    able = OpenVINO().precisions(Settings())
+    precision = next((name for name in ("bfloat16", "float16", "int8") if name not in able), None)
+    if precision is None:
+        pytest.skip("this machine computes in every precision")
+    pair, models = clip_pair(tmp_path / "pair"), tmp_path / "models"
+    names = {"CLIP_MODEL_NAME": "someone/clip", "TEXT_MODEL_NAME": "someone/clip", "PRECISION": precision}
+    with serve_hub({"someone/clip": pair / "clip"}) as hub:
+        baked = download(hub.url, models, **names)
+        for_a_gpu = download(hub.url, tmp_path / "gpu", "--no-compile", **{**names, "PRECISION": "float16"})
+    assert baked.returncode == 0 and f"does not compute in {precision}" in baked.stderr, baked.stderr
+    assert for_a_gpu.returncode == 0 and (tmp_path / "gpu" / "precision").read_text() == "float16", for_a_gpu.stderr
+    assert [read_manifest(folder)["precision"] for folder in models.glob("compiled/[!.]*")] == [precision]
+    with pytest.raises(ConfigurationError, match=f"PRECISION={precision}: .* takes float32"):
+        load_model(Settings(models_dir=models))
+    for name in ("clip", "text"):
+        shutil.rmtree(models / name)
+    alone = load_model(Settings(models_dir=models), served_elsewhere=True)  # as the build of an image tries it
+    assert (alone.precision, alone.family) == (precision, "sentence-transformers")
 
 
 def test_positions_by_the_models_own_rule() -> None:

@@ -48,7 +48,13 @@ class Simulation:
         heapq.heappush(self._events, (time, next(self._numbers), event))
 
     def client(
-        self, name: str, patience: float, items: dict[str, int], start: float = 0.0, pause: float = 0.0
+        self,
+        name: str,
+        patience: float,
+        items: dict[str, int],
+        start: float = 0.0,
+        pause: float = 0.0,
+        patient_until: float = 0.0,
     ) -> None:
         """Sends a request with so many items of each kind, again and again; leaves after `patience` seconds."""
 
@@ -77,7 +83,7 @@ class Simulation:
 
             self._waiting[request] = answered
             self.queue.add(request, wanted, self.now)
-            self.at(self.now + patience, leave)
+            self.at(self.now + (patience if self.now >= patient_until else 1000.0), leave)
 
         self.at(start, send)
 
@@ -125,6 +131,17 @@ def answers(clients: int, patience: float, items: dict[str, int], batch: int) ->
 def test_most_answers_reach_clients_of_any_patience(clients: int, patience: float, batch: int, body: str) -> None:
     items = BODIES[body]
     assert answers(clients, patience, items, batch) >= 0.8 * answers(clients, 1000.0, items, batch)
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("clients, patience", [(24, 1.0), (48, 2.0), (16, 1.0)])
+def test_clients_who_lose_their_patience_are_soon_known(clients: int, patience: float, body: str) -> None:
+    simulation = Simulation()
+    for n in range(clients):
+        simulation.client("client", patience, BODIES[body], start=n * 0.003, patient_until=100.0)
+    patient = simulation.run(100).answered()
+    before = simulation.run(3).answered()
+    assert simulation.run(10).answered() - before >= 0.8 * patient * 10 / 100
 
 
 def test_while_the_queue_is_short_the_order_stays() -> None:
