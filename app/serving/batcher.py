@@ -62,6 +62,7 @@ class Batcher:
         self._lock = threading.Lock()
         self._preparable = threading.Condition(self._lock)
         self._launchable = threading.Condition(self._lock)
+        self._woken: set[threading.Condition] = set()
         self._threads = [
             threading.Thread(target=self._work, args=(step,), name=f"{name}-{i}", daemon=True)
             for name, step, count in (
@@ -171,10 +172,17 @@ class Batcher:
         if self._queue.stopped is not None:
             self._preparable.notify_all()
             self._launchable.notify_all()
-        if count := self._queue.preparable:
-            self._preparable.notify(count)
+        if self._queue.preparable:
+            self._wake_one(self._preparable)
         if self._queue.launchable:
-            self._launchable.notify()
+            self._wake_one(self._launchable)
+
+    def _wake_one(self, workers: threading.Condition) -> None:
+        """Holds the lock. One worker at a time, who wakes the next if there is more to do: a hundred texts that arrive
+        at once would else wake all, who then wait for each other."""
+        if workers not in self._woken:
+            self._woken.add(workers)
+            workers.notify()
 
     # threads ----------------------------------------------------------------------------------
 
@@ -189,9 +197,11 @@ class Batcher:
     def _prepare_items(self) -> bool:
         with self._lock:
             while not (items := self._take()):
+                self._woken.discard(self._preparable)
                 if self._queue.stopped is not None:
                     return False
                 self._preparable.wait()
+            self._woken.discard(self._preparable)
             self._wake_workers()
         prepare = self._kinds[items[0].kind].prepare
         outcomes: list[Inputs | ServiceError] = []
@@ -229,9 +239,11 @@ class Batcher:
         """Several threads may do this: one waits for the device's results while another gives it the next batch."""
         with self._lock:
             while (batch := self._queue.next_batch(time.monotonic())) is None:
+                self._woken.discard(self._launchable)
                 if self._queue.stopped is not None:
                     return False
                 self._launchable.wait()
+            self._woken.discard(self._launchable)
             self._wake_workers()
         tower = self._kinds[batch.kind].tower
         try:
