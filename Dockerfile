@@ -8,6 +8,8 @@ ARG OPEN_CLIP_MODEL_NAME
 ARG COLPALI_ENGINE_MODEL_NAME
 # names of files in requirements/
 ARG FAMILIES="${OPEN_CLIP_MODEL_NAME:+openclip} ${COLPALI_ENGINE_MODEL_NAME:+colpali}"
+# 1 puts in what traces need
+ARG TRACING
 
 FROM python:3.11-slim AS base
 ENV PATH=/opt/venv/bin:$PATH \
@@ -18,6 +20,7 @@ WORKDIR /app
 # Everything: bakes on any device, serves on a GPU.
 FROM base AS install
 ARG FAMILIES
+ARG TRACING
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements.txt deploy/docker/install.sh ./
@@ -36,10 +39,11 @@ RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh bake
 FROM bake-${DEVICE} AS bake
 
 FROM base AS serve
+ARG TRACING
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements.txt deploy/docker/install.sh ./
-COPY requirements/serve.txt requirements/constraints.txt requirements/
+COPY requirements/serve.txt requirements/tracing.txt requirements/constraints.txt requirements/
 RUN --mount=type=cache,target=/tmp/.cache/pip ./install.sh serve
 
 FROM serve AS serve-cpu

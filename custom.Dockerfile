@@ -23,6 +23,8 @@ WORKDIR /app
 FROM base AS install
 # Of every family that needs a library of its own; empty leaves them out (and torchvision).
 ARG FAMILIES="openclip colpali"
+# 1 puts in what traces need
+ARG TRACING
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements.txt deploy/docker/install.sh ./

@@ -16,12 +16,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.load import image_bodies, load, poll_ready, text_bodies
+from benchmarks.progress import progress
 
 CONNECTIONS = (1, 4, 16, 64)
 SERVERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -74,11 +75,16 @@ def memory(pid: int) -> dict[str, float]:
     return {"rss_mb": total / 1024, "rss_anon_mb": int(kb["RssAnon"]) / 1024}
 
 
-async def measure(port: int, seconds: float) -> dict[str, Any]:
+# The start of a server, its loads one after the other, and the bare loop.
+STEPS = 1 + 2 * len(CONNECTIONS) + 2 + 1 + 1
+
+
+async def measure(name: str, port: int, seconds: float, step: Callable[[str], None]) -> dict[str, Any]:
     images, texts = image_bodies(), text_bodies()
     result: dict[str, Any] = {}
     for kind, bodies in (("images", images), ("texts", texts)):
         for connections in CONNECTIONS:
+            step(f"{name}: {kind}, {connections} connections")
             got = await load(port, bodies, connections, seconds)
             result[f"{kind}_{connections}"] = {
                 "per_second": got.per_second,
@@ -87,6 +93,7 @@ async def measure(port: int, seconds: float) -> dict[str, Any]:
                 "failed": got.failed,
             }
     for connections in (4, 16):
+        step(f"{name}: a text beside {connections} connections of pictures")
         importing = asyncio.create_task(load(port, images, connections, seconds))
         query = await load(port, texts, 1, seconds)
         await importing
@@ -94,6 +101,7 @@ async def measure(port: int, seconds: float) -> dict[str, Any]:
             "p50_ms": query.percentile(0.5),
             "p99_ms": query.percentile(0.99),
         }
+    step(f"{name}: ready under full load")
     full = [asyncio.create_task(load(port, bodies, 32, seconds)) for bodies in (images, texts)]
     ready = await poll_ready(port, seconds)
     await asyncio.gather(*full)
@@ -130,14 +138,17 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "benchmarks.make_model", str(options.models)], check=True)
 
     report: dict[str, Any] = {"machine": f"{os.cpu_count()} CPUs, {platform.machine()}", "servers": {}}
-    for name in options.only:
-        module, env = SERVERS[name]
-        with server(module, options.models, env) as (port, pid, seconds_to_ready):
-            result = asyncio.run(measure(port, options.seconds))
-            result["start"] = {"ready_after_s": seconds_to_ready, **memory(pid)}
-        if module == "app":
-            result["bare_loop"] = bare_loop(options.models, env)
-        report["servers"][name] = result
+    with progress(STEPS * len(options.only)) as step:
+        for name in options.only:
+            module, env = SERVERS[name]
+            step(f"{name}: start")
+            with server(module, options.models, env) as (port, pid, seconds_to_ready):
+                result = asyncio.run(measure(name, port, options.seconds, step))
+                result["start"] = {"ready_after_s": seconds_to_ready, **memory(pid)}
+            step(f"{name}: the engine alone")
+            if module == "app":
+                result["bare_loop"] = bare_loop(options.models, env)
+            report["servers"][name] = result
     options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print_table(report)
 

@@ -34,7 +34,9 @@ def bare(models: Path, precision: str, calls: Connection) -> None:
         calls.send(rate(tower, preparing(items, prepare, size), seconds))
 
 
-async def query_beside(port: int, bodies: dict[str, Iterator[bytes]], connections: int, seconds: float) -> list[float]:
+async def query_beside(
+    port: int, bodies: dict[str, Iterator[bytes]], connections: int, seconds: float
+) -> list[float]:
     """p50 and p99, in ms, of one text after another beside so many connections of pictures."""
     importing = asyncio.create_task(load(port, bodies["images"], connections, seconds))
     query = await load(port, bodies["texts"], 1, seconds)

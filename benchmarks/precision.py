@@ -31,6 +31,7 @@ from app.towers import LoadedModel, Tower
 from benchmarks.bare_loop import prepared, rate
 from benchmarks.bench import memory
 from benchmarks.load import WORDS
+from benchmarks.progress import progress
 from demo.world import held_out, random_scene, random_size, top_1_accuracy
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -129,8 +130,9 @@ def in_process(column: str, models: Path, vectors: Path, with_retrieval: bool) -
 
 def compare(models: Path, demo: Path) -> dict[str, dict[str, Any]]:
     report: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, progress(len(COLUMNS)) as step:
         for column in COLUMNS:
+            step(column)
             path = Path(folder) / f"{column}.npz"
             figures = in_process(column, models, path, False)
             if figures is None:

@@ -23,7 +23,6 @@ from app.towers import Vectors
 router = APIRouter()
 
 _NAMED_ITEM = re.compile(r"(texts|images)\[(\d+)\]")
-_LONGEST_NAME = 200
 
 
 @router.post("/v1/embeddings", include_in_schema=False)
@@ -42,11 +41,11 @@ async def embeddings(request: Request) -> Response:
                 f"{payload.dimensions}; leave it out"
             )
         try:
-            texts, images = await while_connected(request, compute(running, admission, payload.items))
+            texts, images = await while_connected(request, compute(request, running, admission, payload.items))
         except ServiceError as error:
             raise _named_by_input(error, payload.kinds) from error
         tokens = await asyncio.to_thread(running.count_tokens, payload.items.texts)
-        kinds, as_base64, name = payload.kinds, payload.as_base64, _model_name(running.model.meta)
+        kinds, as_base64, name = payload.kinds, payload.as_base64, running.about["model"]
         del payload
         parts = await asyncio.to_thread(dump_embeddings, texts, images, kinds, as_base64, name, tokens)
         return Answer(parts, share.pop_all().close)
@@ -56,14 +55,14 @@ async def embeddings(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """The one model that is served."""
     running = await service_of(request).running()
-    return _json({"object": "list", "data": [_model(_model_name(running.model.meta))]})
+    return _json({"object": "list", "data": [_model(running.about["model"])]})
 
 
 @router.get("/v1/models/{name:path}", include_in_schema=False)
 async def model(request: Request, name: str) -> Response:
     """The model, if that is its name."""
     running = await service_of(request).running()
-    served = _model_name(running.model.meta)
+    served = running.about["model"]
     if name != served:
         raise HTTPException(404, f"the model served here is {served}")
     return _json(_model(served))
@@ -102,17 +101,6 @@ def _named_by_input(error: ServiceError, kinds: list[str]) -> ServiceError:
         return error
     places = [place for place, kind in enumerate(kinds) if kind == found[1]]
     return type(error)(f"input[{places[int(found[2])]}]{str(error)[found.end() :]}")
-
-
-def _model_name(meta: dict[str, Any]) -> str:
-    """A name for the model from its own configuration, which need not have one."""
-    config = meta.get("clip_model", meta)
-    for key in ("model_name", "_name_or_path", "name_or_path", "model_type"):
-        name = config.get(key)
-        # A path of the machine on which it was saved is no name.
-        if isinstance(name, str) and name and not name.startswith("/"):
-            return name[:_LONGEST_NAME]
-    return "multi2vec-clip"
 
 
 def _model(name: str) -> dict[str, Any]:

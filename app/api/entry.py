@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,10 +15,16 @@ from app import logs
 from app.api.status import response_to
 from app.errors import ServiceError, Unauthorized, describe_unforeseen
 
+if TYPE_CHECKING:
+    from app.api.tracing import Tracer
+
 _log = logging.getLogger(__name__)
 
 # Health, for whoever watches the container, and the page, which asks its user for the token.
 OPEN = re.compile(r"/\.well-known/(live|ready)|/|/page/.*")
+
+# Where the scope of a request that is traced holds its Timeline.
+TIMELINE = "timeline"
 
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
@@ -26,22 +33,29 @@ class Entry:
     """Makes one path of its spellings, gives the request its X-Request-ID, asks for the `token`, and turns what
     nobody foresaw into an answer.
 
-    `count` is called with the path and the status of each answer.
+    `count` is called with the path and the status of each answer. `tracer` adds to the span of each
+    request what happened to it.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, count: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, count: Callable[[str, int], None], tracer: "Tracer | None" = None
+    ) -> None:
         self._app = app
         self._token = token.encode() if token else None
         self._count = count
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"] = _one_spelling(scope["path"])
+        path = scope["path"] = one_spelling(scope["path"])
         identifier = _request_id(scope)
         logs.request_id.set(identifier)
         started = False
+        trace = self._tracer.begin(identifier) if self._tracer is not None else None
+        if trace is not None:
+            scope[TIMELINE] = trace.timeline
 
         async def send_counted(message: Message) -> None:
             nonlocal started
@@ -49,6 +63,8 @@ class Entry:
                 started = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", identifier.encode())]
                 self._count(path, message["status"])
+                if trace is not None:
+                    trace.finish()
             await send(message)
 
         try:
@@ -64,6 +80,9 @@ class Entry:
             if not started:
                 message = "the server failed on this request; its log says why"
                 await response_to(ServiceError(message), path)(scope, receive, send_counted)
+        finally:
+            if trace is not None:
+                trace.finish()
 
 
 def _request_id(scope: Scope) -> str:
@@ -72,7 +91,7 @@ def _request_id(scope: Scope) -> str:
     return given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
-def _one_spelling(path: str) -> str:
+def one_spelling(path: str) -> str:
     """The path without doubled slashes and without one at its end."""
     path = re.sub(r"//+", "/", path) if "//" in path else path
     return path if path == "/" else path.removesuffix("/")

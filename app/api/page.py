@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.staticfiles import StaticFiles
+
+from app.api.routes import service_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -27,6 +30,13 @@ _HEADERS = {
 async def page(request: Request) -> Response:
     """The page. Its addresses are relative, so that it works below a path of a proxy too."""
     return await file(request, "index.html")
+
+
+@router.get("/about")
+async def about(request: Request) -> Response:
+    """Model, family, engine, precision and version, as the page shows them."""
+    running = await service_of(request).running()
+    return Response(orjson.dumps(running.about), media_type="application/json")
 
 
 @router.api_route("/page/{path:path}", methods=["GET", "HEAD"])

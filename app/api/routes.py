@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from app.api.body import announced_bytes, read_body
+from app.api.entry import TIMELINE
 from app.api.parse import VectorizeRequest, parse_request
 from app.api.schemas import (
     ROWS_AT_ONCE,
@@ -67,7 +68,7 @@ async def vectorize(request: Request) -> Response:
         running = await service.running()
         admission = share.enter_context(running.budget.admit(announced_bytes(request)))
         payload = await receive(request, running, admission, parse_request)
-        texts, images = await while_connected(request, compute(running, admission, payload))
+        texts, images = await while_connected(request, compute(request, running, admission, payload))
         del payload
         if len(texts) + len(images) > ROWS_AT_ONCE:
             parts = await asyncio.to_thread(dump_response, texts, images)
@@ -118,14 +119,18 @@ async def receive(
     return parse(body, most_items)
 
 
-async def compute(running: Running, admission: Admission, payload: VectorizeRequest) -> tuple[Vectors, Vectors]:
+async def compute(
+    request: Request, running: Running, admission: Admission, payload: VectorizeRequest
+) -> tuple[Vectors, Vectors]:
     """The vectors, within the budget; raises what the budget and the batcher raise."""
     await admission.take_items(len(payload.texts) + len(payload.images))
-    return await running.batcher.vectorize(payload.texts, payload.images, admission.arrived)
+    timeline = request.scope.get(TIMELINE)
+    return await running.batcher.vectorize(payload.texts, payload.images, admission.arrived, timeline)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; it is cancelled, and ClientGone raised, if the client leaves. Call it after the body."""
+    """What `work` gives; if the client leaves it is cancelled, and once it has given back what it had taken ClientGone
+    is raised. Call it after the body."""
     here = asyncio.current_task()
     assert here is not None
     gone = False

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from app.cli.busy import busy
 from app.errors import ConfigurationError
 from app.families.registry import variables
 from app.models.bake import bake
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str], program: str | None = None) -> int:
         )
         options = parser.parse_args(arguments)
         names = {name: getattr(options, name) for name in variables() if getattr(options, name)}
-        bake(options.models_dir, names, options.trust_remote_code, compile_towers=options.compile)
+        bake(options.models_dir, names, options.trust_remote_code, compile_towers=options.compile, busy=busy)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

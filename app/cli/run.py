@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from app.cli.arguments import Arguments
+from app.cli.busy import busy
 from app.errors import CompilingFailed, ConfigurationError
 from app.settings import load_settings
 
@@ -21,7 +20,7 @@ def run(arguments: Arguments) -> int:
         if arguments.command == "compile":
             from app.models.compile import compile_model
 
-            with _busy("compiling the model"):
+            with busy("compiling the model"):
                 print(compile_model(settings, arguments.output or settings.models_dir / "compiled"))
         elif arguments.command == "check":
             from app.cli.check import print_check
@@ -35,18 +34,3 @@ def run(arguments: Arguments) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-@contextmanager
-def _busy(doing: str) -> Iterator[None]:
-    """A sign of life with the time that has passed, where the output is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(doing)
-        yield

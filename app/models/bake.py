@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,19 @@ from app.settings import Settings
 _RECORD = "baked.json"
 
 
-def bake(models_dir: Path, names: Mapping[str, str], trust_remote_code: bool, *, compile_towers: bool) -> None:
+def bake(
+    models_dir: Path,
+    names: Mapping[str, str],
+    trust_remote_code: bool,
+    *,
+    compile_towers: bool,
+    busy: Callable[[str], AbstractContextManager[None]],
+) -> None:
     """Fill `models_dir` with the model that `names` ask for, by the names of the environment variables.
 
     The model is loaded once, as the server does it, before anything is replaced; then its folders replace what
-    was baked before. What was interrupted goes on at the next call. Raises ConfigurationError that names the
-    way out.
+    was baked before. What was interrupted goes on at the next call. `busy` shows what goes on, where that says
+    nothing itself. Raises ConfigurationError that names the way out.
     """
     family = named_family(names)
     own = {variable.name: names[variable.name] for variable in family.variables if variable.name in names}
@@ -30,7 +38,7 @@ def bake(models_dir: Path, names: Mapping[str, str], trust_remote_code: bool, *,
     being_replaced = models_dir / BEING_REPLACED
     if before is not None and before["wanted"] == wanted and not being_replaced.exists():
         print(f"{models_dir} holds this {family.name} model already")
-        _verify(models_dir, compile_towers)
+        _verify(models_dir, compile_towers, busy)
         return
     replaced = set(before["folders"]) if before is not None else set()
     _refuse_a_second_model(models_dir, family, replaced)
@@ -42,7 +50,7 @@ def bake(models_dir: Path, names: Mapping[str, str], trust_remote_code: bool, *,
     (baked / "trust_remote_code").write_text(str(trust_remote_code).lower(), encoding="utf-8")
     for path in baked.rglob("*"):
         path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
-    _verify(baked, compile_towers)
+    _verify(baked, compile_towers, busy)
     # From here on only renames: should they be interrupted, the server says so, and this runs again.
     being_replaced.touch()
     for name in replaced:
@@ -80,7 +88,7 @@ def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str])
             )
 
 
-def _verify(models_dir: Path, compile_towers: bool) -> None:
+def _verify(models_dir: Path, compile_towers: bool, busy: Callable[[str], AbstractContextManager[None]]) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
     find_family(models_dir)
     settings = Settings(models_dir=models_dir, engine="auto" if compile_towers else "torch", enable_cuda=False)
@@ -89,6 +97,7 @@ def _verify(models_dir: Path, compile_towers: bool) -> None:
         precision.unlink(missing_ok=True)
     else:
         precision.write_text(settings.precision, encoding="utf-8")
-    model = load_model(settings, served_elsewhere=True)
+    with busy("compiling and trying the model" if compile_towers else "trying the model"):
+        model = load_model(settings, served_elsewhere=True)
     compiled = any(models_dir.glob("compiled/*/manifest.json"))
     print(f"{model.engine}, vectors of width {model.width}{', compiled' if compiled else ''}")

@@ -35,20 +35,24 @@ function begin() {
   return beginning;
 }
 
+const pick = ({ family, engine, precision }) => ({ family, engine, precision });
+
 async function start() {
   byId("token-button").hidden = !server.hasToken;
   await server.ready();
+  let about;
   try {
-    meta = await server.meta();
+    [meta, about] = await Promise.all([server.meta(), server.about()]);
   } catch (error) {
     setText(byId("state").firstElementChild, error.message);
     byId("state").dataset.state = "failed";
     return;
   }
   const { name, pixels } = describe(meta);
-  setText(byId("model"), name);
-  setText(byId("pixels"), pixels);
-  byId("pixels").parentElement.hidden = !pixels;
+  for (const [id, value] of Object.entries({ model: name, pixels, ...pick(about) })) {
+    setText(byId(id), value);
+    byId(id).parentElement.hidden = !value;
+  }
   if (views.compare.isEmpty) await views.compare.addExamples(meta);
 }
 

@@ -73,6 +73,11 @@ export class Server extends EventTarget {
     return (await this.#fetch("meta", {})).json();
   }
 
+  /** {model, family, engine, precision, version} in words. */
+  async about() {
+    return (await this.#fetch("about", {})).json();
+  }
+
   /** The vector of a text, and the milliseconds that it took. */
   text(text, signal) {
     // Before pictures that wait: somebody types and looks.

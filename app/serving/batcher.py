@@ -19,6 +19,7 @@ from app.processors.padding import collate
 from app.serving.lane import Item, Request
 from app.serving.metrics import Metrics
 from app.serving.queue import Batch, Queue, Wanted
+from app.serving.timeline import Timeline
 from app.serving.vector_cache import VectorCache, digest
 from app.towers import CutInputs, Inputs, Tower, Vectors
 
@@ -107,12 +108,16 @@ class Batcher:
     # requests, on the event loop --------------------------------------------------------------
 
     async def vectorize(
-        self, texts: list[bytes], images: list[bytes], arrived: float | None = None
+        self,
+        texts: list[bytes],
+        images: list[bytes],
+        arrived: float | None = None,
+        timeline: Timeline | None = None,
     ) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
 
         Items are UTF-8: decoded they may take four times as much, so that waits until their turn. The caller has
-        waited since `arrived`, by time.monotonic(); since now if None.
+        waited since `arrived`, by time.monotonic(); since now if None. `timeline` takes what becomes of the request.
         Raises InvalidRequest that names the first item at fault, or Unavailable. A cancelled call drops what
         was not yet computed.
         """
@@ -123,12 +128,16 @@ class Batcher:
         else:
             wanted = _wanted(contents)
         rows = {kind: np.empty((len(items), self._width), np.float32) for kind, items in contents.items()}
-        request = Request(rows, arrived)
+        request = Request(rows, arrived, timeline=timeline)
         future = asyncio.get_running_loop().create_future()
         with self._changing() as queue:
-            cached, joined = queue.add(request, wanted, time.monotonic())
+            now = time.monotonic()
+            cached, joined = queue.add(request, wanted, now)
             if not request.over:
                 self._futures[request] = future
+        if timeline is not None:
+            timeline.added, timeline.cached = now, cached.total()
+            timeline.wanted = {kind: len(items) for kind, items in contents.items() if items}
         for counter, kinds in ((self._metrics.cached, cached), (self._metrics.joined, joined)):
             for kind, count in kinds.items():
                 counter.labels(kind).inc(count)

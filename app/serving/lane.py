@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from app.serving.timeline import Timeline
 from app.towers import BatchLimits, Inputs, Vectors
 
 # A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
@@ -51,7 +52,7 @@ class Request:
     """What one caller waits for; `rows` are float32 of shape (items, width) by kind.
 
     `items` are those that have no row yet, with their positions in the request; `held` are those of them that do
-    not wait for their turn yet.
+    not wait for their turn yet. `timeline` takes their stamps, if somebody wants them.
     """
 
     rows: dict[str, Vectors]
@@ -60,6 +61,7 @@ class Request:
     held: "dict[str, list[Item]]" = field(default_factory=dict)
     over: bool = False
     error: Exception | None = None
+    timeline: Timeline | None = None
 
     @property
     def unfinished(self) -> int:
@@ -72,7 +74,7 @@ class Item:
     """One input, computed once for all requests that want it, whichever of them leaves.
 
     `content` is dropped once it is prepared. `part` is the piece of a failed batch that it is tried again with.
-    Seconds: when it was `added`, `taken` to be prepared, and `prepared`.
+    Seconds: when it was `added`, `taken` to be prepared, `prepared`, and `started` to be computed.
     """
 
     kind: str
@@ -84,6 +86,7 @@ class Item:
     tag: float = 0.0
     taken: float = 0.0
     prepared: float = 0.0
+    started: float = 0.0
     inputs: Inputs = field(default_factory=dict)
     tokens: int = 1
     part: "list[Item] | None" = None

@@ -14,6 +14,7 @@ import numpy as np
 from app.errors import EngineBroken, ServiceError
 from app.serving.lane import Item, Lane, Prospect, Request, Stage
 from app.serving.patience import Patience
+from app.serving.timeline import Timeline
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Inputs, Vectors
 
@@ -147,6 +148,9 @@ class Queue:
         for lane in self._lanes.values():
             lane.remove(request)
         items = list(request.items)
+        if request.timeline is not None:
+            for item in items:
+                _note(request.timeline, item)
         request.items.clear()
         request.held.clear()
         for item in items:
@@ -256,6 +260,7 @@ class Queue:
             items = self._lanes[kind].next_batch(self._prospect(kind, now))
         for item in items:
             item.stage = Stage.COMPUTING
+            item.started = now
             item.part = None
         batch = Batch(kind, items, now)
         self._launching = batch
@@ -282,6 +287,8 @@ class Queue:
             for request in item.requests:
                 positions = request.items.pop(item)
                 request.rows[item.kind][positions] = vector
+                if request.timeline is not None:
+                    _note(request.timeline, item, now, len(batch.items))
                 self.waiting -= len(positions)
                 if not request.items:
                     self._patience.observe(now - request.arrived, left=False)
@@ -357,6 +364,10 @@ def _again(error: ServiceError, prefix: str = "") -> ServiceError:
     copy = type(error)(f"{prefix}{error}")
     copy.__cause__ = error
     return copy
+
+
+def _note(timeline: Timeline, item: Item, ended: float = 0.0, batch: int = 0) -> None:
+    timeline.of(item.kind).add(item.taken, item.prepared, item.started, ended, batch)
 
 
 def _tokens(inputs: Inputs) -> int:

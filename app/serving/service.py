@@ -15,13 +15,13 @@ from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
 from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.processors.text import count_tokens
+from app.serving.about import about
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
 from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.vector_cache import VectorCache
 from app.settings import Settings
 from app.towers import Inputs, LoadedModel
-from app.version import VERSION
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +37,17 @@ _STOP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Running:
-    """A loaded model and what serves it. `meta` is what GET /meta reports, as JSON; `close` ends what it started."""
+    """A loaded model and what serves it.
+
+    `meta` is what GET /meta reports, as JSON; `about` names the model and what computes it, in words; `close` ends
+    what it started.
+    """
 
     model: LoadedModel
     batcher: Batcher
     budget: Budget
     meta: bytes
+    about: dict[str, str]
     close: Callable[[], None]
 
     def count_tokens(self, texts: list[bytes]) -> int:
@@ -191,12 +196,11 @@ class Service:
         batcher.add_queue("images", model.image, prepare_image)
         batcher.start()
         self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
-        self.metrics.model.info({"engine": model.engine, "precision": model.precision})
+        serves = about(model)
+        self.metrics.model.info(serves)
         self.metrics.ready_seconds.set(seconds_since_start())
         fields = {
-            "version": VERSION,
-            "family": model.family,
-            "engine": model.engine,
+            **serves,
             "width": model.width,
             "folder": model.folder,
             "threads": threads,
@@ -208,7 +212,7 @@ class Service:
         }
         line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value != "")
         _log.info("ready: %s", line, extra={"fields": fields})
-        return Running(model, batcher, budget, _json(model.meta), pictures.close)
+        return Running(model, batcher, budget, _json(model.meta), serves, pictures.close)
 
 
 def _decode(text: bytes) -> str:

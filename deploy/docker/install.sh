@@ -6,7 +6,7 @@
 #   bake-without-cuda   the same, and refuses a torch that brings CUDA
 #
 # Environment: TORCH_INDEX, the package index that torch and torchvision come from, where it is not the ordinary one;
-# FAMILIES.
+# FAMILIES; TRACING, which asks for requirements/tracing.txt unless it is empty.
 set -eu
 kind=$1
 python -m venv --without-pip /opt/venv
@@ -69,6 +69,7 @@ PYTHON
   rm -rf "$packages"/torch/include "$packages"/torch/share "$packages"/torch/lib/*.a
   find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete
 fi
+[ -z "${TRACING:-}" ] || install -r requirements/tracing.txt
 # OpenVINO's reports of its use. The metadata stays, so that a later `pip install` does not bring it back.
 rm -r "$packages/openvino_telemetry"
 # Devices that are not used: OpenVINO computes on the CPU, torch on CUDA.

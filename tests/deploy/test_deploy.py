@@ -10,6 +10,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from opentelemetry import environment_variables
+from opentelemetry.sdk import environment_variables as sdk_variables
 
 from app.server import DRAIN_SECONDS_IN_A_CLUSTER
 from app.settings import Settings
@@ -130,7 +132,7 @@ def test_a_dockerfile(name: str) -> None:
     assert re.search(r'^CMD \["python", "-m", "app"\]$', text, re.M), "exec form, or SIGTERM does not arrive"
     assert re.findall(r"^USER (.+)$", text, re.M)[-1] == "10001:0"
     assert "EXPOSE 8080" in text and "WORKDIR /app" in text
-    assert {"DEVICE", "TORCH_INDEX", "FAMILIES"} <= arguments_of(name)
+    assert {"DEVICE", "TORCH_INDEX", "FAMILIES", "TRACING"} <= arguments_of(name)
 
 
 def test_the_dockerfile_takes_the_build_arguments_of_the_old_image() -> None:
@@ -163,4 +165,5 @@ def test_the_operations_page_names_settings_and_build_arguments_that_exist() -> 
     }
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", text))
     named = {name for name in named if not name.startswith("RAY_")}
+    others |= {name for name in vars(environment_variables) | vars(sdk_variables) if name.startswith("OTEL_")}
     assert named <= known | others, named - known - others
