@@ -129,8 +129,10 @@ async def compute(
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; if the client leaves it is cancelled, and once it has given back what it had taken ClientGone
-    is raised. Call it after the body."""
+    """What `work` gives; if the client leaves it is cancelled, and ClientGone raised once that is done.
+
+    Call it after the body.
+    """
     here = asyncio.current_task()
     assert here is not None
     gone = False

@@ -187,8 +187,8 @@ class Batcher:
             self._wake_one(self._launchable)
 
     def _wake_one(self, workers: threading.Condition) -> None:
-        """Holds the lock. One worker at a time, who wakes the next if there is more to do: a hundred texts that arrive
-        at once would else wake all, who then wait for each other."""
+        """Holds the lock. One worker at a time, who wakes the next if there is more to do: texts that arrive at once
+        would else wake all, who then wait for each other."""
         if workers not in self._woken:
             self._woken.add(workers)
             workers.notify()
