@@ -75,9 +75,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Also renews the tables of README.md and docs/operations.md and the pictures in docs/images/bench.
 bench: setup
 	$(BIN)/python -m benchmarks.bench
-	$(BIN)/python -m benchmarks.precision
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak

@@ -1,8 +1,10 @@
-"""Measure this server beside a yardstick in one run; print a table and write it as JSON.
+"""Measure this server beside a yardstick in one run, write it as JSON, and renew the tables and pictures of the docs.
 
-    python -m benchmarks.bench [--models DIR] [--seconds 8] [--output benchmarks/results.json]
+    python -m benchmarks.bench [--models DIR] [--seconds 6] [--output benchmarks/results.json]
 
-Without --models it makes a full-size ViT-B/32 CLIP with random weights (benchmarks/make_model.py).
+Without --models it makes a full-size ViT-B/32 CLIP with random weights (benchmarks/make_model.py). With the default
+servers it also measures photos by size, every precision, and what the precisions cost (benchmarks/precision.py), in
+about 12 minutes. Only a whole run renews the docs; --into DIR renews copies of them instead.
 """
 
 import argparse
@@ -10,76 +12,48 @@ import asyncio
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from app.engines import FileEngine, ModuleEngine
+from app.families.registry import find_family
+from app.models.compile import form_of
+from app.models.engine import chosen_engine
+from app.models.store import is_whole, store_folders
+from app.settings import Settings
+from benchmarks import precision, report
 from benchmarks.load import image_bodies, load, poll_ready, text_bodies
+from benchmarks.pictures import SIZES
+from benchmarks.pictures import bodies as photo_bodies
 from benchmarks.progress import progress
+from benchmarks.servers import memory, server
+from tests.support.samples import encoded, photo
 
 CONNECTIONS = (1, 4, 16, 64)
 SERVERS: dict[str, tuple[str, dict[str, str]]] = {
     "yardstick": ("benchmarks.yardstick", {}),
     "ours, torch": ("app", {"ENGINE": "torch"}),
     "ours": ("app", {}),
+    "fast": ("app", {"FAST_IMAGES": "1"}),
 }
+FAST = "fast"
+WHOLE = ("yardstick", "ours", FAST)
 
 
-@contextmanager
-def server(module: str, models: Path, env: dict[str, str]) -> Iterator[tuple[int, int, float]]:
-    """A server as a process of its own: port, process id, seconds from start to ready."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    environment = {
-        **os.environ,
-        "MODELS_DIR": str(models),
-        "PORT": str(port),
-        "HOST": "127.0.0.1",
-        "VECTOR_CACHE_BYTES": "0",
-        **env,
-    }
-    started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        while not is_ready(port):
-            if process.poll() is not None or time.monotonic() > started + 300:
-                raise RuntimeError(f"{module} did not become ready")
-            time.sleep(0.02)
-        yield port, process.pid, time.monotonic() - started
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/.well-known/ready", timeout=5) as answer:
-            return bool(answer.status == 204)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def memory(pid: int) -> dict[str, float]:
-    """Resident memory in MB: all, and its anonymous part."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    kb = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Rss")}
-    total = sum(int(value) for value in kb.values())
-    return {"rss_mb": total / 1024, "rss_anon_mb": int(kb["RssAnon"]) / 1024}
-
+Step = Callable[[str], None]
+"""Called at the beginning of each step with what is done in it."""
 
 # The start of a server, its loads one after the other, and the bare loop.
-STEPS = 1 + 2 * len(CONNECTIONS) + 2 + 1 + 1
+STEPS = 1 + 2 * len(CONNECTIONS) + 2 + 1 + len(SIZES) + 1
 
 
-async def measure(name: str, port: int, seconds: float, step: Callable[[str], None]) -> dict[str, Any]:
+async def measure(name: str, port: int, seconds: float, step: Step) -> dict[str, Any]:
     images, texts = image_bodies(), text_bodies()
     result: dict[str, Any] = {}
     for kind, bodies in (("images", images), ("texts", texts)):
@@ -114,6 +88,51 @@ async def measure(name: str, port: int, seconds: float, step: Callable[[str], No
     return result
 
 
+def photo_rates(name: str, port: int, photos: dict[str, bytes], seconds: float, step: Step) -> dict[str, float]:
+    """Pictures a second at 4 connections, by size."""
+    rates = {}
+    for size, data in photos.items():
+        step(f"{name}: photos of {size}")
+        rates[size] = asyncio.run(load(port, photo_bodies(data), 4, seconds)).per_second
+    return rates
+
+
+def in_precisions(models: Path, seconds: float, step: Step) -> dict[str, Any]:
+    """Speed at 16 connections, start and memory, by each precision in which this machine computes."""
+    measured: dict[str, Any] = {}
+    for name in precision.PRECISIONS:
+        step(f"in {name}")
+        settings = Settings(models_dir=models, precision=name)
+        engine = chosen_engine(settings)
+        if name not in engine.precisions(settings):
+            continue
+        with compiled_server("app", models, {"PRECISION": name}) as (port, pid, seconds_to_ready):
+            figures: dict[str, Any] = {"ready_after_s": seconds_to_ready, "loaded": memory(pid)}
+            for kind, bodies in (("images", image_bodies()), ("texts", text_bodies())):
+                figures[f"{kind}_16"] = asyncio.run(load(port, bodies, 16, seconds)).per_second
+            measured[name] = {**figures, **memory(pid), "model_mb": compiled_mb(settings, engine)}
+    return measured
+
+
+@contextmanager
+def compiled_server(module: str, models: Path, env: dict[str, str]) -> Iterator[tuple[int, int, float]]:
+    """As server(), of which an earlier one has compiled the model, if there is anything to compile."""
+    if module == "app":
+        with server(module, models, env):
+            pass
+    with server(module, models, env) as started:
+        yield started
+
+
+def compiled_mb(settings: Settings, engine: FileEngine | ModuleEngine) -> float:
+    """The size in MB of what an image holds of the model; 0 if it is not compiled."""
+    if not isinstance(engine, FileEngine):
+        return 0.0
+    form = form_of(settings, find_family(settings.models_dir), engine)
+    folder = next(place / form.name for place in store_folders(settings) if is_whole(place / form.name))
+    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+
+
 def bare_loop(models: Path, env: dict[str, str]) -> dict[str, dict[str, float]]:
     environment = {**os.environ, "MODELS_DIR": str(models), **env}
     output = subprocess.run(
@@ -127,36 +146,67 @@ def bare_loop(models: Path, env: dict[str, str]) -> dict[str, dict[str, float]]:
     return rates
 
 
+def machine() -> str:
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    models = {line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")}
+    return f"{os.cpu_count()} CPUs ({', '.join(models) or platform.machine()})"
+
+
+def measure_servers(models: Path, names: Sequence[str], seconds: float, step: Step) -> dict[str, Any]:
+    """Each of the servers after the other: load, photos, memory; ours beside its bare loop."""
+    photos = {f"{width}x{height}": encoded(photo(width, height), "JPEG", quality=85) for width, height in SIZES[::-1]}
+    servers: dict[str, Any] = {}
+    rates: dict[str, dict[str, float]] = {size: {} for size in photos}
+    for name in names:
+        module, env = SERVERS[name]
+        step(f"{name}: start")
+        with compiled_server(module, models, env) as (port, pid, seconds_to_ready):
+            if name != FAST:
+                servers[name] = asyncio.run(measure(name, port, seconds, step))
+            for size, rate in photo_rates(name, port, photos, seconds, step).items():
+                rates[size][name] = rate
+            if name != FAST:
+                servers[name]["start"] = {"ready_after_s": seconds_to_ready, **memory(pid)}
+        if module == "app" and name != FAST:
+            step(f"{name}: the engine alone")
+            servers[name]["bare_loop"] = bare_loop(models, env)
+    return {"servers": servers, "photos": rates}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("benchmarks/.cache/model"))
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of each measurement")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results.json"))
-    parser.add_argument("--only", nargs="*", choices=[*SERVERS], default=[*SERVERS], help="servers to measure")
+    parser.add_argument("--only", nargs="*", choices=[*SERVERS], help="servers to measure, and nothing else")
+    parser.add_argument("--into", type=Path, default=report.ROOT, help="where the README.md and docs/ to renew lie")
     options = parser.parse_args()
     if not options.models.exists():
         subprocess.run([sys.executable, "-m", "benchmarks.make_model", str(options.models)], check=True)
 
-    report: dict[str, Any] = {"machine": f"{os.cpu_count()} CPUs, {platform.machine()}", "servers": {}}
-    with progress(STEPS * len(options.only)) as step:
-        for name in options.only:
-            module, env = SERVERS[name]
-            step(f"{name}: start")
-            with server(module, options.models, env) as (port, pid, seconds_to_ready):
-                result = asyncio.run(measure(name, port, options.seconds, step))
-                result["start"] = {"ready_after_s": seconds_to_ready, **memory(pid)}
-            step(f"{name}: the engine alone")
-            if module == "app":
-                result["bare_loop"] = bare_loop(options.models, env)
-            report["servers"][name] = result
-    options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print_table(report)
+    names = options.only or WHOLE
+    started = time.monotonic()
+    today = datetime.now(UTC).date().isoformat()
+    run: dict[str, Any] = {"machine": machine(), "date": today, "seconds": options.seconds}
+    with progress(STEPS * len(names) + (0 if options.only else len(precision.PRECISIONS))) as step:
+        run |= measure_servers(options.models, names, options.seconds, step)
+        if not options.only:
+            run["precisions"] = in_precisions(options.models, options.seconds, step)
+    if not options.only:
+        run["costs"] = precision.compare(options.models, Path("demo/models"))
+    run["took_seconds"] = time.monotonic() - started
+    options.output.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    print_table(run)
+    if not options.only:
+        report.write(run, options.into)
+        for table in report.tables(run).values():
+            print(table)
 
 
-def print_table(report: dict[str, Any]) -> None:
-    servers: dict[str, Any] = report["servers"]
-    print(f"{report['machine']}\n{'':46}" + "".join(f"{name:>14}" for name in servers) + f"{'ratio':>9}")
-    first = next(iter(servers.values()))
+def print_table(run: dict[str, Any]) -> None:
+    servers: dict[str, Any] = run["servers"]
+    print(f"{run['machine']}\n{'':46}" + "".join(f"{name:>14}" for name in servers) + f"{'ratio':>9}")
+    first = next(iter(servers.values()), {})
     for row, figures in first.items():
         if row == "bare_loop":
             continue
@@ -164,6 +214,8 @@ def print_table(report: dict[str, Any]) -> None:
             values = [result[row][figure] for result in servers.values()]
             ratio = f"{values[-1] / values[0]:9.2f}" if len(values) > 1 and values[0] else ""
             print(f"{row + ' ' + figure:46}" + "".join(f"{value:14.2f}" for value in values) + ratio)
+    for size, rates in run["photos"].items():
+        print(f"{size}, 4 connections: " + ", ".join(f"{name} {rate:.1f}/s" for name, rate in rates.items()))
     for name, result in servers.items():
         for kind, rates in result.get("bare_loop", {}).items():
             print(f"{name}: bare loop, {kind}: " + ", ".join(f"{n}: {r:.1f}/s" for n, r in rates.items()))

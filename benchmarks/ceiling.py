@@ -17,8 +17,8 @@ import numpy as np
 from app.models.load import load_model
 from app.settings import Settings, load_settings
 from app.towers import BatchLimits, Inputs, LoadedModel, Tower, Vectors
-from benchmarks.bench import server
 from benchmarks.load import load, picture_bodies, text_bodies
+from benchmarks.servers import server
 
 SIZES = ((320, 240), (800, 600), (4000, 3000))
 _WIDTH = 512

@@ -22,8 +22,8 @@ from pathlib import Path
 import orjson
 from PIL import Image
 
-from benchmarks.bench import server
 from benchmarks.load import WORDS, ask
+from benchmarks.servers import server
 
 # An answer that takes longer counts as a hang.
 PATIENCE = 120.0

@@ -22,8 +22,8 @@ from app.processors.padding import collate
 from app.processors.picture import PictureProcessor
 from app.settings import Settings
 from app.towers import Tower
-from benchmarks.bench import server
 from benchmarks.load import load, picture_bodies, text_bodies
+from benchmarks.servers import server
 
 BATCHES = (1, 32, 128, 256)
 PROCESSES = 6

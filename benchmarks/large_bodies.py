@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench import server
 from benchmarks.load import poll_ready, send
+from benchmarks.servers import server
 
 MIB = 2**20
 

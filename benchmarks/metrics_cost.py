@@ -24,8 +24,8 @@ from app.server import make_server
 from app.serving.metrics import Metrics
 from app.settings import Settings
 from app.sockets import listen
-from benchmarks.bench import is_ready, server
 from benchmarks.load import image_bodies, load, text_bodies
+from benchmarks.servers import is_ready, server
 
 BODIES: dict[str, Callable[[], Iterator[bytes]]] = {"texts": text_bodies, "images": image_bodies}
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench import server
 from benchmarks.load import image_bodies, send, text_bodies
+from benchmarks.servers import server
 
 CASES = ((24, 1.0), (48, 2.0), (16, 1.0))
 PATIENT = 600.0

@@ -1,20 +1,25 @@
-"""What preparing a picture costs, beside plain Pillow, in two threads; and over HTTP with --url.
+"""Pictures a second beside two threads of plain Pillow, in one run: preparing alone, and over HTTP.
 
-    python -m benchmarks.pictures [--side 64] [--seconds 4]
-    python -m benchmarks.pictures --url http://127.0.0.1:8080     pictures/s at 4 connections, beside plain Pillow
+    python -m benchmarks.pictures [--side 64] [--seconds 2] [--rounds 3]
+    python -m benchmarks.pictures --http [--models demo/models]     servers at 4 connections, exact and FAST_IMAGES
 
 Plain Pillow opens, converts to RGB, resizes (bicubic) and crops, as image processors do; "without convert" leaves
-the conversion out, which copies a picture that is RGB already.
+the conversion out, which copies a picture that is RGB already. A server also takes the request, decodes JSON and
+base64, computes the vector and answers, with the load generator on the same cores; its store of vectors is off and
+no two pictures that it has at once are equal, so that it computes every one.
 """
 
 import argparse
 import asyncio
 import io
-import json
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 from PIL import Image
@@ -22,10 +27,13 @@ from PIL import Image
 from app.processors.image import ImageProcessor
 from app.processors.picture import PictureProcessor, keep_decoded_memory
 from benchmarks.load import load
+from benchmarks.servers import server
 from tests.support.samples import as_base64, encoded, photo
 
 SIZES = ((4000, 3000), (1600, 1200), (800, 600))
 HALF = (0.5, 0.5, 0.5)
+MODES = {"exact": "0", "fast": "1"}
+"""What FAST_IMAGES is, by the name of a way."""
 
 
 def plain(data: bytes, side: int, convert: bool) -> np.ndarray:
@@ -55,32 +63,69 @@ def rate(work: Callable[[], object], seconds: float, threads: int = 2) -> float:
     return sum(counts) / (time.monotonic() - started)
 
 
+def plainly(data: bytes, side: int, seconds: float) -> dict[str, float]:
+    convert, without = (partial(plain, data, side, convert) for convert in (True, False))
+    return {"plain Pillow": rate(convert, seconds), "without convert": rate(without, seconds)}
+
+
+def prepared(data: bytes, side: int, seconds: float) -> dict[str, float]:
+    processor = ImageProcessor(side, side, side, 3, 1 / 255, HALF, HALF)
+    rates = {}
+    for name, fast in MODES.items():
+        prepare = PictureProcessor(processor, max_pixels=10**8, seconds=10, fast=fast == "1")
+        keep_decoded_memory(2)
+        rates[f"preparing, {name}"] = rate(partial(prepare, as_base64(data)), seconds)
+        Image.core.set_blocks_max(0)
+    return rates
+
+
+def served(data: bytes, ports: dict[str, int], seconds: float) -> dict[str, float]:
+    """Pictures a second at 4 connections of the servers on these ports."""
+    rates = {}
+    for name, port in ports.items():
+        got = asyncio.run(load(port, bodies(data), 4, seconds, warm_up=0.5))
+        if got.failed:
+            raise RuntimeError(f"{got.failed} requests failed")
+        rates[f"server, {name}"] = got.per_second
+    return rates
+
+
+def bodies(data: bytes) -> Iterator[bytes]:
+    """Requests for one picture; four characters after its end make each of 16 different from the others."""
+    text = as_base64(data + bytes(-len(data) % 3))
+    return itertools.cycle([b'{"images": ["%s%04x"]}' % (text, number) for number in range(16)])
+
+
+def show(name: str, rounds: list[dict[str, float]]) -> None:
+    """The medians over the rounds, and of the ratios to plain Pillow in the same round."""
+    figures = []
+    for way in rounds[0]:
+        rates = [each[way] for each in rounds]
+        ratios = [each[way] / each["plain Pillow"] for each in rounds]
+        figures.append(f"{way} {median(rates):.1f} ({median(ratios):.2f})")
+    print(f"{name}, pictures/s (to plain Pillow): {', '.join(figures)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=64, help="what the model takes (the demo model: 64)")
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--url", help="a server to measure instead of the preparation alone")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="all ways one after the other, so many times")
+    parser.add_argument("--http", action="store_true", help="measure servers, not the preparation alone")
+    parser.add_argument("--models", type=Path, default=Path("demo/models"), help="what the servers serve")
     options = parser.parse_args()
-    processor = ImageProcessor(options.side, options.side, options.side, 3, 1 / 255, HALF, HALF)
-    for size in SIZES:
-        data = encoded(photo(*size), "JPEG", quality=85)
-        text = as_base64(data)
-        figures = {}
-        for convert, name in ((True, "plain Pillow"), (False, "without convert")):
-            figures[name] = rate(partial(plain, data, options.side, convert), options.seconds)
-        if options.url:
-            bodies = [json.dumps({"images": [text.decode()]}).encode()]
-            port = int(options.url.rsplit(":", 1)[1])
-            figures["server"] = asyncio.run(load(port, bodies, 4, options.seconds)).per_second
-        else:
-            Image.core.set_blocks_max(0)
-            for fast, name in ((False, "exact"), (True, "fast")):
-                prepare = PictureProcessor(processor, max_pixels=10**8, seconds=10, fast=fast)
-                keep_decoded_memory(2)
-                figures[name] = rate(partial(prepare, text), options.seconds)
-                Image.core.set_blocks_max(0)
-        rates = ", ".join(f"{name} {figure:.1f}/s" for name, figure in figures.items())
-        print(f"{size[0]}x{size[1]} ({len(data) // 1000} kB): {rates}")
+    seconds = options.seconds
+    with ExitStack() as stack:
+        ports = {}
+        for name, fast in MODES.items() if options.http else ():
+            ports[name], _, _ = stack.enter_context(server("app", options.models, {"FAST_IMAGES": fast}))
+        for width, height in SIZES:
+            data = encoded(photo(width, height), "JPEG", quality=85)
+            rounds = []
+            for _ in range(options.rounds):
+                ours = served(data, ports, seconds) if ports else prepared(data, options.side, seconds)
+                rounds.append(plainly(data, options.side, seconds) | ours)
+            show(f"{width}x{height} ({len(data) // 1000} kB)", rounds)
 
 
 if __name__ == "__main__":

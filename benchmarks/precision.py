@@ -29,9 +29,9 @@ from app.processors.picture import PictureProcessor
 from app.settings import load_settings
 from app.towers import LoadedModel, Tower
 from benchmarks.bare_loop import prepared, rate
-from benchmarks.bench import memory
 from benchmarks.load import WORDS
 from benchmarks.progress import progress
+from benchmarks.servers import memory
 from demo.world import held_out, random_scene, random_size, top_1_accuracy
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")

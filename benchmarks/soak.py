@@ -27,8 +27,8 @@ import numpy.typing as npt
 import orjson
 from PIL import Image
 
-from benchmarks.bench import memory, server
 from benchmarks.load import WORDS, ask, poll_ready, send
+from benchmarks.servers import memory, server
 
 BAD_SHARE, LEAVING_SHARE = 0.05, 0.1
 READY_MS = 500.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
-from app.api.status import response_to
+from app.api.status import log_refusal, response_to
 from app.errors import ServiceError, Unauthorized, describe_unforeseen
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Entry:
                 _check_token(scope, self._token)
             await self._app(scope, receive, send_counted)
         except Unauthorized as error:
+            log_refusal(scope["method"], path, 401, error)
             await response_to(error, path)(scope, receive, send_counted)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise

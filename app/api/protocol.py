@@ -6,6 +6,7 @@ answer that nobody reads ends the connection, and what follows a valid request c
 
 import asyncio
 import functools
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -17,7 +18,11 @@ from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.logs import Throttle
 from app.settings import Settings
+
+_log = logging.getLogger(__name__)
+_log.addFilter(Throttle())
 
 _MOST_URL_BYTES = 8 * 1024
 _MOST_HEAD_BYTES = 64 * 1024
@@ -255,6 +260,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._deaf or self.transport.is_closing():
             return
         self._deaf = self._last = True
+        _log.info("a connection is refused: %d, %s", status, message)
         if not self._is_idle():
             if not self.cycle.more_body:
                 self.cycle.keep_alive = False

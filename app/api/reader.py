@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import msgspec
+import numpy as np
 
 from app.errors import InvalidRequest, TooLarge
 
 _PIECE = 128 * 1024
+_WORTH_A_LOOK = 4096
 _DEEPEST = 100
 # Of the values that are neither texts nor images and mean nothing here.
 _MOST_OTHER_VALUES = 100_000
@@ -55,6 +57,7 @@ class Reader:
         self._wanted = wanted
         self._items = 0
         self._other_values = 0
+        self._first: bytes | None = None
         self._known: dict[bytes, bytes] = {}
 
     def enter_object(self, example: str) -> None:
@@ -79,6 +82,11 @@ class Reader:
             item = self.string()
         except BadString as error:
             raise InvalidRequest(f"{name}: {error}") from error
+        if self._first is None:  # usually the only one: it need not be hashed
+            self._first = item
+            return item
+        if not self._known:
+            self._known[self._first] = self._first
         return self._known.setdefault(item, item)
 
     def other(self, name: str, depth: int) -> None:
@@ -144,13 +152,13 @@ class Reader:
     def string(self) -> bytes:
         """The UTF-8 of the string that begins here; raises BadString."""
         start = self._at + 1
-        parts = []
+        parts: list[bytes | memoryview] = []
         while True:
             end = self._end_of_piece(start)
-            parts.append(self._unescape(start, end))
+            parts.append(self._view[start:end] if self._is_plain(start, end) else self._unescape(start, end))
             if end < len(self._body) and self._body[end] == ord('"'):
                 self._at = end + 1
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+                return b"".join(parts)
             if end == start:
                 self._fail_at(start)
             start = end
@@ -167,6 +175,13 @@ class Reader:
         if quote == -1 and body.find(b"\\", max(start, stop - _LONGEST_CHARACTER), stop) == -1:
             return stop
         return self._end_of_characters(start, stop)
+
+    def _is_plain(self, start: int, stop: int) -> bool:
+        """Whether a long part of a string, as base64 is, stands for itself: ASCII without escapes."""
+        if stop - start < _WORTH_A_LOOK or self._body.find(b"\\", start, stop) != -1:
+            return False
+        values = np.frombuffer(self._view[start:stop], np.uint8)
+        return bool(values.min() >= ord(" ") and values.max() < 0x7F)
 
     def _end_of_characters(self, start: int, stop: int) -> int:
         found = _CHARACTERS.match(self._body, start, stop)

@@ -42,6 +42,7 @@ _HEADERS: tuple[tuple[type[ServiceError], dict[str, str]], ...] = (
 )
 # What OpenAI's API calls them; most errors have no code there.
 _CODES = {401: "invalid_api_key", 404: "not_found"}
+_PATHS = frozenset({"/", "/vectorize", "/meta", "/metrics", "/about", "/v1/embeddings", "/v1/models"})
 _PARAM = re.compile(r"(input|dimensions|encoding_format|model)\b")
 
 
@@ -60,6 +61,14 @@ def response_to(error: ServiceError, path: str) -> Response:
     return _json(str(error), status_of(error), headers_of(error), path)
 
 
+def log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
+    """One line about a request that did not get what it asked for, at most so many a second.
+
+    Of a path that is none of ours nothing is logged: it is whatever its sender likes.
+    """
+    _log.log(level, "%s %s: %d, %s", method, path if path in _PATHS else "another path", status, cause)
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Map every foreseen error to JSON with a string `error`."""
 
@@ -67,13 +76,14 @@ def add_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, ServiceError)
         path, status = request.scope["path"], status_of(error)
         if not path.startswith("/.well-known/"):
-            _log.log(_level(error, status), "%s %s: %d, %s", request.method, path, status, error)
+            log_refusal(request.method, path, status, error, _level(error, status))
         return response_to(error, path)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.scope["path"]
         headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        log_refusal(request.method, path, error.status_code, error.detail)
         return _json(f"{request.method} {path}: {error.detail}", error.status_code, headers, path)
 
     app.add_exception_handler(ServiceError, on_service_error)

@@ -35,8 +35,6 @@ function begin() {
   return beginning;
 }
 
-const pick = ({ family, engine, precision }) => ({ family, engine, precision });
-
 async function start() {
   byId("token-button").hidden = !server.hasToken;
   await server.ready();
@@ -49,7 +47,8 @@ async function start() {
     return;
   }
   const { name, pixels } = describe(meta);
-  for (const [id, value] of Object.entries({ model: name, pixels, ...pick(about) })) {
+  const engine = `${about.engine}, ${about.precision}`;
+  for (const [id, value] of Object.entries({ model: name, family: about.family, engine, pixels })) {
     setText(byId(id), value);
     byId(id).parentElement.hidden = !value;
   }

@@ -18,6 +18,9 @@ _MOST_GIF_BYTES = 2**21
 
 _MOST_TEXT = 2**20
 
+# The markers of a JPEG's frame, of which 0xC0 and 0xC1 are sequential, with Huffman codes.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
 
 @dataclass(frozen=True)
 class Common:
@@ -57,6 +60,7 @@ def _jpeg(data: bytes) -> Common | None:
     """Without APP1 to APP13, APP15 and comments: APP0 and APP14 say how the colours are stored."""
     kept: list[bytes | memoryview] = [data[:2]]
     exif, xmp = 0, 0
+    whole_frame = b""  # how many components a first scan holds if no other is read after it
     position = 2
     view = memoryview(data)
     for _ in range(_MOST_PARTS):
@@ -71,6 +75,9 @@ def _jpeg(data: bytes) -> Common | None:
         if marker == 0xDA:
             break
         end = position + 1 + int.from_bytes(data[position + 1 : position + 3], "big")
+        if marker in _FRAMES:
+            sequential = marker in (0xC0, 0xC1)
+            whole_frame = data[position + 8 : position + 9] if sequential else b""
         metadata = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
         if not metadata:
             kept.append(view[start:end])
@@ -81,7 +88,7 @@ def _jpeg(data: bytes) -> Common | None:
         position = end
     else:
         return None
-    scans = data.count(b"\xff\xda", start)
+    scans = 1 if whole_frame == data[position + 3 : position + 4] else data.count(b"\xff\xda", start)
     if scans > _MOST_SCANS:
         return None
     if sum(map(len, kept)) < start:

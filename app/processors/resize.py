@@ -1,10 +1,12 @@
 """A stored picture to an upright crop: exactly as Pillow resizes and crops the upright picture, or faster.
 
-Pillow resizes along one axis, rounds to whole grey levels and resizes along the other. Which comes first depends
-on the sizes (Pillow 13): across, for pictures that are clearly made smaller and are not very tall. There only what
-the crop needs is computed, in that order, and turned upright when it is small. Others are resized as a whole.
+Pillow resizes along one axis, rounds to whole grey levels and resizes along the other, in an order that the sizes
+decide. So of a picture that is made clearly smaller only what the crop needs is computed, in that order, and turned
+upright when it is small. Others are resized as a whole, and so is every picture by a Pillow that is noticed to go
+about it in another way, which is slower.
 """
 
+import functools
 import math
 
 from PIL import Image
@@ -27,6 +29,16 @@ _WIDEST_FILTER = 3.0  # Lanczos: source pixels on each side of the centre, at sc
 # A resized picture above this many pixels is never made whole: only its crop is computed.
 _MOST_RESIZED_PIXELS = 16_000_000
 
+# Sizes before and after, on both sides of where the order changes, with smaller and larger results.
+_PROBED = (
+    ((50, 90), (20, 30)),
+    ((50, 91), (20, 30)),
+    ((30, 60), (40, 50)),
+    ((90, 70), (40, 30)),
+    ((60, 40), (30, 50)),
+    ((20, 30), (30, 40)),
+)
+
 Size = tuple[int, int]
 Span = tuple[float, float]
 """Where a part of a picture begins and ends along one axis, in pixels."""
@@ -46,8 +58,9 @@ def resize_and_crop(
     All are across and down, in pixels. With `fast` the pixels are within a few grey levels of Pillow's.
     """
     upright = upright_size(picture)
-    if not fast and not _across_first(upright, resized):
-        return _whole_first(picture, resized, corner, size, resample)
+    if not fast and not (_shrinks(upright, resized) and pillow_is_known()):
+        return _whole(picture, resized, corner, size, resample)
+    across_first = _across_first(upright, resized)
     across, down = (
         (start * length / whole, (start + part) * length / whole)
         for length, whole, start, part in zip(upright, resized, corner, size, strict=True)
@@ -59,14 +72,14 @@ def resize_and_crop(
         down = upright[1] - down[1], upright[1] - down[0]
     image = picture.image
     if swapped:
-        across, down, size = down, across, size[::-1]
+        across, down, size, across_first = down, across, size[::-1], not across_first
     columns, rows = _within(across, picture.scale, image.width), _within(down, picture.scale, image.height)
     if fast:
         image = _resize_fast(image, columns, rows, size, resample)
-    elif swapped:
-        image = _resize_down_first(image, columns, rows, size, resample)
-    else:
+    elif across_first:
         image = _resize_across_first(image, columns, rows, size, resample)
+    else:
+        image = _resize_down_first(image, columns, rows, size, resample)
     turn = TURNS.get(picture.orientation)
     if turn is not None:  # the first of them is 0
         image = image.transpose(turn)
@@ -77,15 +90,33 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _across_first(upright: Size, resized: Size) -> bool:
-    """Whether Pillow certainly resizes across before it resizes down."""
-    shrinks = upright[0] / resized[0]
-    flat = upright[0] >= upright[1]
-    keeps_shape = abs(upright[1] / resized[1] / shrinks - 1) < 0.02
-    return shrinks >= 1.6 and (flat or (keeps_shape and upright[1] <= 1.8 * upright[0]))
+def _shrinks(size: Size, resized: Size) -> bool:
+    """Whether there is enough to leave out, and the float32 edges of Pillow's boxes cannot be seen."""
+    return all(before >= 1.6 * after for before, after in zip(size, resized, strict=True))
 
 
-def _whole_first(picture: Decoded, resized: Size, corner: Size, size: Size, resample: int) -> Image.Image:
+@functools.cache
+def pillow_is_known() -> bool:
+    """Whether this Pillow resizes along the axes in the order of _across_first(), and rounds in between."""
+    return all(_as_known(*sizes) for sizes in _PROBED)
+
+
+def _as_known(size: Size, resized: Size) -> bool:
+    """Whether Pillow resizes a picture as a whole as it does along one axis after the other."""
+    values = bytes((7 * number * number) % 251 for number in range(size[0] * size[1]))
+    image = Image.frombytes("L", size, values)
+    between = (resized[0], size[1]) if _across_first(size, resized) else (size[0], resized[1])
+    whole, steps = image.resize(resized), image.resize(between).resize(resized)
+    return whole.tobytes() == steps.tobytes()
+
+
+def _across_first(size: Size, resized: Size) -> bool:
+    """Whether Pillow 13 resizes across before it resizes down."""
+    columns, rows = size[0] - resized[0], size[1] - resized[1]  # that go away
+    return rows <= max(0, 2 * columns)
+
+
+def _whole(picture: Decoded, resized: Size, corner: Size, size: Size, resample: int) -> Image.Image:
     image, (width, height), (left, top) = picture.upright(), resized, corner
     if width * height > _MOST_RESIZED_PIXELS:
         across, down = image.width / width, image.height / height

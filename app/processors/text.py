@@ -13,14 +13,22 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from app.processors.cut import LONGEST_WORD, Chunks, TextCutter
+from app.processors.cut import LONGEST_RUN, TextCutter
+from app.processors.utf8 import Utf8
 from app.towers import CutInputs, Inputs, Processor
 
 # One text at a time needs no pool of threads, one for each core of the host.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
-_BLANKS = re.compile(r"\s{2,}")
+# ftfy reads line by line, and looks at one or two blanks beside a broken character.
+_FEW = 8
+_BLANKS = re.compile(rf"[ \t\n\r\f\v]{{{_FEW},}}")
+# A text that leaves no tokens up to here is cut.
+_MOST_CLEANED = 8 * 2**20
+_PIECE = 65_536
+# Bytes for a tokenizer of another library, which reads all that it is given.
+_MOST_DECODED = 2**20
 
 
 def clean_text(text: str, name: str) -> str:
@@ -58,7 +66,7 @@ class TextProcessor:
         self._prompt = prompt
         self._pad_id = pad_id
         self._clean = clean
-        self._cut = TextCutter(self._chunks, tokenizer_json, max_length)
+        self._cut = TextCutter(self._tokenizer, tokenizer_json, max_length)
         self._tokenizer.enable_truncation(max_length)
         if pad_id is None:
             self._tokenizer.no_padding()
@@ -101,8 +109,8 @@ class TextProcessor:
             self._tokenizer.to_str(), self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
         )
 
-    def __call__(self, text: str) -> Inputs:
-        """Text to int64 arrays of shape (tokens,), those that the model takes.
+    def __call__(self, text: str | bytes) -> Inputs:
+        """Text, bytes of it as UTF-8, to int64 arrays of shape (tokens,), those that the model takes.
 
         They are CutInputs if the text goes on beyond them. The interpreter's lock is free meanwhile.
         """
@@ -116,42 +124,75 @@ class TextProcessor:
         is_full = len(encoding.ids) >= self._max_length and encoding.attention_mask[-1]
         return CutInputs(inputs) if is_full and encoding.overflowing else inputs
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, text: str | bytes) -> int:
         """The tokens of a text as the model reads it: cut, with its start and end, without padding."""
         return sum(self._encode(text).attention_mask)
 
-    def _encode(self, text: str) -> Encoding:
-        beginning = self._cut(self._prompt + self._cleaned(text))
-        (encoding,) = self._tokenizer.encode_batch_fast([beginning])
+    def _encode(self, text: str | bytes) -> Encoding:
+        data = text.encode() if isinstance(text, str) else text
+        source = Utf8(self._prompt.encode() + data if self._prompt else data)
+        (encoding,) = self._tokenizer.encode_batch_fast([self._cut(self._cleaned(source))])
         return encoding
 
-    def _chunks(self, text: str) -> Chunks:
-        (encoding,) = self._tokenizer.encode_batch_fast([text])
-        return [encoding.ids, *(each.ids for each in encoding.overflowing)]
-
-    def _cleaned(self, text: str) -> str:
+    def _cleaned(self, text: Utf8) -> Utf8:
         """Of a long text only as much as gives enough tokens, for cleaning takes longer than tokenizing."""
-        if not self._clean or len(text) <= self._cut.short:
-            return clean_text(text, self._clean)
-        text = _BLANKS.sub(_one_blank, text)
-        size = max(2 * self._cut.short, 2 * LONGEST_WORD)
-        while size < len(text):
+        if not self._clean:
+            return text
+        size = self._cut.short
+        while True:
             # What is cut through, such as an HTML entity, is behind the tokens that count.
-            cleaned = clean_text(text[:size], self._clean)
-            if self._cut.beginning(cleaned) is not None:
+            beginning, whole = _beginning_of_lines(text, size)
+            cleaned = Utf8(clean_text(beginning, self._clean).encode())
+            if whole or size >= _MOST_CLEANED:
+                return cleaned
+            if self._cut.beginning(cleaned, patterns=size > 2 * LONGEST_RUN) is not None:
                 return cleaned
             size *= 4
-        return clean_text(text, self._clean)
 
 
-def _one_blank(blanks: re.Match[str]) -> str:
-    return "\n" if "\n" in blanks[0] else " "
+def _beginning_of_lines(text: Utf8, length: int) -> tuple[str, bool]:
+    """So many characters, long rows of blanks shortened, and whether that is all.
+
+    Up to the end of the line if that holds characters of a wrong encoding, which are mended in all of it or nowhere.
+    """
+    from ftfy.badness import is_bad
+
+    beginning, whole = _without_blanks(text, length + LONGEST_RUN)
+    line = beginning.rfind("\n", 0, length) + 1
+    if is_bad(beginning[line:length]):
+        end = beginning.find("\n", length) + 1
+        length = end or (len(beginning) if whole else length)
+    return beginning[:length], whole and len(beginning) <= length
 
 
-def count_tokens(processor: Processor, text: str) -> int:
-    """The tokens of a text as the model reads it, of any tower's processor."""
+def _without_blanks(text: Utf8, length: int) -> tuple[str, bool]:
+    """At least so many characters, long rows of blanks shortened, and whether that is all."""
+    parts, last, size = [], "", 0
+    for stretch, after in text.stretches(_PIECE, 1):
+        some = _BLANKS.sub(_few_blanks, last + stretch)
+        some, last = some[:-_FEW], some[-_FEW:]
+        parts.append(some)
+        size += len(some)
+        if size >= length and after:
+            return "".join(parts), False
+    return "".join([*parts, last]), True
+
+
+def _few_blanks(blanks: re.Match[str]) -> str:
+    return blanks[0][:2] + ("\n" if "\n" in blanks[0] else "") + blanks[0][-2:]
+
+
+def prepare_text(processor: Processor, text: bytes) -> Inputs:
+    """The arrays of a text of UTF-8, of any tower's processor."""
+    if isinstance(processor, TextProcessor):
+        return processor(text)
+    return processor(text[:_MOST_DECODED].decode(errors="ignore"))
+
+
+def count_tokens(processor: Processor, text: bytes) -> int:
+    """The tokens of a text of UTF-8 as the model reads it, of any tower's processor."""
     if isinstance(processor, TextProcessor):
         return processor.count_tokens(text)
-    inputs = processor(text)
+    inputs = prepare_text(processor, text)
     mask = inputs.get("attention_mask")
     return len(inputs["input_ids"]) if mask is None else int(mask.sum())

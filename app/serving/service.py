@@ -14,7 +14,7 @@ from typing import Any
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
 from app.processors.picture import PictureProcessor, keep_decoded_memory
-from app.processors.text import count_tokens
+from app.processors.text import count_tokens, prepare_text
 from app.serving.about import about
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
@@ -24,10 +24,6 @@ from app.settings import Settings
 from app.towers import Inputs, LoadedModel
 
 _log = logging.getLogger(__name__)
-
-# Bytes of UTF-8; more than any model reads of a text, and few enough to be decoded at once.
-_LONGEST_TEXT = 8 * 2**20
-
 
 # What the interpreter and the libraries take beside the model and the budget, while they work.
 _HEADROOM = 64 * 2**20
@@ -53,7 +49,7 @@ class Running:
     def count_tokens(self, texts: list[bytes]) -> int:
         """The tokens that the model reads of these texts; tokenizes them, so not for the event loop."""
         times = Counter(texts)
-        return sum(number * count_tokens(self.model.text.processor, _decode(text)) for text, number in times.items())
+        return sum(number * count_tokens(self.model.text.processor, text) for text, number in times.items())
 
 
 class Service:
@@ -173,9 +169,6 @@ class Service:
             on_broken=on_broken,
         )
 
-        def prepare_text(text: bytes) -> Inputs:
-            return model.text.processor(_decode(text))
-
         pictures = PictureProcessor(
             model.image.processor,
             max_pixels=settings.max_pixels,
@@ -192,7 +185,7 @@ class Service:
                 return picture.prepare()
 
         keep_decoded_memory(threads)
-        batcher.add_queue("texts", model.text, prepare_text)
+        batcher.add_queue("texts", model.text, lambda text: prepare_text(model.text.processor, text))
         batcher.add_queue("images", model.image, prepare_image)
         batcher.start()
         self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
@@ -213,10 +206,6 @@ class Service:
         line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value != "")
         _log.info("ready: %s", line, extra={"fields": fields})
         return Running(model, batcher, budget, _json(model.meta), serves, pictures.close)
-
-
-def _decode(text: bytes) -> str:
-    return text[:_LONGEST_TEXT].decode(errors="ignore")
 
 
 def _json(meta: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from deploy.grafana.dashboard import GRAPHS, STATS, Panel
 
@@ -92,6 +92,8 @@ def draw_graph(axes: Axes, panel: Panel, prometheus: str, start: float, end: flo
             drawn = True
     axes.set_xlim((start - end) / 60, 0)
     axes.set_ylim(bottom=0)
+    if panel.unit == "bytes" and (top := axes.get_ylim()[1]) > 1:
+        axes.yaxis.set_major_locator(MultipleLocator(2 ** math.floor(math.log2(top / 3))))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: UNITS[panel.unit](value)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} min"))
     axes.tick_params(colors=DIM, labelsize=7.5, length=0)
@@ -104,7 +106,8 @@ def draw_graph(axes: Axes, panel: Panel, prometheus: str, start: float, end: flo
             fontsize=7.5,
             frameon=False,
             labelcolor=INK,
-            handlelength=1.2,
+            handlelength=1.0,
+            columnspacing=1.2,
         )
     else:
         axes.text(0.5, 0.5, "none", color=DIM, ha="center", va="center", transform=axes.transAxes)

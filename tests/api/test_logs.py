@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,10 @@ def ask_all_kinds(url: str) -> None:
     assert answer.status_code == 422 and answer.headers["x-request-id"] == "bad-1"
     forged = httpx.post(f"{url}/vectorize", json=payload, headers={"X-Request-ID": "a b\tc"})
     assert re.fullmatch("[0-9a-f]{32}", forged.headers["x-request-id"])
+    assert httpx.get(f"{url}/no%0Awhere", headers={"X-Request-ID": "lost-1"}).status_code == 404
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10) as client:
+        client.sendall(b"a secret in no HTTP\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 400")
 
 
 def test_plain_lines(tiny_models: Path) -> None:
@@ -54,6 +59,10 @@ def test_plain_lines(tiny_models: Path) -> None:
         assert word in start
     (error,) = [line for line in lines if "[bad-1]" in line]
     assert "POST /vectorize: 422, images[0]" in error
+    (lost,) = [line for line in lines if "[lost-1]" in line]
+    assert lost.endswith("GET another path: 404, Not Found")
+    (refused,) = [line for line in lines if "app.api.protocol" in line]
+    assert "a connection is refused: 400, the request is not valid HTTP" in refused
     assert not any("secret" in line or "well-known" in line or "good-1" in line for line in lines)
 
 
@@ -63,6 +72,16 @@ def test_json_lines(tiny_models: Path) -> None:
     assert start["width"] == 16 and start["family"] == "sentence-transformers"
     (error,) = [line for line in lines if line.get("request_id") == "bad-1"]
     assert error["level"] == "info" and "images[0]" in error["message"]
+
+
+def test_who_has_no_token_is_one_line(tiny_models: Path) -> None:
+    def ask(url: str) -> None:
+        assert httpx.post(f"{url}/vectorize", json={"texts": ["a"]}, auth=("user", "a secret")).status_code == 401
+
+    lines = log_of(tiny_models, ask, API_TOKEN="another")
+    (line,) = [line for line in lines if "401" in line]
+    assert "POST /vectorize: 401, a token is needed" in line
+    assert not any("secret" in line or "another" in line for line in lines)
 
 
 def test_log_level(tiny_models: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from benchmarks.bench import memory
+from benchmarks.servers import memory
 from benchmarks.soak import bodies, run
 from tests.support.server import process_of
 

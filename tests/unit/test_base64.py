@@ -40,6 +40,27 @@ def test_every_way_to_write_it(text: bytes) -> None:
     assert decode_base64(text) == DATA
 
 
+def test_two_alphabets_at_once() -> None:
+    mixed = base64.b64encode(DATA).replace(b"+", b"-", 1)
+    assert b"+" in mixed.replace(b"+", b"-", 1) or b"/" in mixed
+    assert decode_base64(mixed) == decode_base64(wrapped(mixed)) == DATA
+
+
+@given(st.text(alphabet="AQgw+/-_= \n\r\t!.", max_size=40).map(str.encode))
+def test_what_is_taken_is_what_the_characters_say(text: bytes) -> None:
+    """Of one way or the other: without breaks, in the standard alphabet, padded."""
+    kept = text.strip().rstrip(b"= \n\r\t").translate(bytes.maketrans(b"-_ ", b"+/+"), b"\r\n\t")
+    try:
+        want = base64.b64decode(kept + b"=" * (-len(kept) % 4), validate=True)
+    except ValueError:
+        want = None
+    try:
+        got = decode_base64(text)
+    except InvalidRequest:
+        got = None
+    assert got == want
+
+
 @given(st.binary(max_size=400), st.integers(1, 90), st.integers(1, 64), st.booleans(), st.booleans())
 def test_any_bytes_in_any_way(data: bytes, width: int, piece: int, url_safe: bool, padded: bool) -> None:
     text = (base64.urlsafe_b64encode if url_safe else base64.b64encode)(data)

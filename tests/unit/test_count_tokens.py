@@ -20,13 +20,13 @@ def test_padding_is_not_counted_and_what_is_cut_is_not(pad_id: int | None) -> No
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for text in TEXTS:
-        assert count_tokens(processor, text) == len(tokenizer.encode(text).ids)
-    assert count_tokens(processor, "star " * 100) == 16
+        assert count_tokens(processor, text.encode()) == len(tokenizer.encode(text).ids)
+    assert count_tokens(processor, b"star " * 100) == 16
 
 
 def test_of_another_processor_what_it_gives_is_counted() -> None:
     def masked(text: str) -> Inputs:
         return {"input_ids": np.arange(8), "attention_mask": np.array([1, 1, 1, 0, 0, 0, 0, 0])}
 
-    assert count_tokens(masked, "any") == 3
-    assert count_tokens(lambda text: {"input_ids": np.arange(5)}, "any") == 5
+    assert count_tokens(masked, b"any") == 3
+    assert count_tokens(lambda text: {"input_ids": np.arange(5)}, b"any") == 5

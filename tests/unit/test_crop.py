@@ -1,6 +1,9 @@
 """The crop that is made from a stored picture beside the one that the libraries make from the upright one."""
 
+from collections.abc import Iterator
+
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +11,7 @@ from PIL import Image, ImageOps
 
 from app.processors.decode import TURNS, Decoded
 from app.processors.image import ImageProcessor
+from app.processors.resize import _across_first, pillow_is_known
 from tests.support.samples import STORED, photo
 
 HALF = (0.5, 0.5, 0.5)
@@ -25,11 +29,11 @@ def as_libraries_do(image: Image.Image, processor: ImageProcessor) -> np.ndarray
 
 
 def assert_same(got: np.ndarray, want: np.ndarray) -> None:
-    """A few values are rounded to the next grey level."""
+    """A few values are rounded to the next grey level, for the edges of Pillow's boxes are float32."""
     difference = np.abs(got.astype(int) - want.astype(int))
     assert got.shape == want.shape
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 2e-3
+    assert (difference > 0).mean() < 4e-3
 
 
 def stored(image: Image.Image, tag: int) -> Decoded:
@@ -67,6 +71,72 @@ def test_a_photo_of_12_megapixels() -> None:
     image, each = photo(4000, 3000), processor(224, 224)
     for tag in (1, 6):
         assert_same(each.prepare(stored(image, tag))["pixels"], as_libraries_do(image, each))
+
+
+TALL_AND_WIDE = [(300, 2000), (2000, 300), (900, 1700), (900, 1900), (64, 900), (900, 64), (20, 60), (70, 20)]
+
+
+@pytest.mark.parametrize("tag", [1, 6])
+@pytest.mark.parametrize("size", TALL_AND_WIDE)
+def test_tall_and_wide(size: tuple[int, int], tag: int) -> None:
+    image = photo(*size)
+    for each in (processor(64, 64), processor(64, None), processor(48, 64)):
+        assert_same(each.prepare(stored(image, tag))["pixels"], as_libraries_do(image, each))
+
+
+ONE_AXIS_AFTER_THE_OTHER = [
+    *((size, (64, 64)) for size in [(200, 336), (200, 337), (800, 1536), (800, 1537), (40, 65), (50, 63), (3, 500)]),
+    *((size, (224, 298)) for size in [(3000, 4000), (1000, 1900), (2000, 2667), (150, 200)]),
+    *((size, (298, 224)) for size in [(4000, 3000), (640, 480), (120, 90)]),
+]
+
+
+@pytest.mark.parametrize("size, resized", ONE_AXIS_AFTER_THE_OTHER)
+def test_pillow_resizes_along_the_axes_in_the_known_order(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    image = photo(*size)
+    across, down = (resized[0], size[1]), (size[0], resized[1])
+    first, other = (across, down) if _across_first(size, resized) else (down, across)
+    whole, known, unknown = (
+        np.asarray(each)
+        for each in (
+            image.resize(resized),
+            image.resize(first).resize(resized),
+            image.resize(other).resize(resized),
+        )
+    )
+    assert (whole == known).all() and (whole != unknown).any(), (
+        f"Pillow {PIL.__version__} does not resize {size} to {resized} as Pillow 13 does, whose order "
+        "_across_first() in app/processors/resize.py states. Crops stay right where pillow_is_known() notices it, "
+        "but pictures are resized as a whole, which is slower: state the new order there."
+    )
+
+
+@pytest.fixture
+def another_pillow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Pillow that always resizes across first, as Pillow 12 did."""
+    resize = Image.Image.resize
+
+    def across_first(
+        image: Image.Image, size: tuple[int, int], resample: int | None = None, box: tuple[float, ...] | None = None
+    ) -> Image.Image:
+        box = box or (0, 0, *image.size)
+        across = resize(image, (size[0], image.height), resample, (box[0], 0, box[2], image.height))
+        return resize(across, size, resample, (0, box[1], size[0], box[3]))
+
+    pillow_is_known.cache_clear()
+    monkeypatch.setattr(Image.Image, "resize", across_first)
+    yield
+    pillow_is_known.cache_clear()
+
+
+def test_another_order_is_noticed_and_followed(another_pillow: None) -> None:
+    assert not pillow_is_known()
+    for size in TALL_AND_WIDE:
+        image = photo(*size)
+        for tag in (1, 6):
+            each = processor(64, 64)
+            got = each.prepare(stored(image, tag))["pixels"]
+            assert (got == as_libraries_do(image, each)).all()
 
 
 def test_grey_pictures_are_resized_as_grey() -> None:

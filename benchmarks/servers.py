@@ -1,0 +1,55 @@
+"""Servers to measure, each a process of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def server(module: str, models: Path, env: dict[str, str]) -> Iterator[tuple[int, int, float]]:
+    """A server as a process of its own: port, process id, seconds from start to ready."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    environment = {
+        **os.environ,
+        "MODELS_DIR": str(models),
+        "PORT": str(port),
+        "HOST": "127.0.0.1",
+        "VECTOR_CACHE_BYTES": "0",
+        **env,
+    }
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", module], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        while not is_ready(port):
+            if process.poll() is not None or time.monotonic() > started + 300:
+                raise RuntimeError(f"{module} did not become ready")
+            time.sleep(0.02)
+        yield port, process.pid, time.monotonic() - started
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/.well-known/ready", timeout=5) as answer:
+            return bool(answer.status == 204)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def memory(pid: int) -> dict[str, float]:
+    """Resident memory in MB: all, and its anonymous part."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    kb = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Rss")}
+    total = sum(int(value) for value in kb.values())
+    return {"rss_mb": total / 1024, "rss_anon_mb": int(kb["RssAnon"]) / 1024}
