@@ -70,6 +70,18 @@ def test_a_folder_that_cannot_keep_it_does_no_harm(tmp_path: Path) -> None:
     assert limit(Session(0.002), tmp_path / "nowhere") >= 8
 
 
+def test_a_slow_moment_does_not_decide() -> None:
+    class Stuttering(Session):
+        """Every third run takes ten times as long."""
+
+        def start(self, batch: Inputs) -> Callable[[], Vectors]:
+            if len(self.sizes) % 3 == 0:
+                time.sleep(0.02)
+            return super().start(batch)
+
+    assert limit(Stuttering(0.002)) == limit(Session(0.002))
+
+
 def test_the_setting_wins(tmp_path: Path) -> None:
     session = Session(0.002)
     assert limit(session, tmp_path, image_batch=3) == 3 and session.sizes == [1]
