@@ -64,13 +64,14 @@ def main() -> None:
     rates: dict[tuple[str, str], list[float]] = {}
     waits: dict[int, list[list[float]]] = {}
     with server("app", options.models, {"PRECISION": options.precision}) as (port, _, _):
-        for _ in range(options.rounds):
-            for kind in options.kinds:
+        for kind in options.kinds:  # one after the other, for pictures are computed otherwise beside texts
+            for _ in range(options.rounds):
                 for size in SIZES[kind]:
                     calls.send((kind, size, options.seconds / 2))
                     rates.setdefault((kind, f"bare, batches of {size}"), []).append(calls.recv())
                 got = asyncio.run(load(port, bodies[kind], options.connections, options.seconds))
                 rates.setdefault((kind, "server"), []).append(got.per_second)
+        for _ in range(options.rounds):
             for connections in options.beside:
                 wait = asyncio.run(query_beside(port, bodies, connections, options.seconds))
                 waits.setdefault(connections, []).append(wait)
