@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 # Above this many bytes, or items, the hashes of a request are made off the event loop.
 _MANY_BYTES = 500_000
 _MANY_ITEMS = 500
-# Texts that are prepared together have not many more bytes of UTF-8.
+# Items that are prepared together have not many more bytes.
 _TOGETHER_BYTES = 2048
 
 
@@ -36,6 +36,7 @@ _TOGETHER_BYTES = 2048
 class _Kind:
     tower: Tower
     prepare: Callable[[bytes], Inputs]
+    prepare_many: Callable[[list[bytes]], list[Inputs]] | None
 
 
 class Batcher:
@@ -73,9 +74,18 @@ class Batcher:
             for i in range(count)
         ]
 
-    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs]) -> None:
-        """Take items of a kind ("texts", "images"); call before start()."""
-        self._kinds[kind] = _Kind(tower, prepare)
+    def add_queue(
+        self,
+        kind: str,
+        tower: Tower,
+        prepare: Callable[[bytes], Inputs],
+        prepare_many: Callable[[list[bytes]], list[Inputs]] | None = None,
+    ) -> None:
+        """Take items of a kind ("texts", "images"); call before start().
+
+        `prepare_many` is for items that take less time to be prepared than a thread to be woken.
+        """
+        self._kinds[kind] = _Kind(tower, prepare, prepare_many)
         self._queue.add_lane(kind, tower.limits)
 
     def start(self) -> None:
@@ -212,16 +222,8 @@ class Batcher:
                 self._preparable.wait()
             self._woken.discard(self._preparable)
             self._wake_workers()
-        prepare = self._kinds[items[0].kind].prepare
-        outcomes: list[Inputs | ServiceError] = []
-        seconds: list[float] = []
-        for item in items:
-            started = time.monotonic()
-            try:
-                outcomes.append(prepare(item.content))
-            except BaseException as cause:  # the panic of a native library is no Exception
-                outcomes.append(_told(cause, f"cannot prepare an item of {item.kind}", "could not be prepared"))
-            seconds.append(time.monotonic() - started)
+        started = time.monotonic()
+        outcomes = self._prepare(items)
         now = time.monotonic()
         with self._changing() as queue:
             for item, outcome in zip(items, outcomes, strict=True):
@@ -229,18 +231,30 @@ class Batcher:
                     queue.not_prepared(item, outcome, now)
                 else:
                     queue.prepared(item, outcome, now)
-        self._count_prepared(items[0].kind, outcomes, seconds)
+        self._count_prepared(items[0].kind, outcomes, (now - started) / len(items))
         return True
 
+    def _prepare(self, items: list[Item]) -> list[Inputs | ServiceError]:
+        kind = self._kinds[items[0].kind]
+        if kind.prepare_many is not None and len(items) > 1:
+            with suppress(BaseException):  # a library's panic, too; below it is found which of them is at fault
+                return [*kind.prepare_many([item.content for item in items])]
+        outcomes: list[Inputs | ServiceError] = []
+        for item in items:
+            try:
+                outcomes.append(kind.prepare(item.content))
+            except BaseException as cause:  # the panic of a native library is no Exception
+                outcomes.append(_told(cause, f"cannot prepare an item of {item.kind}", "could not be prepared"))
+        return outcomes
+
     def _take(self) -> list[Item]:
-        """Holds the lock. What one thread prepares next: short texts together, for each takes less time than to
-        wake a thread."""
+        """Holds the lock. What one thread prepares next."""
         items: list[Item] = []
         size = 0
         while (item := self._queue.take(time.monotonic(), items[0].kind if items else None)) is not None:
             items.append(item)
             size += len(item.content)
-            if item.kind != "texts" or size > _TOGETHER_BYTES:
+            if self._kinds[item.kind].prepare_many is None or size > _TOGETHER_BYTES:
                 break
         return items
 
@@ -287,12 +301,12 @@ class Batcher:
         with self._changing() as queue:
             queue.not_computed(batch, error, time.monotonic())
 
-    def _count_prepared(self, kind: str, outcomes: list[Inputs | ServiceError], seconds: list[float]) -> None:
-        for outcome, each in zip(outcomes, seconds, strict=True):
+    def _count_prepared(self, kind: str, outcomes: list[Inputs | ServiceError], seconds: float) -> None:
+        for outcome in outcomes:
             if isinstance(outcome, ServiceError):
                 self._metrics.failed.labels(kind, outcome.cause).inc()
                 continue
-            self._metrics.preparing_seconds.labels(kind).observe(each)
+            self._metrics.preparing_seconds.labels(kind).observe(seconds)
             if isinstance(outcome, CutInputs):
                 self._metrics.texts_cut.inc()
 
