@@ -222,7 +222,6 @@ class Batcher:
                 self._preparable.wait()
             self._woken.discard(self._preparable)
             self._wake_workers()
-        started = time.monotonic()
         outcomes = self._prepare(items)
         now = time.monotonic()
         with self._changing() as queue:
@@ -231,7 +230,7 @@ class Batcher:
                     queue.not_prepared(item, outcome, now)
                 else:
                     queue.prepared(item, outcome, now)
-        self._count_prepared(items[0].kind, outcomes, (now - started) / len(items))
+        self._count_prepared(items[0].kind, outcomes, (now - items[0].taken) / len(items))
         return True
 
     def _prepare(self, items: list[Item]) -> list[Inputs | ServiceError]:
