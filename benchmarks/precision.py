@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,18 +58,14 @@ def pictures(count: int = 300) -> list[Image.Image]:
     return made
 
 
-def photos(count: int = 300) -> list[bytes]:
-    """The pictures as base64 of JPEGs, every second one at several times its size, as cameras give them."""
-    made: list[bytes] = []
+def write_photos(folder: Path, count: int = 300) -> None:
+    """The pictures as JPEGs, every second one at several times its size, as cameras give them."""
     for number, image in enumerate(pictures(count)):
         if number % 2:
             scale = 1000 / min(image.size) * (1 + number % 3)
             size = round(image.width * scale), round(image.height * scale)
             image = image.resize(size, Image.Resampling.BICUBIC)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=90)
-        made.append(base64.b64encode(buffer.getvalue()))
-    return made
+        image.save(folder / f"{number:04}.jpg", quality=90)
 
 
 def texts(count: int = 300) -> list[str]:
@@ -106,7 +103,8 @@ def measure(vectors_path: Path, with_retrieval: bool) -> dict[str, Any]:
     model = dataclasses.replace(model, image=dataclasses.replace(model.image, processor=files))
     if with_retrieval:
         return {"demo_top_1": retrieval(model)}
-    np.savez(vectors_path, image=embed_all(model.image, photos()), text=embed_all(model.text, texts()))
+    files_of_photos = [base64.b64encode(path.read_bytes()) for path in sorted(vectors_path.parent.glob("*.jpg"))]
+    np.savez(vectors_path, image=embed_all(model.image, files_of_photos), text=embed_all(model.text, texts()))
     return {
         "images_per_second": images_per_second,
         "texts_per_second": rate(model.text, prepared(texts(64), model.text.processor, 16)),
@@ -130,7 +128,10 @@ def in_process(column: str, models: Path, vectors: Path, with_retrieval: bool) -
 
 def compare(models: Path, demo: Path) -> dict[str, dict[str, Any]]:
     report: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder, progress(len(COLUMNS)) as step:
+    with tempfile.TemporaryDirectory() as folder, progress(1 + len(COLUMNS)) as step:
+        step("photos")
+        write_photos(Path(folder))
+        demo = shutil.copytree(demo, Path(folder) / "demo")  # where it is compiled in every precision
         for column in COLUMNS:
             step(column)
             path = Path(folder) / f"{column}.npz"
