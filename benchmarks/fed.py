@@ -18,8 +18,8 @@ from pathlib import Path
 from app.models.load import load_model
 from app.settings import Settings
 from benchmarks.bare_loop import preparing, rate, samples
-from benchmarks.bench import server
 from benchmarks.load import image_bodies, load, text_bodies
+from benchmarks.servers import server
 
 SIZES = {"images": (1, 8), "texts": (8, 16, 32)}
 

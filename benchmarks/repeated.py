@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from app.serving.vector_cache import VectorCache, digest
-from benchmarks.bench import server
 from benchmarks.load import image_bodies, load, picture_bodies
+from benchmarks.servers import server
 
 SERVERS = {"default": {"VECTOR_CACHE_BYTES": ""}, "keeps none": {"VECTOR_CACHE_BYTES": "0"}}
 QUERY = json.dumps({"texts": ["a photo of a dog that sleeps beside a bicycle"]}).encode()
