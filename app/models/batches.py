@@ -22,9 +22,9 @@ from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor
 _log = logging.getLogger(__name__)
 
 # A batch that takes longer than this keeps a waiting query for too long; where nobody asks for anything else, one may
-# take longer. Of two sizes that differ by less than this the smaller is taken, for all that waits has to wait for it.
+# take longer. The smallest size is taken that reaches this share of the best rate: less where a query may wait for it.
 _BATCH_SECONDS, _ALONE_SECONDS = 0.1, 0.5
-_ABOUT = 0.95
+_BATCH_SHARE, _ALONE_SHARE = 0.8, 0.95
 # A start does not measure for longer than this, for each tower, once or each time.
 _ONCE_SECONDS, _EACH_TIME_SECONDS = 1.5, 0.5
 _ROUNDS = 5
@@ -114,13 +114,14 @@ def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, m
                 break
             times[size] = min(times.get(size, math.inf), time.monotonic() - started)
             size *= 2
-    return Sizes(_smallest_that_pays(times, _BATCH_SECONDS), _smallest_that_pays(times, _ALONE_SECONDS))
+    items = _smallest_that_pays(times, _BATCH_SECONDS, _BATCH_SHARE)
+    return Sizes(items, max(items, _smallest_that_pays(times, _ALONE_SECONDS, _ALONE_SHARE)))
 
 
-def _smallest_that_pays(times: dict[int, float], longest: float) -> int:
-    """The smallest batch that is about as fast an item as any that computes in `longest` seconds."""
+def _smallest_that_pays(times: dict[int, float], longest: float, share: float) -> int:
+    """The smallest batch that reaches this share of the best rate of all that compute in `longest` seconds."""
     rates = {size: size / taken for size, taken in times.items() if taken <= longest or size == 1}
-    return min(size for size, rate in rates.items() if rate > _ABOUT * max(rates.values()))
+    return min(size for size, rate in rates.items() if rate > share * max(rates.values()))
 
 
 def _kept(folder: Path) -> dict[str, dict[str, Sizes]]:
