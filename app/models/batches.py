@@ -22,7 +22,7 @@ from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor
 _log = logging.getLogger(__name__)
 
 # A batch that takes longer than this keeps a waiting query for too long; where nobody asks for anything else, one may
-# take longer. The smallest size is taken that reaches this share of the best rate: less where a query may wait for it.
+# take longer. The smallest size is taken that reaches this share of the best rate: less, where a query may wait.
 _BATCH_SECONDS, _ALONE_SECONDS = 0.1, 0.5
 _BATCH_SHARE, _ALONE_SHARE = 0.8, 0.95
 # A start does not measure for longer than this, for each tower, once or each time.
