@@ -14,7 +14,7 @@ from app.towers import Inputs, Padding, Vectors
 
 
 class Session:
-    """An item takes `seconds`, and a batch four times as much again; what is beyond `fits` does not fit into memory."""
+    """An item takes `seconds`, a batch four times as much again; what is beyond `fits` does not fit into memory."""
 
     def __init__(self, seconds: float = 0.0, fits: int = 1000) -> None:
         self.sizes: list[int] = []
@@ -70,16 +70,18 @@ def test_a_folder_that_cannot_keep_it_does_no_harm(tmp_path: Path) -> None:
     assert limit(Session(0.002), tmp_path / "nowhere") >= 8
 
 
-def test_a_slow_moment_does_not_decide() -> None:
+def test_a_slow_moment_does_not_decide(tmp_path: Path) -> None:
     class Stuttering(Session):
-        """Every third run takes ten times as long."""
+        """Every seventh run takes much longer."""
 
         def start(self, batch: Inputs) -> Callable[[], Vectors]:
-            if len(self.sizes) % 3 == 0:
+            if len(self.sizes) % 7 == 0:
                 time.sleep(0.02)
             return super().start(batch)
 
-    assert limit(Stuttering(0.002)) == limit(Session(0.002))
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    assert limit(Stuttering(0.0005), tmp_path / "first") == limit(Session(0.0005), tmp_path / "second")
 
 
 def test_the_setting_wins(tmp_path: Path) -> None:
