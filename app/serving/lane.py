@@ -252,7 +252,8 @@ class Lane:
     def next_batch(self, prospect: Prospect | None) -> list[Item]:
         """The first ready item in turn and those that fit it; there must be one."""
         most = self.batch_items
-        if self.alone and not self.hurried and len(self.ready) >= self.limits.alone:
+        # With all that is there the device would wait for the next while the answers of this one are sent.
+        if self.alone and not self.hurried and len(self.ready) > self.limits.alone:
             most = max(most, self.limits.alone)
         most_tokens = self.limits.tokens * max(1, most // self.limits.items)
         head, *rest = self._in_turn(prospect)

@@ -77,3 +77,10 @@ def test_long_batches_begin_again_when_nobody_has_asked_for_a_while() -> None:
     while not query.over:
         pictures.compute(62.0)
     assert pictures.compute(62.0) == 1
+
+
+def test_a_long_batch_leaves_something_for_the_next() -> None:
+    pictures = Pictures()
+    pictures.add("images", 8, 0.0)
+    pictures.prepare(0.0)
+    assert pictures.compute(1.0) == 1
