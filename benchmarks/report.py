@@ -42,8 +42,8 @@ def _fast(run: dict[str, Any]) -> str:
     found, before = (100 * run["costs"][name]["demo_top_1"] for name in ("fast images", "float32"))
     return (
         f"What it costs: the vectors of 300 pictures have a cosine of {worst} at worst to the exact ones, {middle}\n"
-        f"in the middle (the demo model; {full_size} at worst with a full-size one of random weights), and of the demo's\n"
-        f"held-out pictures {found:.1f} % are found first by their caption, {before:.1f} % without it.\n"
+        f"in the middle (the demo model; {full_size} at worst with a full-size one of random weights), and of the\n"
+        f"demo's held-out pictures {found:.1f} % are found first by their caption, {before:.1f} % without it.\n"
     )
 
 
