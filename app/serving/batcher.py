@@ -70,10 +70,15 @@ class Batcher:
             for i in range(count)
         ]
 
-    def add_queue(self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs]) -> None:
-        """Take items of a kind ("texts", "images"); call before start()."""
+    def add_queue(
+        self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs], most_preparing: int | None = None
+    ) -> None:
+        """Take items of a kind ("texts", "images"); call before start().
+
+        At most `most_preparing` threads prepare items of this kind at once.
+        """
         self._kinds[kind] = _Kind(tower, prepare)
-        self._queue.add_lane(kind, tower.limits)
+        self._queue.add_lane(kind, tower.limits, most_preparing)
 
     def start(self) -> None:
         for thread in self._threads:

@@ -125,8 +125,9 @@ class Prospect:
 class Lane:
     """The waiting items of one kind, not yet prepared and prepared."""
 
-    def __init__(self, limits: BatchLimits) -> None:
+    def __init__(self, limits: BatchLimits, most_preparing: int | None = None) -> None:
         self.limits = limits
+        self._most_preparing = most_preparing
         self.requests: set[Request] = set()
         self.waiting = 0
         self.preparing = 0
@@ -147,6 +148,8 @@ class Lane:
         """How many items may be prepared now: no more than the device will soon take, whatever waits."""
         batches = _BATCHES_READY_IN_HURRY if self.hurried else _BATCHES_READY
         room = batches * self.batch_items - self.preparing - len(self.ready)
+        if self._most_preparing is not None:
+            room = min(room, self._most_preparing - self.preparing)
         return max(0, min(room, self.waiting))
 
     def add(self, request: Request, items: list[Item]) -> None:

@@ -161,7 +161,7 @@ class Service:
         model = self._load(settings)
         batcher = Batcher(
             width=model.width,
-            preparing_threads=threads,
+            preparing_threads=threads + 1,
             device_threads=2 if settings.enable_cuda else 1,
             cache=VectorCache(settings.vector_cache_bytes),
             metrics=self.metrics,
@@ -183,9 +183,10 @@ class Service:
             with pictures.open(base64) as picture, budget.preparing(picture.decoded_bytes):
                 return picture.prepare()
 
-        keep_decoded_memory(threads)
+        keep_decoded_memory(limits.kept_bytes)
         batcher.add_queue("texts", model.text, lambda text: prepare_text(model.text.processor, text))
-        batcher.add_queue("images", model.image, prepare_image)
+        # One thread is always left for texts: pictures may take long, whatever prepares them.
+        batcher.add_queue("images", model.image, prepare_image, most_preparing=threads)
         batcher.start()
         self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
         serves = about(model)
