@@ -15,6 +15,8 @@ from tests.support.load import BATCH, ask, wait_until
 from tests.support.server import RunningApp
 
 RunApp = Callable[..., RunningApp]
+
+
 def picture(width: int) -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (width, 2)).save(buffer, "PNG")
