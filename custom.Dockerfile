@@ -58,8 +58,11 @@ LABEL org.opencontainers.image.title="multi2vec-clip" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
+# In which models are baked and served; empty: float32, or as PRECISION says then.
+ARG PRECISION
 # `pip install` in an image made from this one reaches the interpreter that serves.
-ENV PIP_PYTHON=/opt/venv/bin/python
+ENV PIP_PYTHON=/opt/venv/bin/python \
+    PRECISION=$PRECISION
 COPY --from=libraries /opt/venv /opt/venv
 COPY --from=code /app ./
 COPY deploy/docker/healthcheck.py /opt/

@@ -135,6 +135,7 @@ def make_server(app: FastAPI) -> Server:
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         access_log=False,
+        proxy_headers=False,  # nobody asks for the client's address
         log_config=None,
         server_header=False,
     )

@@ -79,8 +79,8 @@ class Settings(BaseSettings):
     vector_cache_bytes: int = Field(
         default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
     )
-    image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures at start")
-    text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures at start")
+    image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures once")
+    text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures once")
     text_batch_tokens: int = Field(
         default=0, ge=0, description="most tokens in a batch of texts, padding included; 0 follows TEXT_BATCH"
     )

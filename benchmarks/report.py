@@ -36,12 +36,14 @@ def tables(run: dict[str, Any]) -> dict[str, str]:
 
 def _fast(run: dict[str, Any]) -> str:
     fast = run["costs"]["fast images"]
-    worst, middle = (f"{fast[f'image_{which}_cosine']:.6f}" for which in ("worst", "median"))
+    worst, middle, full_size = (
+        f"{fast[f'{name}_cosine']:.5f}" for name in ("demo_image_worst", "demo_image_median", "image_worst")
+    )
     found, before = (100 * run["costs"][name]["demo_top_1"] for name in ("fast images", "float32"))
     return (
         f"What it costs: the vectors of 300 pictures have a cosine of {worst} at worst to the exact ones, {middle}\n"
-        f"in the middle, and of the demo's held-out pictures {found:.1f} % are found first by their caption,\n"
-        f"{before:.1f} % without it.\n"
+        f"in the middle (the demo model; {full_size} at worst with a full-size one of random weights), and of the\n"
+        f"demo's held-out pictures {found:.1f} % are found first by their caption, {before:.1f} % without it.\n"
     )
 
 
@@ -85,7 +87,7 @@ def _precisions(run: dict[str, Any]) -> str:
         speed = [f"{serves[f'{kind}_16']:.0f}" for kind in ("images", "texts")] if serves else ["", ""]
         memory = [f"{serves['rss_mb']:.0f} MB ({serves['rss_anon_mb']:.0f})"] if serves else [""]
         cosines = [
-            f"{figures[f'{kind}_worst_cosine']:.5f}, {figures[f'{kind}_median_cosine']:.5f}"
+            f"{figures[f'demo_{kind}_worst_cosine']:.5f}, {figures[f'demo_{kind}_median_cosine']:.5f}"
             for kind in ("image", "text")
         ]
         title = f"`{name}`" if serves else "`FAST_IMAGES=1`"

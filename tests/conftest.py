@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 
 from app.main import create_app
 from app.settings import Settings
 from app.towers import LoadedModel
+from tests.support.families import Case, bake, reference_vectors
 from tests.support.server import PROCESSES, RunningApp, free_port, start_server, wait_for_ready
 from tests.support.tiny import clip_pair
 
@@ -68,6 +70,26 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session", params=["openvino", "torch"])
 def server(request: pytest.FixtureRequest, serve: Callable[..., str], tiny_models: Path) -> str:
     return serve(tiny_models, ENGINE=request.param)
+
+
+@pytest.fixture(scope="module")
+def hub(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The models of a module's `case`, by their names on the hub."""
+    return case.make(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture(scope="module")
+def baked(case: Case, hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder into which download.py baked them."""
+    models = tmp_path_factory.mktemp("baked") / "models"
+    bake(case, hub, models)
+    return models
+
+
+@pytest.fixture(scope="module")
+def reference(case: Case, hub: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of TEXTS and pictures() that the family's own library gives."""
+    return reference_vectors(case, hub)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import asyncio
 import base64
 import hmac
 import logging
+import os
 import re
-import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -89,12 +89,12 @@ class Entry:
 def _request_id(scope: Scope) -> str:
     """The X-Request-ID that the caller sent, if it can stand in a header and a log; else a new one."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def one_spelling(path: str) -> str:
     """The path without doubled slashes and without one at its end."""
-    path = re.sub(r"//+", "/", path)
+    path = re.sub(r"//+", "/", path) if "//" in path else path
     return path if path == "/" else path.removesuffix("/")
 
 

@@ -62,6 +62,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._write_timeout = write_timeout
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._running: RequestResponseCycle | None = None
+        self._holds_back = False
+        self._held_back: list[bytes] = []
         self._in_head = False
         self._head_bytes = 0
         self._unparsed_bytes = 0
@@ -118,6 +120,7 @@ class HttpProtocol(HttpToolsProtocol):
         """End the connection when what was written is sent, and can be read by a client that still sends."""
         if self.is_closing():
             return
+        self._send()
         if self._deaf or (self.cycle is not None and self.cycle.more_body):
             self._deaf = self._lingers = True
             self.flow.resume_reading()
@@ -128,8 +131,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._start("close", self._write_timeout, self.transport.abort)
 
     def write(self, data: bytes) -> None:
-        if not self.is_closing():
-            self.transport.write(data)
+        self._held_back.append(data)
+        if not self._holds_back:
+            self._send()
+
+    def _send(self) -> None:
+        """What was held back goes out, in one call of the system."""
+        parts, self._held_back, self._holds_back = self._held_back, [], False
+        if parts and not self.is_closing():
+            self.transport.writelines(parts)
 
     def pause_writing(self) -> None:
         self._start("write", self._write_timeout, self.transport.abort)
@@ -219,9 +229,13 @@ class HttpProtocol(HttpToolsProtocol):
             scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[ASGISendEvent], Awaitable[None]]
         ) -> None:
             async def send_with_close(message: ASGISendEvent) -> None:
-                if message["type"] == "http.response.start" and (cycle.more_body or self._last):
+                is_head = message["type"] == "http.response.start"
+                if is_head and (cycle.more_body or self._last):
                     cycle.keep_alive = False
+                self._holds_back = is_head  # it goes out with the beginning of the body
                 await send(message)
+                if not is_head:
+                    self._send()
 
             try:
                 await app(scope, receive, send_with_close)

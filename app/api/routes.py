@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from app.api.body import announced_bytes, read_body
@@ -25,7 +26,18 @@ from app.serving.service import Running, Service
 from app.towers import Vectors
 
 T = TypeVar("T")
-router = APIRouter()
+
+
+class _PlainRoute(APIRoute):
+    """Gives the endpoint the request, and sends what it returns: FastAPI looks for parameters, a model of the body
+    and dependencies each time, which takes longer than all that is done here for one text."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
+
+
+router = APIRouter(route_class=_PlainRoute)
 # A body of more bytes is parsed off the event loop.
 _PARSED_AT_ONCE = 64 * 1024
 
@@ -75,7 +87,7 @@ async def meta(request: Request) -> Response:
 
 @router.get("/.well-known/live", status_code=204, responses=errors())
 @router.head("/.well-known/live", status_code=204, responses=errors())
-async def live() -> Response:
+async def live(_: Request) -> Response:
     return Response(status_code=204)
 
 
@@ -121,24 +133,30 @@ async def compute(
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; it is cancelled, and ClientGone raised, if the client leaves. Call it after the body."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_wait_for_disconnect(request))
+    """What `work` gives; if the client leaves it is cancelled, and ClientGone raised once that is done.
+
+    Call it after the body.
+    """
+    here = asyncio.current_task()
+    assert here is not None
+    gone = False
+
+    async def leave_with_the_client() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        here.cancel()
+
+    watching = asyncio.ensure_future(leave_with_the_client())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))  # what it had taken is given back before anything else is said of it
-            raise ClientGone("the client closed the connection")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone and here.uncancel() == 0:  # nobody else has cancelled it
+            raise ClientGone("the client closed the connection") from None
+        raise
     finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()
 
 
 def service_of(request: Request) -> Service:

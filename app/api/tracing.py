@@ -26,6 +26,10 @@ _log = logging.getLogger(__name__)
 _UNTRACED = frozenset({"/.well-known/live", "/.well-known/ready", "/metrics"})
 # For the last spans to reach the collector, before the process ends without them.
 _CLOSE_SECONDS = 1.0
+# Their warnings quote what a client sent in its headers, once a request.
+_QUOTING = ("opentelemetry.baggage", "opentelemetry.trace")
+_QUEUE_OF_SPANS = "opentelemetry.sdk._shared_internal"
+_SAY_EVERY = 60.0
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
@@ -68,6 +72,8 @@ class Tracer:
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("multi2vec-clip", VERSION)
+        for name in _QUOTING:
+            logging.getLogger(name).setLevel(logging.ERROR)
 
     @property
     def telemetry(self) -> TelemetryConfig:
@@ -106,27 +112,27 @@ class _Exporter(SpanExporter):
     The libraries' own lines, several for each attempt, are left out.
     """
 
-    _queues_log = logging.getLogger("opentelemetry.sdk._shared_internal")
-
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._failing = False
-        self._exporters_log = logging.getLogger(type(exporter).__module__)
-        self._exporters_log.addFilter(self._take_line)
-        self._queues_log.addFilter(self._is_news)
+        self._said_at: float | None = None
+        self._warned = False
+        self._logs = [logging.getLogger(name) for name in (type(exporter).__module__, _QUEUE_OF_SPANS)]
+        for log in self._logs:
+            log.addFilter(self._take_line)
 
     def _take_line(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING:
             self._fail(record.getMessage())
         return False
 
-    def _is_news(self, _: logging.LogRecord) -> bool:
-        return not self._failing
-
     def _fail(self, cause: str) -> None:
-        if not self._failing:
-            self._failing = True
+        now = time.monotonic()
+        # A collector that is only too slow fails and recovers all the time.
+        if not self._failing and (self._said_at is None or now > self._said_at + _SAY_EVERY):
+            self._said_at, self._warned = now, True
             _log.warning("spans do not reach the collector; they are dropped while that lasts: %s", cause)
+        self._failing = True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
@@ -134,13 +140,15 @@ class _Exporter(SpanExporter):
             self._fail("the exporter does not say why")
         elif self._failing:
             self._failing = False
-            _log.info("spans reach the collector again")
+            if self._warned:
+                self._warned = False
+                _log.info("spans reach the collector again")
         return result
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
-        self._exporters_log.removeFilter(self._take_line)
-        self._queues_log.removeFilter(self._is_news)
+        for log in self._logs:
+            log.removeFilter(self._take_line)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self._exporter.force_flush(timeout_millis)

@@ -2,11 +2,12 @@
 
 import json
 import logging
+import math
 import os
 import platform
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -20,14 +21,25 @@ from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor
 
 _log = logging.getLogger(__name__)
 
-# A batch that takes longer than this keeps a waiting query for too long; a larger one gains little.
-_BATCH_SECONDS = 0.1
-# A start does not measure for longer than this, for each tower.
-_MEASURE_SECONDS = 0.5
+# A batch that takes longer than this keeps a waiting query for too long; where nobody asks for anything else, one may
+# take longer. The smallest size is taken that reaches this share of the best rate: less, where a query may wait.
+_BATCH_SECONDS, _ALONE_SECONDS = 0.1, 0.5
+_BATCH_SHARE, _ALONE_SHARE = 0.8, 0.95
+# A start does not measure for longer than this, for each tower, once or each time.
+_ONCE_SECONDS, _EACH_TIME_SECONDS = 1.5, 0.5
+_ROUNDS = 5
 _FILE = "batches.json"
 _MOST_ITEMS = {"cpu": 32, "cuda": 256}
 # Usual items.
 _SAMPLES = {"image": Image.new("RGB", (320, 240)), "text": "a photo of a dog that sleeps beside a bicycle"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many items a batch holds at most, and how many where nobody waits for anything else."""
+
+    items: int
+    alone: int
 
 
 def open_tower(
@@ -54,16 +66,17 @@ def open_tower(
     first = time.monotonic() - started
     items = settings.image_batch if kind == "image" else settings.text_batch
     machine = f"{_cpu_model()}, {settings.threads or usable_cpus()} threads"
-    if not items and folder is not None:
-        items = _kept(folder).get(machine, {}).get(kind, 0)
-    if not items:
+    sizes = Sizes(items, items) if items else _kept(folder).get(machine, {}).get(kind) if folder is not None else None
+    if sizes is None:
         # The first run takes longer than others, but where it takes so long there is no time to measure.
         most = _MOST_ITEMS["cuda" if settings.enable_cuda else "cpu"]
-        items = 1 if first > 2 * _MEASURE_SECONDS else measure_batch(session, inputs, padding, most, _MEASURE_SECONDS)
+        seconds = _EACH_TIME_SECONDS if folder is None else _ONCE_SECONDS
+        sizes = Sizes(1, 1) if first > 1 else measure_batch(session, inputs, padding, most, seconds)
         if folder is not None:
-            _keep(folder, machine, kind, items)
+            _keep(folder, machine, kind, sizes)
     tokens = settings.text_batch_tokens if kind == "text" else 0
-    limits = BatchLimits(items, tokens or items * len(inputs.get("input_ids", "1")), padding.same_length)
+    tokens = tokens or sizes.items * len(inputs.get("input_ids", "1"))
+    limits = BatchLimits(sizes.items, tokens, padding.same_length, sizes.alone)
     return Tower(processor, session, limits, padding), width
 
 
@@ -75,56 +88,61 @@ def _unpadded(processor: Processor, padding: Padding) -> tuple[Processor, Paddin
     return processor.unpadded(), replace(padding, same_length=True)
 
 
-def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, most: int, seconds: float) -> int:
-    """The smallest batch of such items that is about as fast an item as any that computes in _BATCH_SECONDS.
+def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, most: int, seconds: float) -> Sizes:
+    """How long batches of such items take decides how many they hold.
 
-    Tries powers of two up to `most`, for about `seconds` in all; a larger batch only pays if it is 5 % faster
-    an item, for all that waits has to wait for it. A batch that does not fit into memory ends the search; raises
+    Powers of two up to `most` take turns, for about `seconds` in all, and the fastest run of each counts: what a
+    machine does in one moment says little of the next. A batch that does not fit into memory ends the search; raises
     OutOfMemory where not even one item fits.
     """
     end = time.monotonic() + seconds
-    best, best_rate, size = 1, 0.0, 1
-    while size <= most:
-        batch = collate([inputs] * size, padding)
-        times: list[float] = []
-        try:
-            while len(times) < 2 and time.monotonic() + sum(times) < end:
-                started = time.monotonic()
+    times: dict[int, float] = {}
+    for _ in range(_ROUNDS):
+        size = 1
+        while size <= most:
+            if size > 1 and (2 * times[size // 2] > _ALONE_SECONDS or time.monotonic() + 2 * times[size // 2] > end):
+                break
+            batch = collate([inputs] * size, padding)
+            started = time.monotonic()
+            try:
                 session.start(batch)()
-                times.append(time.monotonic() - started)
-        except (OutOfMemory, MemoryError):
-            if size == 1:
-                raise
-            _log.warning("out of memory with a batch of %d; batches hold at most %d", size, best)
-            break
-        if not times or (min(times) > _BATCH_SECONDS and size > 1):
-            break
-        rate = size / min(times)
-        if rate > 1.05 * best_rate:
-            best, best_rate = size, rate
-        if time.monotonic() + 2 * min(times) > end:
-            break
-        size *= 2
-    return best
+            except (OutOfMemory, MemoryError):
+                if size == 1:
+                    raise
+                most = size // 2
+                _log.warning("out of memory with a batch of %d; batches hold at most %d", size, most)
+                break
+            times[size] = min(times.get(size, math.inf), time.monotonic() - started)
+            size *= 2
+    items = _smallest_that_pays(times, _BATCH_SECONDS, _BATCH_SHARE)
+    return Sizes(items, max(items, _smallest_that_pays(times, _ALONE_SECONDS, _ALONE_SHARE)))
 
 
-def _kept(folder: Path) -> dict[str, dict[str, int]]:
-    """Items by kind of tower, by machine; empty if nothing was kept."""
+def _smallest_that_pays(times: dict[int, float], longest: float, share: float) -> int:
+    """The smallest batch that reaches this share of the best rate of all that compute in `longest` seconds."""
+    rates = {size: size / taken for size, taken in times.items() if taken <= longest or size == 1}
+    return min(size for size, rate in rates.items() if rate > share * max(rates.values()))
+
+
+def _kept(folder: Path) -> dict[str, dict[str, Sizes]]:
+    """Sizes by kind of tower, by machine; empty if nothing was kept, or in another way."""
     try:
-        measured: dict[str, dict[str, int]] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        measured = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return {
+            machine: {kind: Sizes(**sizes) for kind, sizes in kinds.items()} for machine, kinds in measured.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return measured
 
 
-def _keep(folder: Path, machine: str, kind: str, items: int) -> None:
+def _keep(folder: Path, machine: str, kind: str, sizes: Sizes) -> None:
     """Where the folder cannot be written, the next start measures again."""
     measured = _kept(folder)
-    measured.setdefault(machine, {})[kind] = items
+    measured.setdefault(machine, {})[kind] = sizes
     try:
         handle, name = tempfile.mkstemp(prefix=f".{_FILE}-", dir=folder)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(measured, file)
+            json.dump(measured, file, default=asdict)
         Path(name).chmod(0o644)
         Path(name).replace(folder / _FILE)
     except OSError as error:

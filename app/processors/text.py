@@ -114,7 +114,14 @@ class TextProcessor:
 
         They are CutInputs if the text goes on beyond them. The interpreter's lock is free meanwhile.
         """
-        encoding = self._encode(text)
+        return self._inputs(self._encode(text))
+
+    def many(self, texts: list[bytes]) -> list[Inputs]:
+        """The same for each of several texts, in one call of the tokenizer: it waits for the interpreter once."""
+        encodings = self._tokenizer.encode_batch_fast([self._beginning(text) for text in texts])
+        return [self._inputs(encoding) for encoding in encodings]
+
+    def _inputs(self, encoding: Encoding) -> Inputs:
         arrays = {
             "input_ids": encoding.ids,
             "attention_mask": encoding.attention_mask,
@@ -129,10 +136,14 @@ class TextProcessor:
         return sum(self._encode(text).attention_mask)
 
     def _encode(self, text: str | bytes) -> Encoding:
+        (encoding,) = self._tokenizer.encode_batch_fast([self._beginning(text)])
+        return encoding
+
+    def _beginning(self, text: str | bytes) -> str:
+        """As much of a text as gives the tokens that the model takes, cleaned."""
         data = text.encode() if isinstance(text, str) else text
         source = Utf8(self._prompt.encode() + data if self._prompt else data)
-        (encoding,) = self._tokenizer.encode_batch_fast([self._cut(self._cleaned(source))])
-        return encoding
+        return self._cut(self._cleaned(source))
 
     def _cleaned(self, text: Utf8) -> Utf8:
         """Of a long text only as much as gives enough tokens, for cleaning takes longer than tokenizing."""
@@ -187,6 +198,13 @@ def prepare_text(processor: Processor, text: bytes) -> Inputs:
     if isinstance(processor, TextProcessor):
         return processor(text)
     return processor(text[:_MOST_DECODED].decode(errors="ignore"))
+
+
+def prepare_texts(processor: Processor, texts: list[bytes]) -> list[Inputs]:
+    """The same for several texts."""
+    if isinstance(processor, TextProcessor):
+        return processor.many(texts)
+    return [prepare_text(processor, text) for text in texts]
 
 
 def count_tokens(processor: Processor, text: bytes) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from app.errors import EngineBroken, OutOfMemory, ServiceError, Unavailable, describe_unforeseen
 from app.processors.padding import collate
-from app.serving.lane import Request
+from app.serving.lane import Item, Request
 from app.serving.metrics import Metrics
 from app.serving.queue import Batch, Queue, Wanted
 from app.serving.timeline import Timeline
@@ -28,12 +28,15 @@ _log = logging.getLogger(__name__)
 # Above this many bytes, or items, the hashes of a request are made off the event loop.
 _MANY_BYTES = 500_000
 _MANY_ITEMS = 500
+# Items that are prepared together have not many more bytes.
+_TOGETHER_BYTES = 2048
 
 
 @dataclass(frozen=True)
 class _Kind:
     tower: Tower
     prepare: Callable[[bytes], Inputs]
+    prepare_many: Callable[[list[bytes]], list[Inputs]] | None
 
 
 class Batcher:
@@ -61,23 +64,30 @@ class Batcher:
         self._lock = threading.Lock()
         self._preparable = threading.Condition(self._lock)
         self._launchable = threading.Condition(self._lock)
+        self._woken: set[threading.Condition] = set()
         self._threads = [
             threading.Thread(target=self._work, args=(step,), name=f"{name}-{i}", daemon=True)
             for name, step, count in (
-                ("prepare", self._prepare_item, preparing_threads),
+                ("prepare", self._prepare_items, preparing_threads),
                 ("device", self._compute_batch, device_threads),
             )
             for i in range(count)
         ]
 
     def add_queue(
-        self, kind: str, tower: Tower, prepare: Callable[[bytes], Inputs], most_preparing: int | None = None
+        self,
+        kind: str,
+        tower: Tower,
+        prepare: Callable[[bytes], Inputs],
+        prepare_many: Callable[[list[bytes]], list[Inputs]] | None = None,
+        most_preparing: int | None = None,
     ) -> None:
         """Take items of a kind ("texts", "images"); call before start().
 
-        At most `most_preparing` threads prepare items of this kind at once.
+        `prepare_many` is for items that take less time to be prepared than a thread to be woken. At most
+        `most_preparing` threads prepare items of this kind at once.
         """
-        self._kinds[kind] = _Kind(tower, prepare)
+        self._kinds[kind] = _Kind(tower, prepare, prepare_many)
         self._queue.add_lane(kind, tower.limits, most_preparing)
 
     def start(self) -> None:
@@ -183,10 +193,17 @@ class Batcher:
         if self._queue.stopped is not None:
             self._preparable.notify_all()
             self._launchable.notify_all()
-        if count := self._queue.preparable:
-            self._preparable.notify(count)
+        if self._queue.preparable:
+            self._wake_one(self._preparable)
         if self._queue.launchable:
-            self._launchable.notify()
+            self._wake_one(self._launchable)
+
+    def _wake_one(self, workers: threading.Condition) -> None:
+        """Holds the lock. One worker at a time, who wakes the next if there is more to do: texts that arrive at once
+        would else wake all, who then wait for each other."""
+        if workers not in self._woken:
+            self._woken.add(workers)
+            workers.notify()
 
     # threads ----------------------------------------------------------------------------------
 
@@ -198,36 +215,59 @@ class Batcher:
             _log.critical("a worker thread failed: %s", describe_unforeseen(error))
             self.give_up(f"a worker thread failed ({type(error).__name__}); the server's log says why")
 
-    def _prepare_item(self) -> bool:
+    def _prepare_items(self) -> bool:
         with self._lock:
-            while (item := self._queue.take(time.monotonic())) is None:
+            while not (items := self._take()):
+                self._woken.discard(self._preparable)
                 if self._queue.stopped is not None:
                     return False
                 self._preparable.wait()
+            self._woken.discard(self._preparable)
             self._wake_workers()
-        try:
-            inputs = self._kinds[item.kind].prepare(item.content)
-        except BaseException as cause:  # the panic of a native library is no Exception
-            error = _told(cause, f"cannot prepare an item of {item.kind}", "could not be prepared")
-            self._metrics.failed.labels(item.kind, error.cause).inc()
-            with self._changing() as queue:
-                queue.not_prepared(item, error, time.monotonic())
-            return True
+        outcomes = self._prepare(items)
         now = time.monotonic()
         with self._changing() as queue:
-            queue.prepared(item, inputs, now)
-        if isinstance(inputs, CutInputs):
-            self._metrics.texts_cut.inc()
-        self._metrics.preparing_seconds.labels(item.kind).observe(now - item.taken)
+            for item, outcome in zip(items, outcomes, strict=True):
+                if isinstance(outcome, ServiceError):
+                    queue.not_prepared(item, outcome, now)
+                else:
+                    queue.prepared(item, outcome, now)
+        self._count_prepared(items[0].kind, outcomes, (now - items[0].taken) / len(items))
         return True
+
+    def _prepare(self, items: list[Item]) -> list[Inputs | ServiceError]:
+        kind = self._kinds[items[0].kind]
+        if kind.prepare_many is not None and len(items) > 1:
+            with suppress(BaseException):  # a library's panic, too; below it is found which of them is at fault
+                return [*kind.prepare_many([item.content for item in items])]
+        outcomes: list[Inputs | ServiceError] = []
+        for item in items:
+            try:
+                outcomes.append(kind.prepare(item.content))
+            except BaseException as cause:  # the panic of a native library is no Exception
+                outcomes.append(_told(cause, f"cannot prepare an item of {item.kind}", "could not be prepared"))
+        return outcomes
+
+    def _take(self) -> list[Item]:
+        """Holds the lock. What one thread prepares next."""
+        items: list[Item] = []
+        size = 0
+        while (item := self._queue.take(time.monotonic(), items[0].kind if items else None)) is not None:
+            items.append(item)
+            size += len(item.content)
+            if self._kinds[item.kind].prepare_many is None or size > _TOGETHER_BYTES:
+                break
+        return items
 
     def _compute_batch(self) -> bool:
         """Several threads may do this: one waits for the device's results while another gives it the next batch."""
         with self._lock:
             while (batch := self._queue.next_batch(time.monotonic())) is None:
+                self._woken.discard(self._launchable)
                 if self._queue.stopped is not None:
                     return False
                 self._launchable.wait()
+            self._woken.discard(self._launchable)
             self._wake_workers()
         tower = self._kinds[batch.kind].tower
         try:
@@ -261,6 +301,15 @@ class Batcher:
             self._metrics.failed.labels(batch.kind, error.cause).inc()
         with self._changing() as queue:
             queue.not_computed(batch, error, time.monotonic())
+
+    def _count_prepared(self, kind: str, outcomes: list[Inputs | ServiceError], seconds: float) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, ServiceError):
+                self._metrics.failed.labels(kind, outcome.cause).inc()
+                continue
+            self._metrics.preparing_seconds.labels(kind).observe(seconds)
+            if isinstance(outcome, CutInputs):
+                self._metrics.texts_cut.inc()
 
     def _count(self, batch: Batch, bad: int, now: float) -> None:
         metrics, kind, size = self._metrics, batch.kind, len(batch.items)

@@ -136,6 +136,7 @@ class Lane:
         self.item_seconds = 0.0
         self.hurried = False
         self.batch_items = limits.items
+        self.alone = False
         self._backlogs: dict[Request, _Backlog] = {}
         self._turns: list[tuple[float, int, Request]] = []
         self._begun: dict[Request, None] = {}
@@ -147,7 +148,10 @@ class Lane:
     def preparable(self) -> int:
         """How many items may be prepared now: no more than the device will soon take, whatever waits."""
         batches = _BATCHES_READY_IN_HURRY if self.hurried else _BATCHES_READY
-        room = batches * self.batch_items - self.preparing - len(self.ready)
+        most = batches * self.batch_items
+        if self.alone and not self.hurried:
+            most = max(most, 2 * self.limits.alone)
+        room = most - self.preparing - len(self.ready)
         if self._most_preparing is not None:
             room = min(room, self._most_preparing - self.preparing)
         return max(0, min(room, self.waiting))
@@ -250,14 +254,19 @@ class Lane:
 
     def next_batch(self, prospect: Prospect | None) -> list[Item]:
         """The first ready item in turn and those that fit it; there must be one."""
+        most = self.batch_items
+        # With all that is there the device would wait for the next while the answers of this one are sent.
+        if self.alone and not self.hurried and len(self.ready) > self.limits.alone:
+            most = max(most, self.limits.alone)
+        most_tokens = self.limits.tokens * max(1, most // self.limits.items)
         head, *rest = self._in_turn(prospect)
         batch, total, longest = [head], head.tokens, head.tokens
         most_padding = 0.0 if self.limits.same_length else _MOST_PADDING
         for item in sorted(rest, key=lambda item: abs(item.tokens - head.tokens)):
-            if len(batch) == self.batch_items:
+            if len(batch) == most:
                 break
             padded = (len(batch) + 1) * max(longest, item.tokens)
-            if padded <= self.limits.tokens and total + item.tokens >= (1 - most_padding) * padded:
+            if padded <= most_tokens and total + item.tokens >= (1 - most_padding) * padded:
                 batch.append(item)
                 total += item.tokens
                 longest = max(longest, item.tokens)

@@ -18,6 +18,9 @@ from app.serving.timeline import Timeline
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Inputs, Vectors
 
+# Whoever asked for another kind within so many seconds may do so again, and would wait for a long batch to end.
+_ALONE_SECONDS = 60.0
+
 
 @dataclass(eq=False, slots=True)
 class Wanted:
@@ -57,6 +60,7 @@ class Queue:
         self._launching: Batch | None = None
         self._running: dict[Batch, None] = {}
         self._last_kind = ""
+        self._asked: dict[str, float] = {}
         self._settled: list[Request] = []
         self._progress = 0.0
 
@@ -93,6 +97,7 @@ class Queue:
             item.requests[request] = None
             request.items[item] = want.positions
             mine.setdefault(want.kind, []).append(item)
+        self._note_who_asks(mine, now)
         for kind in reversed(self._lanes):
             if kind not in mine:
                 continue
@@ -111,6 +116,13 @@ class Queue:
             request.over = True
             self._settled.append(request)
         return cached, joined
+
+    def _note_who_asks(self, kinds: Iterable[str], now: float) -> None:
+        """A lane is alone while nobody asks for any other kind."""
+        for kind in kinds:
+            self._asked[kind] = now
+        for each, lane in self._lanes.items():
+            lane.alone = all(now - asked > _ALONE_SECONDS for other, asked in self._asked.items() if other != each)
 
     def _place(self, request: Request, kind: str, items: list[Item]) -> None:
         """Let the items wait for their turn."""
@@ -192,10 +204,10 @@ class Queue:
         """How many calls of `take` would give an item now."""
         return sum(lane.preparable for lane in self._lanes.values())
 
-    def take(self, now: float) -> Item | None:
-        """The item to prepare next; None while enough are prepared, whatever waits."""
+    def take(self, now: float, of: str | None = None) -> Item | None:
+        """The item to prepare next, of the kind `of` if that is given; None while enough are prepared."""
         for kind, lane in self._lanes.items():
-            if lane.preparable:
+            if lane.preparable and of in (None, kind):
                 item = lane.take(self._prospect(kind, now))
                 lane.waiting -= 1
                 lane.preparing += 1
@@ -281,7 +293,7 @@ class Queue:
         self._end_batch(batch, now)
         lane = self._lanes[batch.kind]
         lane.item_seconds = _smoothed(lane.item_seconds, (now - batch.started) / len(batch.items))
-        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
+        finite: list[bool] = np.all(np.isfinite(vectors), axis=1).tolist()
         for item, vector, good in zip(batch.items, vectors, finite, strict=True):
             if not good:
                 self._fail(item, ServiceError("the model gives no finite vector for this item"))

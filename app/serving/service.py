@@ -14,7 +14,7 @@ from typing import Any
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import ServiceError, Unavailable
 from app.processors.picture import PictureProcessor, keep_decoded_memory
-from app.processors.text import count_tokens, prepare_text
+from app.processors.text import count_tokens, prepare_text, prepare_texts
 from app.serving.about import about
 from app.serving.batcher import Batcher
 from app.serving.budget import Budget, limits_for
@@ -87,9 +87,10 @@ class Service:
 
         Raises Unavailable with the cause if that fails or takes longer than `loading_timeout`.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.loading_timeout):
-                await self._settled.wait()
+        if not self._settled.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.loading_timeout):
+                    await self._settled.wait()
         if self.failure is not None:
             raise Unavailable(self.failure)
         if self.current is None:
@@ -184,7 +185,13 @@ class Service:
                 return picture.prepare()
 
         keep_decoded_memory(limits.kept_bytes)
-        batcher.add_queue("texts", model.text, lambda text: prepare_text(model.text.processor, text))
+        text_processor = model.text.processor
+        batcher.add_queue(
+            "texts",
+            model.text,
+            lambda text: prepare_text(text_processor, text),
+            lambda texts: prepare_texts(text_processor, texts),
+        )
         # One thread is always left for texts: pictures may take long, whatever prepares them.
         batcher.add_queue("images", model.image, prepare_image, most_preparing=threads)
         batcher.start()

@@ -130,6 +130,24 @@ def test_the_callers_sampling_is_honoured_and_probes_are_no_spans(traced: Callab
     assert span.name == "GET /meta" and span.parent is None
 
 
+def test_headers_that_make_no_sense_cost_nothing_and_are_not_logged(
+    traced: Callable[..., Traced], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = traced()
+    good = f"00-{TRACE}-{PARENT}-01"
+    for headers in (
+        {"traceparent": good, "tracestate": "secret=1,secret=2,secret"},
+        {"traceparent": good, "baggage": "secret"},
+        {"traceparent": good, "baggage": "secret=" + "1" * 50_000},
+        {"traceparent": "secret" + good},
+        {"host": "secret:secret@secret:99999999"},
+    ):
+        assert httpx.post(f"{app.url}/vectorize", json={"texts": ["a 7"]}, headers=headers).status_code == 200
+        span, _ = app.request()
+        assert span.name == "POST /vectorize"
+    assert "secret" not in caplog.text
+
+
 def test_errors_of_ours_are_errors_of_the_span(traced: Callable[..., Traced]) -> None:
     app = traced(api_token="t")
     client = httpx.Client(headers={"authorization": "Bearer t"}, base_url=app.url)

@@ -31,7 +31,8 @@ def load_figures(speed: float) -> dict[str, Any]:
 
 @pytest.fixture
 def run() -> dict[str, Any]:
-    cosines = {f"{kind}_{which}_cosine": 0.99967 for kind in ("image", "text") for which in ("worst", "median")}
+    kinds = ("image", "text", "demo_image", "demo_text")
+    cosines = {f"{kind}_{which}_cosine": 0.99967 for kind in kinds for which in ("worst", "median")}
     precision = {"ready_after_s": 2.25, "rss_mb": 500.0, "rss_anon_mb": 400.0, "images_16": 17.0, "texts_16": 100.0}
     loaded = {"loaded": {"rss_mb": 321.0, "rss_anon_mb": 300.0}, "model_mb": 155.5}
     return {

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_requirements import CONSTRAINTS, ROOT, pins
+from tests.support.requirements import CONSTRAINTS, pins
+from tests.support.server import ROOT
 
 BUILD_FOR_CPU, FITTING, NOT_FITTING = "+cpu", "", "raise RuntimeError('operator torchvision::nms does not exist')"
 

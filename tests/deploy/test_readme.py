@@ -30,3 +30,9 @@ def test_every_family_is_documented_with_its_folders_and_variables() -> None:
 def test_both_images_take_every_variable_of_baking_as_a_build_argument() -> None:
     arguments = set(re.findall(r"^ARG ([A-Z_]+)", (ROOT / "Dockerfile").read_text(), re.M))
     assert variables().keys() <= arguments
+
+
+def test_both_images_take_the_precision_as_a_build_argument() -> None:
+    for name in ("Dockerfile", "custom.Dockerfile"):
+        assert "ARG PRECISION" in (ROOT / name).read_text().splitlines(), name
+    assert "PRECISION=$PRECISION" in (ROOT / "custom.Dockerfile").read_text()

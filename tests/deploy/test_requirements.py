@@ -3,17 +3,8 @@
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "requirements"
-CONSTRAINTS = FOLDER / "constraints.txt"
-
-
-def pins(path: Path) -> dict[str, set[str]]:
-    """Versions by name as the registry writes it; a name can have one for each Python."""
-    found: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([\w.-]+)(?:\[\w+\])?==(\S+)", path.read_text(), re.M):
-        found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), set()).add(version)
-    return found
+from tests.support.requirements import CONSTRAINTS, FOLDER, pins
+from tests.support.server import ROOT
 
 
 def requirement_files() -> list[Path]:

@@ -4,118 +4,27 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
 
 from tests.support import tiny_families
 from tests.support.compiled import without
-from tests.support.families import Case, as_hub_cache, assert_like_reference, bake
+from tests.support.families import Case, assert_like_reference
+from tests.support.precisions import PRECISIONS, assert_precision
 from tests.support.server import free_port, start_server
+from tests.support.transformers_families import CASES, transformers_reference
 from tests.support.vectors import TEXTS, ask, png
 
 Serve = Callable[..., str]
 
 
-def transformers_reference(folder: Path, normalized: bool, **text_options: Any) -> tuple[Any, Any]:
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    processor.tokenizer.padding_side = "right"
-
-    def scaled(features: Any) -> np.ndarray:
-        vectors = features.pooler_output
-        array: np.ndarray = (vectors / vectors.norm(dim=-1, keepdim=True) if normalized else vectors).numpy()
-        return array
-
-    def texts(items: list[str]) -> np.ndarray:
-        return scaled(model.get_text_features(**processor(text=items, return_tensors="pt", **text_options)))
-
-    def images(items: list[Image.Image]) -> np.ndarray:
-        return scaled(model.get_image_features(**processor(images=items, return_tensors="pt")))
-
-    return texts, images
-
-
-def old_openai(hub: dict[str, Path], models: Path) -> None:
-    source = next(iter(hub.values()))
-    (models / "openai_clip_processor").mkdir(parents=True)
-    (models / "openai_clip").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(source / name, models / "openai_clip" / name)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / name, models / "openai_clip_processor" / name)
-    images = json.loads((source / "processor_config.json").read_text())["image_processor"]
-    (models / "openai_clip_processor" / "preprocessor_config.json").write_text(
-        json.dumps({**images, "image_processor_type": "CLIPImageProcessorFast", "processor_class": "CLIPProcessor"})
-    )
-    (models / "trust_remote_code").write_text("False")
-
-
-def old_siglip(hub: dict[str, Path], models: Path) -> None:
-    name, source = next(iter(hub.items()))
-    (models / "siglip").mkdir(parents=True)
-    for file in ("config.json", "model.safetensors"):
-        shutil.copy(source / file, models / "siglip" / file)
-    shutil.copytree(source, models / "work")
-    (models / "work" / "model.safetensors").unlink()
-    as_hub_cache(models / "work", models / "siglip", name)
-    shutil.rmtree(models / "work")
-    (models / "model_name").write_text(name)
-    (models / "trust_remote_code").write_text("False")
-
-
-def openai_case(name: str, make: Callable[[Path], Path], length: int = 77) -> Case:
-    return Case(
-        make=lambda root: {name: make(root / "hub")},
-        names={"CLIP_MODEL_NAME": name, "TEXT_MODEL_NAME": name, "CLIP_MODEL_TYPE": "openai"},
-        lay_out_as_before=old_openai,
-        reference=lambda hub: transformers_reference(
-            hub[name], True, padding=True, truncation=True, max_length=length
-        ),
-    )
-
-
-def siglip_case(name: str, make: Callable[[Path], Path]) -> Case:
-    return Case(
-        make=lambda root: {name: make(root / "hub")},
-        names={"SIGLIP_MODEL_NAME": name},
-        lay_out_as_before=old_siglip,
-        reference=lambda hub: transformers_reference(
-            hub[name], False, padding="max_length", truncation=True, max_length=64
-        ),
-    )
-
-
-CASES = {
-    "openai": openai_case("openai/clip-tiny", tiny_families.openai_clip),
-    "metaclip2": openai_case("facebook/metaclip-2-tiny", tiny_families.metaclip2),
-    "chinese": openai_case("someone/chinese-clip-tiny", tiny_families.chinese_clip, length=52),
-    "siglip": siglip_case("google/siglip-tiny", tiny_families.siglip),
-    "siglip2": siglip_case("google/siglip2-tiny", tiny_families.siglip2),
-    "naflex": siglip_case("google/siglip2-tiny-naflex", tiny_families.naflex),
-}
-
-
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
-
-
-@pytest.fixture(scope="module")
-def hub(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return case.make(tmp_path_factory.mktemp("family"))
-
-
-@pytest.fixture(scope="module")
-def baked(case: Case, hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("baked") / "models"
-    bake(case, hub, models)
-    return models
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +70,14 @@ def test_a_vector_does_not_depend_on_its_neighbours(compiled_server: str) -> Non
     for image, vector in zip(images, both, strict=True):
         alone = httpx.post(f"{compiled_server}/vectorize", json={"images": [image]}).json()["imageVectors"][0]
         np.testing.assert_allclose(alone, vector, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_every_precision_on_every_engine(
+    case: Case, baked: Path, reference: tuple[np.ndarray, np.ndarray], engine: str, precision: str
+) -> None:
+    assert_precision(baked, engine, precision, *reference, case.compiles)
 
 
 def test_a_model_that_is_no_clip(tmp_path: Path) -> None:

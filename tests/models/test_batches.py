@@ -14,7 +14,7 @@ from app.towers import Inputs, Padding, Vectors
 
 
 class Session:
-    """An item takes `seconds`, and a batch as much again; what is beyond `fits` does not fit into memory."""
+    """An item takes `seconds`, a batch four times as much again; what is beyond `fits` does not fit into memory."""
 
     def __init__(self, seconds: float = 0.0, fits: int = 1000) -> None:
         self.sizes: list[int] = []
@@ -26,7 +26,7 @@ class Session:
         self.sizes.append(size)
         if size > self._fits:
             raise OutOfMemory("too large")
-        time.sleep(self._seconds * (1 + size))
+        time.sleep(self._seconds * (4 + size))
         return lambda: np.zeros((size, 4), np.float32)
 
 
@@ -44,7 +44,7 @@ def test_a_batch_pays_where_each_run_costs() -> None:
 
 
 def test_a_tower_that_takes_a_second_is_not_measured() -> None:
-    session = Session(0.6)
+    session = Session(0.25)
     assert limit(session) == 1 and session.sizes == [1]
 
 
@@ -68,6 +68,20 @@ def test_a_folder_that_cannot_keep_it_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "batches.json").mkdir()
     assert limit(Session(0.002), tmp_path) >= 8
     assert limit(Session(0.002), tmp_path / "nowhere") >= 8
+
+
+def test_a_slow_moment_does_not_decide(tmp_path: Path) -> None:
+    class Stuttering(Session):
+        """Every seventh run takes much longer."""
+
+        def start(self, batch: Inputs) -> Callable[[], Vectors]:
+            if len(self.sizes) % 7 == 0:
+                time.sleep(0.02)
+            return super().start(batch)
+
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    assert limit(Stuttering(0.0005), tmp_path / "first") == limit(Session(0.0005), tmp_path / "second")
 
 
 def test_the_setting_wins(tmp_path: Path) -> None:

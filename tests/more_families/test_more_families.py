@@ -14,13 +14,14 @@ import pytest
 import torch
 from colpali_engine.models import BiModernVBert, BiModernVBertProcessor
 
-from tests.families.test_families import CASES as TRANSFORMERS_CASES
 from tests.support import tiny_families
 from tests.support.baking import download
 from tests.support.compiled import without
-from tests.support.families import Case, as_hub_cache, assert_like_reference, bake
+from tests.support.families import Case, as_hub_cache, assert_like_reference
 from tests.support.hub import serve_hub
+from tests.support.precisions import PRECISIONS, assert_precision
 from tests.support.server import free_port
+from tests.support.transformers_families import CASES as TRANSFORMERS_CASES
 from tests.support.vectors import ask, assert_same, pictures
 
 Serve = Callable[..., str]
@@ -133,18 +134,6 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-@pytest.fixture(scope="module")
-def hub(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return case.make(tmp_path_factory.mktemp("family"))
-
-
-@pytest.fixture(scope="module")
-def baked(case: Case, hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("baked") / "models"
-    bake(case, hub, models)
-    return models
-
-
 def test_baked_and_served(
     case: Case, hub: dict[str, Path], baked: Path, serve: Serve, tmp_path: Path, offline: dict[str, str]
 ) -> None:
@@ -178,6 +167,16 @@ def test_what_openvino_does_not_take_is_tried_once(baked: Path, case: Case, tmp_
     result = run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "compiling" not in result.stderr and result.stderr.count("ENGINE=auto uses torch") == 1
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_every_precision_on_every_engine(
+    case: Case, baked: Path, reference: tuple[np.ndarray, np.ndarray], engine: str, precision: str
+) -> None:
+    if case in TRANSFORMERS_CASES.values():
+        return  # tried without torchvision already
+    assert_precision(baked, engine, precision, *reference, case.compiles)
 
 
 def test_a_pair_of_name_and_weights(tmp_path: Path, serve: Serve) -> None:

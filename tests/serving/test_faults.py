@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,11 +107,29 @@ def test_a_vector_that_was_computed_before_is_kept(run_app: RunApp) -> None:
     assert running.metric("clip_items_cached_total") == 2
 
 
-def batcher(session: FakeSession, broken: list[str], preparing_threads: int = 1, device_threads: int = 2) -> Batcher:
+def batcher(
+    session: FakeSession,
+    broken: list[str],
+    preparing_threads: int = 1,
+    device_threads: int = 2,
+    together: list[list[bytes]] | None = None,
+    begun: threading.Event | None = None,
+    go_on: threading.Event | None = None,
+) -> Batcher:
+    """Texts that are prepared together are added to `together`; one that is held has `begun` until it may `go_on`."""
+
     def prepare(text: bytes) -> Inputs:
+        if text == b"held" and begun is not None and go_on is not None:
+            begun.set()
+            go_on.wait(20)
         if b"unprepared" in text:
             raise Panic("inside of the decoder")
         return prepare_text(text.decode())
+
+    def prepare_many(texts: list[bytes]) -> list[Inputs]:
+        if together is not None:
+            together.append(texts)
+        return [prepare(text) for text in texts]
 
     made = Batcher(
         width=WIDTH,
@@ -120,7 +139,7 @@ def batcher(session: FakeSession, broken: list[str], preparing_threads: int = 1,
         metrics=Metrics(),
         on_broken=broken.append,
     )
-    made.add_queue("texts", Tower(prepare_text, session, BatchLimits(4, 1000)), prepare)
+    made.add_queue("texts", Tower(prepare_text, session, BatchLimits(4, 1000)), prepare, prepare_many)
     made.add_queue("images", Tower(prepare_text, session, BatchLimits(4, 4)), prepare)
     made.start()
     return made
@@ -134,6 +153,31 @@ def test_a_panic_while_preparing_fails_its_item_alone() -> None:
                 await made.vectorize([b"good", b"unprepared"], [])
         rows, _ = await made.vectorize([b"good 1"], [])
         assert rows.tolist() == [vector_of("good 1")]
+        made.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_short_texts_are_prepared_together_and_the_one_at_fault_fails_alone() -> None:
+    async def run() -> None:
+        together: list[list[bytes]] = []
+        begun, go_on = threading.Event(), threading.Event()
+        made = batcher(FakeSession(), [], together=together, begun=begun, go_on=go_on)
+        first = asyncio.ensure_future(made.vectorize([b"held"], []))
+        await asyncio.to_thread(begun.wait, 20)
+        requests = [[b"good %d" % n] for n in range(6)] + [[b"unprepared"], [b"long " * 1000], [b"last"]]
+        others = [asyncio.ensure_future(made.vectorize(texts, [])) for texts in requests]
+        await asyncio.sleep(0)  # all of them wait now
+        go_on.set()
+        await first
+        outcomes = await asyncio.gather(*others, return_exceptions=True)
+        for texts, outcome in zip(requests, outcomes, strict=True):
+            if texts == [b"unprepared"]:
+                assert str(outcome).startswith("texts[0]: could not be prepared")
+            else:
+                assert not isinstance(outcome, BaseException)
+                assert outcome[0].tolist() == [vector_of(texts[0].decode())]
+        assert together == [[texts for (texts,) in requests[:8]]], "nobody waits behind a long text"
         made.stop()
 
     asyncio.run(asyncio.wait_for(run(), 30))

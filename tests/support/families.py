@@ -42,13 +42,22 @@ def bake(case: Case, hub: dict[str, Path], models: Path) -> None:
 
 def assert_like_reference(case: Case, hub: dict[str, Path], url: str) -> dict[str, Any]:
     """The server's vectors equal the reference's; returns what GET /meta says."""
-    texts, images = case.reference(hub)
+    texts, images = reference_vectors(case, hub)
     got = ask(url)
-    with torch.inference_mode():
-        assert_same(got["textVectors"], np.concatenate([texts([text]) for text in TEXTS]))
-        assert_same(got["imageVectors"], np.concatenate([images([picture]) for picture in pictures()]))
+    assert_same(got["textVectors"], texts)
+    assert_same(got["imageVectors"], images)
     meta: dict[str, Any] = httpx.get(f"{url}/meta").json()
     return meta
+
+
+def reference_vectors(case: Case, hub: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
+    """What the family's library gives for TEXTS and pictures(), in float32, each alone."""
+    texts, images = case.reference(hub)
+    with torch.inference_mode():
+        return (
+            np.concatenate([texts([text]) for text in TEXTS]),
+            np.concatenate([images([picture]) for picture in pictures()]),
+        )
 
 
 def as_hub_cache(model: Path, cache: Path, name: str) -> Path:

@@ -151,13 +151,51 @@ def open_clip_with_xlm_roberta(tokenizer_name: str) -> dict[str, Any]:
     return {**OPEN_CLIP_CONFIG, "text_cfg": {**text, "context_length": 64}}
 
 
+XLM_PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", *LETTERS]
+
+
 def xlm_roberta(hub: Path) -> Path:
     """Config and tokenizer of a text tower, as they lie on the hub; small, of the kind of XLM-RoBERTa."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
+    from transformers import XLMRobertaConfig
 
     hub.mkdir(parents=True)
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *LETTERS]
+    _xlm_tokenizer(model_max_length=64).save_pretrained(hub)
+    config = XLMRobertaConfig(vocab_size=len(XLM_PIECES), max_position_embeddings=80, pad_token_id=1, **SHAPE)
+    config.save_pretrained(hub)
+    return hub
+
+
+def roberta_pipeline(out: Path, kind: str) -> Path:
+    """A sentence-transformers text model of kind "XLMRoberta" or "Roberta" with the 514 positions of the real ones.
+
+    As in some of them, what it says of its own length is 514 too, though 512 can be used.
+    """
+    import transformers
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    torch.manual_seed(9)
+    hub = out.parent / f"{out.name}-hub"
+    hub.mkdir(parents=True)
+    _xlm_tokenizer(model_max_length=514).save_pretrained(hub)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(XLM_PIECES), max_position_embeddings=514, pad_token_id=1, **SHAPE
+    )
+    getattr(transformers, f"{kind}Model")(config).eval().save_pretrained(hub)
+    transformer = modules.Transformer(str(hub), max_seq_length=514)
+    dense = modules.Dense(SHAPE["hidden_size"], 16, bias=False, activation_function=torch.nn.Identity())
+    SentenceTransformer(modules=[transformer, modules.Pooling(SHAPE["hidden_size"]), dense], device="cpu").save(
+        str(out)
+    )
+    return out
+
+
+def _xlm_tokenizer(model_max_length: int) -> Any:
+    """A token for each letter, and one before each word."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = XLM_PIECES
     backend = Tokenizer(models.Unigram([(piece, -float(n)) for n, piece in enumerate(pieces)], unk_id=3))
     backend.normalizer = normalizers.NFKC()
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -165,11 +203,7 @@ def xlm_roberta(hub: Path) -> Path:
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **special)
-    tokenizer.save_pretrained(hub)
-    config = XLMRobertaConfig(vocab_size=len(pieces), max_position_embeddings=80, pad_token_id=1, **SHAPE)
-    config.save_pretrained(hub)
-    return hub
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=model_max_length, **special)
 
 
 def open_clip(hub: Path, model_config: dict[str, Any] = OPEN_CLIP_CONFIG, text: Path | None = None) -> Path:

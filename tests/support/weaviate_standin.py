@@ -204,9 +204,7 @@ class Standin(weaviate_pb2_grpc.WeaviateServicer):
         near = request.near_image if request.HasField("near_image") else request.near_text
         settings = store.vectors(name)
         try:
-            queries = {
-                each: self._query(request, settings[each]) for each in near.targets.target_vectors or settings
-            }
+            queries = {each: self._query(request, settings[each]) for each in near.targets.target_vectors or settings}
         except ModuleError as error:
             context.abort(grpc.StatusCode.UNKNOWN, f"explorer: get class: vectorize params: {error}")
         if not objects:

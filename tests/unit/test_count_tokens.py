@@ -30,3 +30,13 @@ def test_of_another_processor_what_it_gives_is_counted() -> None:
 
     assert count_tokens(masked, b"any") == 3
     assert count_tokens(lambda text: {"input_ids": np.arange(5)}, b"any") == 5
+
+
+@pytest.mark.parametrize("pad_id", [None, 0])
+def test_several_texts_at_once_give_what_each_gives(pad_id: int | None) -> None:
+    processor = TextProcessor(TOKENIZER, max_length=16, names=["input_ids", "attention_mask"], pad_id=pad_id)
+    texts = [*(text.encode() for text in TEXTS), b"star " * 100]
+    for text, inputs in zip(texts, processor.many(texts), strict=True):
+        alone = processor(text)
+        assert type(inputs) is type(alone) and inputs.keys() == alone.keys()
+        assert all((inputs[name] == alone[name]).all() for name in alone)

@@ -42,17 +42,26 @@ class Machine(RuleBasedStateMachine):
         preparing=st.integers(1, 3),
         device=st.integers(1, 2),
         limit=st.integers(1, 4),
+        alone=st.integers(0, 6),
         cache=st.sampled_from([0, 1000, 10**6]),
         patience=st.sampled_from([None, 0.05, 0.5]),
         most=st.sampled_from([None, 1, 2]),
     )
     def start(
-        self, preparing: int, device: int, limit: int, cache: int, patience: float | None, most: int | None
+        self,
+        preparing: int,
+        device: int,
+        limit: int,
+        alone: int,
+        cache: int,
+        patience: float | None,
+        most: int | None,
     ) -> None:
         self.now = 0.0
         self.queue = Queue(VectorCache(cache))
         for kind in CONTENTS:
-            self.queue.add_lane(kind, BatchLimits(limit, limit * 10), most if kind == "images" else None)
+            limits = BatchLimits(limit, limit * 10, alone=alone)
+            self.queue.add_lane(kind, limits, most if kind == "images" else None)
         for _ in range(100 if patience else 0):
             self.queue._patience.observe(patience or 0.0, left=True)
         self.live: dict[Request, dict[str, list[str]]] = {}
@@ -63,12 +72,13 @@ class Machine(RuleBasedStateMachine):
         self.wake()
 
     def wake(self) -> None:
-        """What the batcher does after each change: no more is woken than can go on."""
+        """What the batcher does after each change: one is woken if somebody can go on, and wakes the next."""
         self.now += 0.01
         everybody = self.queue.stopped is not None
         for workers, count in ((self.preparing, self.queue.preparable), (self.device, int(self.queue.launchable))):
-            asleep = [worker for worker in workers if not worker.awake and worker.work is None]
-            for worker in asleep if everybody else asleep[:count]:
+            idle = [worker for worker in workers if worker.work is None]
+            coming = any(worker.awake for worker in idle)
+            for worker in idle if everybody else idle[: 1 if count and not coming else 0]:
                 worker.awake = True
         for request in self.queue.take_settled():
             assert request.over and not request.items

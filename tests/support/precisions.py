@@ -1,0 +1,79 @@
+"""A model in every precision that an engine offers, loaded as the server does, in this process."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.engines import FileEngine, ModuleEngine, engine_named
+from app.errors import ConfigurationError
+from app.families.registry import find_family
+from app.models.compile import form_of
+from app.models.convert import write_form
+from app.models.embed import embed
+from app.models.load import load_model
+from app.models.store import is_whole
+from app.processors.padding import collate
+from app.settings import Settings
+from app.towers import LoadedModel, TorchTower, Vectors
+from tests.support.vectors import TEXTS, pictures
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+# To the vectors of float32.
+LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.9999, "int8": 0.999}
+
+
+def load_in(models: Path, engine_name: str, precision: str) -> LoadedModel:
+    """What has to be compiled is compiled here, which saves a process for each."""
+    settings = Settings(models_dir=models, engine=engine_name, precision=precision)
+    engine = engine_named(engine_name)
+    if isinstance(engine, FileEngine) and precision in engine.precisions(settings):
+        family = find_family(models)
+        form = form_of(settings, family, engine)
+        folder = models / "compiled" / form.name
+        if not is_whole(folder):
+            folder.mkdir(parents=True)
+            write_form(family.load(models, False), family.name, engine, form, folder)
+    return load_model(settings)
+
+
+def assert_precision(
+    models: Path, engine_name: str, precision: str, texts: Vectors, images: Vectors, compiles: bool = True
+) -> None:
+    """The vectors of TEXTS and pictures() are near those given, of float32, or the documented refusal comes."""
+    engine = engine_named(engine_name)
+    able = engine.precisions(Settings())
+    if precision not in able:
+        with pytest.raises(ConfigurationError, match=f"PRECISION={precision}: .* takes {', '.join(able)}; choose"):
+            load_in(models, engine_name, precision)
+        if (engine_name, precision) == ("torch", "float16"):
+            _assert_half_precision_as_on_a_gpu(models, texts, images)
+        return
+    if isinstance(engine, FileEngine) and not compiles:
+        with pytest.raises(ConfigurationError, match=f"ENGINE={engine_name}: .*; set ENGINE=auto"):
+            load_in(models, engine_name, precision)
+        return
+    model = load_in(models, engine_name, precision)
+    assert model.precision == precision and engine.title in model.engine
+    assert_near(np.concatenate([embed(model.text, [text]) for text in TEXTS]), texts, precision)
+    assert_near(np.concatenate([embed(model.image, [picture]) for picture in pictures()]), images, precision)
+
+
+def _assert_half_precision_as_on_a_gpu(models: Path, texts: Vectors, images: Vectors) -> None:
+    """torch offers float16 on a GPU alone; the module is the same here, so a mixed-up dtype shows."""
+    torch = engine_named("torch")
+    assert isinstance(torch, ModuleEngine)
+    model = find_family(models).load(models, False)
+    samples: list[tuple[TorchTower, list[Any], Vectors]]
+    samples = [(model.text, TEXTS, texts), (model.image, pictures(), images)]
+    for tower, items, want in samples:
+        session = torch.open_module(tower.module, "float16", Settings())
+        rows = [session.start(collate([tower.processor(item)], tower.padding))() for item in items]
+        assert_near(np.concatenate(rows), want, "float16")
+
+
+def assert_near(got: Vectors, want: Vectors, precision: str) -> None:
+    lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
+    cosines = (got * want).sum(axis=1) / lengths
+    assert got.dtype == np.float32 and cosines.min() >= LEAST_COSINE[precision], cosines.min()
