@@ -37,10 +37,7 @@ _LEAST_COSINE = 0.9
 
 
 def write_form(model: TorchModel, family: str, engine: FileEngine, form: Form, folder: Path) -> None:
-    """Write both towers of a `family`'s model into `folder`; of a tower that the engine does not take, the reason.
-
-    Raises NotCompiled if it takes neither.
-    """
+    """Write both towers of a `family`'s model into `folder`; of a tower that the engine does not take, the reason."""
     towers: dict[str, Any] = {}
     for name, tower in (("image", model.image), ("text", model.text)):
         try:

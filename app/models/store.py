@@ -117,7 +117,7 @@ def in_use(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise FileNotFoundError(folder) from error
     try:
-        if not _try_lock(handle, fcntl.LOCK_SH) or not is_whole(folder):
+        if not _try_lock(handle, fcntl.LOCK_SH) or not _is_at(handle, folder) or not is_whole(folder):
             raise FileNotFoundError(folder)
         yield
     finally:
@@ -239,6 +239,14 @@ def _remove(folder: Path, age: float) -> None:
     finally:
         os.close(handle)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def _is_at(handle: int, folder: Path) -> bool:
+    """Whether the open folder lies there still: it may have been removed, and another written in its place."""
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except OSError:
+        return False
 
 
 def _try_lock(handle: int, kind: int) -> bool:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.hub import serve_hub
 from tests.support.server import ROOT, free_port, wait_for_ready
+from tests.support.tiny import clip_pair
 
 STRACE = shutil.which("strace")
 CALLS = "trace=connect,sendto,sendmsg,sendmmsg,openat,open,creat,mkdir,mkdirat"
@@ -83,6 +85,32 @@ def test_a_first_start_calls_nobody(tiny_models: Path, tmp_path: Path) -> None:
     assert list((models / "compiled").glob("*/manifest.json")), "nothing was compiled, so nothing was seen"
     assert not beyond_loopback(tmp_path / "t")
     assert not list(home.rglob("*"))
+
+
+@needs_strace
+def test_baking_calls_the_hub_alone(tmp_path: Path) -> None:
+    pair = clip_pair(tmp_path / "pair")
+    names = {"CLIP_MODEL_NAME": "someone/clip", "TEXT_MODEL_NAME": "someone/clip"}
+    with serve_hub({"someone/clip": pair / "clip"}) as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        environment |= {"MODELS_DIR": str(tmp_path / "models"), "HF_HUB_OFFLINE": "", **names}
+        process = traced([sys.executable, "download.py"], tmp_path / "t", tmp_path / "home", **environment)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert list((tmp_path / "models" / "compiled").glob("*/manifest.json"))
+    assert not beyond_loopback(tmp_path / "t")
+    assert not list((tmp_path / "home").rglob("*"))
+
+
+@needs_strace
+def test_a_benchmark_calls_nobody(tiny_models: Path, tmp_path: Path) -> None:
+    code = "from benchmarks import bare_loop; bare_loop.SECONDS = 0.01; bare_loop.main()"
+    environment = {"MODELS_DIR": str(tiny_models), "ENGINE": "openvino"}
+    process = traced([sys.executable, "-c", code], tmp_path / "t", tmp_path / "home", **environment)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert not beyond_loopback(tmp_path / "t")
+    assert not list((tmp_path / "home").rglob("*"))
 
 
 @pytest.mark.parametrize(

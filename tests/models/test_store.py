@@ -1,0 +1,233 @@
+"""Compiled forms on disk: several models and servers on one folder, without locks, without a home."""
+
+import errno
+import fcntl
+import os
+import pwd
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.errors import Stopped
+from app.models import store
+from app.models.embed import embed
+from app.models.load import load_model
+from app.models.store import (
+    Form,
+    being_written,
+    in_use,
+    is_whole,
+    mark_used,
+    remove_stale,
+    store_folders,
+    write_manifest,
+    written_by_one,
+)
+from app.settings import Settings
+from tests.support.compiled import compiled
+from tests.support.tiny import clip_pair
+
+ONE = Form("one", "openvino", "float32", "2")
+BEFORE = Form("one", "openvino", "float32", "1")
+OTHER = Form("other", "openvino", "float32", "2")
+DAY = 24 * 3600
+
+
+def write(place: Path, form: Form) -> Path:
+    with being_written(place, form) as folder:
+        write_manifest(folder, form, "a family", {}, {})
+    return place / form.name
+
+
+def age(folder: Path, seconds: float) -> None:
+    for path in (folder / "manifest.json", folder):
+        if path.exists():
+            os.utime(path, (time.time() - seconds,) * 2)
+
+
+def left(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir()}
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS without its lock daemon."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_each_model_of_a_shared_folder_keeps_its_own(tmp_path: Path) -> None:
+    for form in (BEFORE, OTHER, Form("one", "openvino", "int8", "1"), ONE):
+        write(tmp_path, form)
+    remove_stale(tmp_path, ONE, shared=True)
+    kept = {ONE.name, OTHER.name, Form("one", "openvino", "int8", "1").name}
+    assert left(tmp_path) == kept, "what it replaces is the same of the same model, by another version"
+    age(tmp_path / OTHER.name, 29 * DAY)
+    remove_stale(tmp_path, ONE, shared=True)
+    assert left(tmp_path) == kept
+    age(tmp_path / OTHER.name, 31 * DAY)
+    mark_used(tmp_path / OTHER.name)
+    remove_stale(tmp_path, ONE, shared=True)
+    assert left(tmp_path) == kept
+    age(tmp_path / OTHER.name, 31 * DAY)
+    remove_stale(tmp_path, ONE, shared=True)
+    assert left(tmp_path) == kept - {OTHER.name}
+
+
+def test_beside_one_model_nothing_is_kept_of_what_it_was(tmp_path: Path) -> None:
+    (tmp_path / "of the user").mkdir()
+    for form in (OTHER, ONE):
+        write(tmp_path, form)
+    remove_stale(tmp_path, ONE, shared=False)
+    assert left(tmp_path) == {ONE.name, "of the user"}
+
+
+def test_what_is_loaded_is_not_removed(tmp_path: Path) -> None:
+    write(tmp_path, BEFORE)
+    with in_use(tmp_path / BEFORE.name), in_use(tmp_path / BEFORE.name):
+        remove_stale(tmp_path, write(tmp_path, ONE) and ONE, shared=True)
+        assert is_whole(tmp_path / BEFORE.name)
+    remove_stale(tmp_path, ONE, shared=True)
+    assert left(tmp_path) == {ONE.name}
+    with pytest.raises(FileNotFoundError), in_use(tmp_path / BEFORE.name):
+        pass
+
+
+@pytest.mark.parametrize("written_again", [False, True])
+@pytest.mark.parametrize("at", ["before the lock", "while it is held by who removes"])
+def test_what_is_removed_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, written_again: bool
+) -> None:
+    """The loader has opened the folder when another server removes it, and perhaps writes it again."""
+    folder = write(tmp_path, BEFORE)
+    try_lock = store._try_lock
+    holder: list[int] = []
+
+    def removed_first(handle: int, kind: int) -> bool:
+        monkeypatch.setattr(store, "_try_lock", try_lock)
+        if at == "before the lock":
+            remove_stale(tmp_path, ONE, shared=True)
+        else:
+            holder.append(os.open(folder, os.O_RDONLY))
+            assert try_lock(holder[0], fcntl.LOCK_EX)
+            folder.rename(tmp_path / ".removing-it")
+        if written_again:
+            write(tmp_path, BEFORE)
+        return try_lock(handle, kind)
+
+    monkeypatch.setattr(store, "_try_lock", removed_first)
+    with pytest.raises(FileNotFoundError), in_use(folder):
+        pass
+    for handle in holder:
+        os.close(handle)
+    if written_again:  # the next try holds what lies there now
+        with in_use(folder):
+            remove_stale(tmp_path, ONE, shared=True)
+            assert is_whole(folder)
+
+
+def test_what_is_being_written_is_not_removed_and_what_was_left_is(tmp_path: Path) -> None:
+    (tmp_path / ".making-left").mkdir()
+    with being_written(tmp_path, OTHER) as folder:
+        remove_stale(tmp_path, ONE, shared=True)
+        assert left(tmp_path) == {folder.name}
+        write_manifest(folder, OTHER, "a family", {}, {})
+    assert left(tmp_path) == {OTHER.name}
+
+
+def test_of_two_that_write_the_first_counts(tmp_path: Path) -> None:
+    with being_written(tmp_path, ONE) as late:
+        write_manifest(late, ONE, "late", {}, {})
+        with being_written(tmp_path, ONE) as first:
+            write_manifest(first, ONE, "first", {}, {})
+    assert store.read_manifest(tmp_path / ONE.name)["family"] == "first" and left(tmp_path) == {ONE.name}
+
+
+def test_one_at_a_time_writes_a_form_and_who_waits_can_be_stopped(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with written_by_one(tmp_path, ONE, stop):
+        with written_by_one(tmp_path, OTHER, stop):
+            pass
+        threading.Timer(0.2, stop.set).start()
+        with pytest.raises(Stopped), written_by_one(tmp_path, ONE, stop):
+            pass
+    with written_by_one(tmp_path, ONE, threading.Event()):
+        pass
+    assert not left(tmp_path)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_only_what_is_old_is_removed(tmp_path: Path) -> None:
+    with written_by_one(tmp_path, ONE, threading.Event()), written_by_one(tmp_path, ONE, threading.Event()):
+        write(tmp_path, BEFORE)
+        write(tmp_path, ONE)
+    (tmp_path / ".making-left").mkdir()
+    with in_use(tmp_path / ONE.name):
+        remove_stale(tmp_path, ONE, shared=True)
+    assert left(tmp_path) == {ONE.name, BEFORE.name, ".making-left"}
+    for name in (BEFORE.name, ".making-left"):
+        age(tmp_path / name, 2 * DAY)
+    remove_stale(tmp_path, ONE, shared=True)
+    assert left(tmp_path) == {ONE.name}
+
+
+@pytest.fixture
+def read_only(tiny_models: Path, tmp_path: Path) -> Path:
+    """A model folder in which nothing can be kept, not even by root."""
+    models = tmp_path / "models"
+    for name in ("clip", "text"):
+        shutil.copytree(tiny_models / name, models / name)
+    (models / "compiled").write_text("a file")
+    return models
+
+
+def compilings(load: Callable[[], object], caplog: pytest.LogCaptureFixture) -> int:
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        load()
+    return sum("compiling the model" in record.message for record in caplog.records)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_models_that_share_a_cache_without_locks_are_compiled_once_each(
+    read_only: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = clip_pair(tmp_path / "other", seed=5)
+    (other / "compiled").write_text("a file")
+    cache = tmp_path / "cache"
+    one, another = (Settings(models_dir=each, cache_dir=cache, engine="openvino") for each in (read_only, other))
+    assert compilings(lambda: load_model(one), caplog) == 1
+    assert compilings(lambda: load_model(another), caplog) == 1
+    assert compilings(lambda: (load_model(one), load_model(another)), caplog) == 0
+    assert len(compiled(cache / "compiled")) == 2
+
+
+def test_a_user_without_a_home(
+    read_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `docker run --user 1002700000` without HOME: `~` means nothing, which only matters where it is needed."""
+
+    def unknown(_: int) -> pwd.struct_passwd:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    settings = Settings(models_dir=read_only, cache_dir=Path("~/x"), engine="openvino")
+    with caplog.at_level("INFO"):
+        places = store_folders(settings)
+        assert next(places) == read_only / "compiled" and not caplog.records
+        assert not list(places)
+        assert "CACHE_DIR=~/x has no place" in caplog.text
+        model = load_model(settings)
+    assert "set CACHE_DIR to a writable folder" in caplog.text
+    assert embed(model.text, ["a"]).shape == (1, model.width)
+    assert not Path("~").exists()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert list(store_folders(settings))[1] == tmp_path / "x" / "compiled"
