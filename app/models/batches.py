@@ -22,8 +22,8 @@ from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor
 _log = logging.getLogger(__name__)
 
 # A batch that takes longer than this keeps a waiting query for too long; where nobody asks for anything else, one may
-# take longer. The smallest size is taken that reaches this share of the best rate: less of pictures, for which a query
-# may have to wait.
+# take longer. The smallest size is taken that reaches this share of the best rate: less of pictures, which keep a
+# query waiting.
 _BATCH_SECONDS, _ALONE_SECONDS = 0.1, 0.5
 _SHARE, _PICTURE_SHARE = 0.95, 0.8
 # A start does not measure for longer than this, for each tower, once or each time.
