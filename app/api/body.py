@@ -29,15 +29,24 @@ async def read_body(request: Request, admission: Admission, seconds: float) -> b
     chunks = _decoded(request, encoding, admission) if encoding else request.stream()
     body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as deadline:
             async for chunk in chunks:
-                await admission.grow_body(len(chunk))
+                await _grow(admission, len(chunk), deadline)
                 body += chunk
     except TimeoutError as error:
         raise BodyTimeout(f"the body did not arrive within {seconds:g} s") from error
     except ClientDisconnect as error:
         raise ClientGone("the client left in the middle of its body") from error
     return body
+
+
+async def _grow(admission: Admission, size: int, deadline: asyncio.Timeout) -> None:
+    """Wait for room, which is not the sender's fault: his time stands still meanwhile."""
+    loop, end = asyncio.get_running_loop(), deadline.when()
+    asked = loop.time()
+    deadline.reschedule(None)
+    await admission.grow_body(size)
+    deadline.reschedule(None if end is None else end + loop.time() - asked)
 
 
 def _encoding(request: Request) -> str:

@@ -20,7 +20,7 @@ from app.api.schemas import (
     errors,
     json_content,
 )
-from app.errors import ClientGone
+from app.errors import ClientGone, TooLarge
 from app.serving.budget import Admission
 from app.serving.service import Running, Service
 from app.towers import Vectors
@@ -114,9 +114,13 @@ async def receive(
     body = await read_body(request, admission, service.settings.body_timeout)
     service.metrics.bytes_in.inc(len(body))
     most_items = running.budget.most_items
-    if len(body) > _PARSED_AT_ONCE:
-        return await asyncio.to_thread(parse, body, most_items)
-    return parse(body, most_items)
+    try:
+        if len(body) > _PARSED_AT_ONCE:
+            return await asyncio.to_thread(parse, body, most_items)
+        return parse(body, most_items)
+    except TooLarge as error:
+        service.metrics.refused.labels(error.cause).inc()
+        raise
 
 
 async def compute(

@@ -9,9 +9,7 @@ Vectors are those of encode_text() and encode_image() of open_clip, scaled to le
 """
 
 import copy
-import difflib
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,9 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from app.errors import ConfigurationError, first_line
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import HOW_TO_GET_A_MODEL, WEIGHTS, cannot_load, read_config
+from app.families.folders import cannot_load, read_config
+from app.families.openclip_files import (
+    check_pair,
+    describe,
+    describe_pretrained,
+    download_repository,
+    download_weights,
+    weights_in,
+)
 from app.families.tokenizer_json import from_simple_tokenizer
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
@@ -33,11 +38,7 @@ from app.towers import Inputs, Padding, Processor, TorchModel
 if TYPE_CHECKING:
     import torch
 
-_log = logging.getLogger(__name__)
-
 _HUB = "hf-hub:"
-# As open_clip looks for them in a repository (its constants and download_pretrained_from_hf).
-_WEIGHTS_IN_ORDER = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _INTERPOLATION = {"bicubic": 3, "bilinear": 2}
 
 
@@ -63,13 +64,13 @@ class OpenCLIP:
         name, pretrained = names["OPEN_CLIP_MODEL_NAME"], names.get("OPEN_CLIP_PRETRAINED", "")
         if name.startswith(_HUB):
             pretrained = ""
-            description, weights = _download_repository(name.removeprefix(_HUB), downloads)
+            description, weights = download_repository(name.removeprefix(_HUB), downloads)
         else:
             import open_clip
 
             check_pair(name, pretrained)
             description = describe_pretrained(name, pretrained, open_clip.get_model_config(name))
-            weights = _download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
+            weights = download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
         text = description["model_cfg"]["text_cfg"]
         text_name = text.get("hf_model_name") or text.get("hf_tokenizer_name")
         if text_name:
@@ -176,100 +177,8 @@ def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.T
     return projected
 
 
-def _download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Path]:
-    """Description and weights of a repository of open_clip; only the file of weights that open_clip takes."""
-    from app.hub.download import download
-
-    for weights in _WEIGHTS_IN_ORDER:
-        source = download(name, downloads, ("open_clip_config.json", weights))
-        if not (source / "open_clip_config.json").is_file():
-            raise ConfigurationError(
-                f"{name} has no open_clip_config.json, so it is no model of open_clip; choose another"
-            )
-        if (source / weights).is_file():
-            return describe(source), source / weights
-    names = " or ".join(_WEIGHTS_IN_ORDER)
-    raise ConfigurationError(f"{name} has no {names}, so it holds no weights of open_clip; choose another")
-
-
-def check_pair(name: str, pretrained: str) -> None:
-    """Raises ConfigurationError, with the nearest pairs, unless open_clip knows weights by these names."""
-    import open_clip
-
-    pairs = open_clip.list_pretrained()
-    if (name, pretrained) in pairs:
-        return
-    own = [tag for model, tag in pairs if model == name]
-    if own:
-        raise ConfigurationError(
-            f"OPEN_CLIP_PRETRAINED={pretrained}: {name} has {', '.join(own)}; choose one of them"
-        )
-    models = sorted({model for model, _ in pairs})
-    near = difflib.get_close_matches(name, models, n=5, cutoff=0.4) or models
-    raise ConfigurationError(f"OPEN_CLIP_MODEL_NAME={name}: there is no such model; near ones: {', '.join(near)}")
-
-
-def _download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
-    """From the hub where it has them, else from where open_clip says, with its checksum."""
-    import open_clip
-
-    from app.hub.download import download
-
-    repository, _, filename = pretrained.get("hf_hub", "").rpartition("/")
-    if repository:
-        stem = Path(filename or "open_clip_pytorch_model.bin").stem
-        only = ("open_clip_model.safetensors", f"{stem}.safetensors")
-        folder = download(repository, downloads, only)
-        if not any(folder.glob("*.safetensors")):
-            folder = download(repository, downloads, (filename or "open_clip_pytorch_model.bin",))
-        return _weights(folder)
-    try:
-        return Path(open_clip.download_pretrained(pretrained, cache_dir=str(downloads)))
-    except (OSError, RuntimeError) as error:
-        raise ConfigurationError(f"{pretrained.get('url')} cannot be downloaded: {first_line(error)}") from error
-
-
 def _hidden(_: str, names: list[str]) -> list[str]:
     return [name for name in names if name.startswith(".")]
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """open_clip's description of the model in a folder: {"model_cfg": …, "preprocess_cfg": …}.
-
-    Raises ConfigurationError if there is none.
-    """
-    own = folder / "open_clip_config.json"
-    if own.is_file():
-        description: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
-        return description
-    config = read_config(folder)
-    missing = [key for key in ("model_name", "pretrained", "model_config") if not config.get(key)]
-    if missing:
-        raise ConfigurationError(f"{folder}/config.json has no {', '.join(missing)}; {HOW_TO_GET_A_MODEL}")
-    return describe_pretrained(config["model_name"], config["pretrained"], config["model_config"])
-
-
-def describe_pretrained(name: str, pretrained: str, model_config: dict[str, Any]) -> dict[str, Any]:
-    """The description of a pair of open_clip, with the activation that its weights were trained with."""
-    import open_clip
-
-    preprocess = open_clip.get_pretrained_cfg(name, pretrained)
-    model_config = copy.deepcopy(model_config)
-    if preprocess.get("quick_gelu") and not model_config.get("quick_gelu"):
-        _log.info("%s was trained with QuickGELU, so %s uses it too", pretrained, name)
-        model_config["quick_gelu"] = True
-    keys = ("mean", "std", "interpolation", "resize_mode", "fill_color")
-    return {"model_cfg": model_config, "preprocess_cfg": {k: preprocess[k] for k in keys if k in preprocess}}
-
-
-def _weights(folder: Path) -> Path:
-    """The one file of weights, safetensors first; raises ConfigurationError if there is more than one."""
-    found = [path for path in folder.rglob("*") if path.suffix in WEIGHTS and path.is_file()]
-    best = [path for path in found if path.suffix == ".safetensors"] or found
-    if len(best) != 1:
-        names = ", ".join(sorted(path.name for path in best))
-        raise ConfigurationError(f"{folder} must hold one file of weights, not {len(best)} ({names})")
-    return best[0]
 
 
 @contextmanager
@@ -277,7 +186,7 @@ def _as_open_clip_lays_it(folder: Path, description: dict[str, Any]) -> Iterator
     """A temporary folder that open_clip's "local-dir:" takes, with nothing in it to look up."""
     description = copy.deepcopy(description)
     text = (folder / "text").resolve()
-    weights = _weights(folder)  # in a hub cache a link, whose target has no suffix
+    weights = weights_in(folder)  # in a hub cache a link, whose target has no suffix
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         (place / f"open_clip_model{'.pth' if weights.suffix == '.pt' else weights.suffix}").symlink_to(

@@ -22,9 +22,10 @@ from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor
 _log = logging.getLogger(__name__)
 
 # A batch that takes longer than this keeps a waiting query for too long; where nobody asks for anything else, one may
-# take longer. The smallest size is taken that reaches this share of the best rate: less, where a query may wait.
+# take longer. The smallest size is taken that reaches this share of the best rate: less of pictures, which keep a
+# query waiting.
 _BATCH_SECONDS, _ALONE_SECONDS = 0.1, 0.5
-_BATCH_SHARE, _ALONE_SHARE = 0.8, 0.95
+_SHARE, _PICTURE_SHARE = 0.95, 0.8
 # A start does not measure for longer than this, for each tower, once or each time.
 _ONCE_SECONDS, _EACH_TIME_SECONDS = 1.5, 0.5
 _ROUNDS = 5
@@ -70,8 +71,9 @@ def open_tower(
     if sizes is None:
         # The first run takes longer than others, but where it takes so long there is no time to measure.
         most = _MOST_ITEMS["cuda" if settings.enable_cuda else "cpu"]
+        share = _PICTURE_SHARE if kind == "image" else _SHARE
         seconds = _EACH_TIME_SECONDS if folder is None else _ONCE_SECONDS
-        sizes = Sizes(1, 1) if first > 1 else measure_batch(session, inputs, padding, most, seconds)
+        sizes = Sizes(1, 1) if first > 1 else measure_batch(session, inputs, padding, most, seconds, share)
         if folder is not None:
             _keep(folder, machine, kind, sizes)
     tokens = settings.text_batch_tokens if kind == "text" else 0
@@ -88,7 +90,9 @@ def _unpadded(processor: Processor, padding: Padding) -> tuple[Processor, Paddin
     return processor.unpadded(), replace(padding, same_length=True)
 
 
-def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, most: int, seconds: float) -> Sizes:
+def measure_batch(
+    session: InferenceSession, inputs: Inputs, padding: Padding, most: int, seconds: float, share: float = _SHARE
+) -> Sizes:
     """How long batches of such items take decides how many they hold.
 
     Powers of two up to `most` take turns, for about `seconds` in all, and the fastest run of each counts: what a
@@ -114,8 +118,8 @@ def measure_batch(session: InferenceSession, inputs: Inputs, padding: Padding, m
                 break
             times[size] = min(times.get(size, math.inf), time.monotonic() - started)
             size *= 2
-    items = _smallest_that_pays(times, _BATCH_SECONDS, _BATCH_SHARE)
-    return Sizes(items, max(items, _smallest_that_pays(times, _ALONE_SECONDS, _ALONE_SHARE)))
+    items = _smallest_that_pays(times, _BATCH_SECONDS, share)
+    return Sizes(items, max(items, _smallest_that_pays(times, _ALONE_SECONDS, _SHARE)))
 
 
 def _smallest_that_pays(times: dict[int, float], longest: float, share: float) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from PIL import Image
 
@@ -93,9 +94,10 @@ class PictureProcessor:
         self._processes.close()
 
 
-def keep_decoded_memory(threads: int) -> None:
-    """Keep the memory of decoded pictures for the next ones, up to 64 MiB a thread and 256 MiB in all.
+def keep_decoded_memory(size: int) -> None:
+    """Keep so many bytes of the memory of decoded pictures for the next ones.
 
     Getting 48 MB from the system for each photo of 12 megapixels takes as long as half of its decoding.
     """
-    Image.core.set_blocks_max(min(4 * threads, 16))  # type: ignore[attr-defined]
+    core: Any = getattr(Image, "core")  # noqa: B009 - Pillow exports it, and does not say so
+    core.set_blocks_max(size // core.get_block_size())

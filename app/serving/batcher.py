@@ -80,13 +80,15 @@ class Batcher:
         tower: Tower,
         prepare: Callable[[bytes], Inputs],
         prepare_many: Callable[[list[bytes]], list[Inputs]] | None = None,
+        most_preparing: int | None = None,
     ) -> None:
         """Take items of a kind ("texts", "images"); call before start().
 
-        `prepare_many` is for items that take less time to be prepared than a thread to be woken.
+        `prepare_many` is for items that take less time to be prepared than a thread to be woken. At most
+        `most_preparing` threads prepare items of this kind at once.
         """
         self._kinds[kind] = _Kind(tower, prepare, prepare_many)
-        self._queue.add_lane(kind, tower.limits)
+        self._queue.add_lane(kind, tower.limits, most_preparing)
 
     def start(self) -> None:
         for thread in self._threads:

@@ -25,7 +25,9 @@ _MOST_ITEMS = 10_000
 # float32 rows, their JSON, and the same once more while its parts are joined.
 _ANSWER_BYTES = 30
 # What a picture takes at most while it is prepared: by its pixels, and in a decoder process besides.
-_PIXEL_BYTES = 16
+_PIXEL_BYTES = 24
+# Of what pictures may take, at most, and for each thread that prepares: kept for the next ones (see picture.py).
+_KEPT, _KEPT_A_THREAD, _MOST_KEPT = 0.25, 64 * MIB, 256 * MIB
 _DECODER_BYTES = 40 * MIB
 _SMALL_BODY, _SMALL_ITEMS, _SMALL_PICTURE = 64 * 1024, 16, 16 * MIB
 # A thread that prepares ends long before: only a decoder that hangs holds its memory for so long.
@@ -34,7 +36,10 @@ _PICTURE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Limits:
-    """How much all requests may take at once, and how large one body may be."""
+    """How much all requests may take at once, and how large one body may be.
+
+    `kept_bytes` is what is kept of the memory of pictures for the next ones, beside `picture_bytes`.
+    """
 
     body_bytes: int
     most_body: int
@@ -42,6 +47,7 @@ class Limits:
     answer_bytes: int
     bytes_per_answer: int
     picture_bytes: int
+    kept_bytes: int
 
     def __str__(self) -> str:
         return (
@@ -56,15 +62,18 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
     bodies = settings.max_waiting_bytes or min(_MOST_BODIES, int(_BODIES * free))
     answer = width * _ANSWER_BYTES
     answers = settings.max_answer_bytes or min(_MOST_ANSWERS, int(_ANSWERS * free))
-    all_threads = threads * (settings.max_pixels * _PIXEL_BYTES + _DECODER_BYTES)
-    pictures = settings.max_picture_bytes or min(all_threads, int(_PICTURES * free))
+    largest = settings.max_pixels * _PIXEL_BYTES + _DECODER_BYTES
+    most_kept = min(threads * _KEPT_A_THREAD, _MOST_KEPT)
+    pictures = settings.max_picture_bytes or min(threads * largest * 8 // 7 + most_kept, int(_PICTURES * free))
+    kept = min(most_kept, int(_KEPT * pictures))
     return Limits(
         body_bytes=bodies,
         most_body=min(settings.max_body_bytes, bodies // 2),
         items=settings.max_waiting_items or max(1, min(_MOST_ITEMS, answers // answer)),
         answer_bytes=answers,
         bytes_per_answer=answer,
-        picture_bytes=pictures,
+        picture_bytes=pictures if settings.max_picture_bytes else pictures - kept,
+        kept_bytes=kept,
     )
 
 
@@ -170,10 +179,6 @@ class Budget:
             self._pools[name].withdraw(claim)
             return late
 
-    def _give_back(self, name: str, claim: Claim, amount: int) -> None:
-        with self._lock:
-            self._pools[name].give_back(claim, amount)
-
     def _release(self, claims: dict[str, Claim]) -> None:
         with self._lock:
             for name, claim in claims.items():
@@ -182,7 +187,7 @@ class Budget:
 
 
 class Admission:
-    """One request's share of the budget. Used on the event loop, but for `give_back_items`.
+    """One request's share of the budget. Used on the event loop.
 
     The request arrived when this was made: `arrived`, by time.monotonic().
     """
@@ -218,10 +223,6 @@ class Admission:
             )
         await self._take("items", count)
         await self._take("answers", count * self._budget.limits.bytes_per_answer)
-
-    def give_back_items(self, count: int) -> None:
-        """So many items wait no longer, for they are computed; from any thread."""
-        self._budget._give_back("items", self._claims["items"], count)
 
     def release(self) -> None:
         """Give everything back."""

@@ -125,8 +125,9 @@ class Prospect:
 class Lane:
     """The waiting items of one kind, not yet prepared and prepared."""
 
-    def __init__(self, limits: BatchLimits) -> None:
+    def __init__(self, limits: BatchLimits, most_preparing: int | None = None) -> None:
         self.limits = limits
+        self._most_preparing = most_preparing
         self.requests: set[Request] = set()
         self.waiting = 0
         self.preparing = 0
@@ -151,6 +152,8 @@ class Lane:
         if self.alone and not self.hurried:
             most = max(most, 2 * self.limits.alone)
         room = most - self.preparing - len(self.ready)
+        if self._most_preparing is not None:
+            room = min(room, self._most_preparing - self.preparing)
         return max(0, min(room, self.waiting))
 
     def add(self, request: Request, items: list[Item]) -> None:

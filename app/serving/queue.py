@@ -64,9 +64,12 @@ class Queue:
         self._settled: list[Request] = []
         self._progress = 0.0
 
-    def add_lane(self, kind: str, limits: BatchLimits) -> None:
-        """Take items of this kind; where several wait, those of the kind added first are prepared first."""
-        self._lanes[kind] = Lane(limits)
+    def add_lane(self, kind: str, limits: BatchLimits, most_preparing: int | None = None) -> None:
+        """Take items of this kind, of which at most so many are prepared at once.
+
+        Where several wait, those of the kind added first are prepared first.
+        """
+        self._lanes[kind] = Lane(limits, most_preparing)
 
     # requests ---------------------------------------------------------------------------------
 

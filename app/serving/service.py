@@ -162,7 +162,7 @@ class Service:
         model = self._load(settings)
         batcher = Batcher(
             width=model.width,
-            preparing_threads=threads,
+            preparing_threads=threads + 1,
             device_threads=2 if settings.enable_cuda else 1,
             cache=VectorCache(settings.vector_cache_bytes),
             metrics=self.metrics,
@@ -184,7 +184,7 @@ class Service:
             with pictures.open(base64) as picture, budget.preparing(picture.decoded_bytes):
                 return picture.prepare()
 
-        keep_decoded_memory(threads)
+        keep_decoded_memory(limits.kept_bytes)
         text_processor = model.text.processor
         batcher.add_queue(
             "texts",
@@ -192,7 +192,8 @@ class Service:
             lambda text: prepare_text(text_processor, text),
             lambda texts: prepare_texts(text_processor, texts),
         )
-        batcher.add_queue("images", model.image, prepare_image)
+        # One thread is always left for texts: pictures may take long, whatever prepares them.
+        batcher.add_queue("images", model.image, prepare_image, most_preparing=threads)
         batcher.start()
         self.metrics.waiting_bytes.set_function(lambda: budget.used()["bodies"])
         serves = about(model)

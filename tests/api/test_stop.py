@@ -1,5 +1,6 @@
 """What happens to requests and connections when the server is told to stop."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.engine import FakeSession, fake_model
-from tests.support.load import BATCH
+from tests.support.load import BATCH, wait_until
 from tests.support.server import (
     ROOT,
     RunningApp,
@@ -64,6 +65,13 @@ def refused(url: str) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_cluster_is_left_without_a_loss(tiny_models: Path) -> None:
@@ -238,3 +246,28 @@ def test_a_signal_during_the_imports_ends_it() -> None:
         command = [sys.executable, "-c", program, module]
         result = subprocess.run(command, env=environment, cwd=ROOT, timeout=60, capture_output=True, text=True)
         assert (result.returncode, result.stderr) == (0, ""), module
+
+
+def test_decoders_at_work_do_not_keep_the_server_nor_outlive_it(tiny_models: Path) -> None:
+    port = free_port()
+    process = start_server(tiny_models, PORT=str(port), DECODE_TIMEOUT="120", GRACE_PERIOD="1", THREADS="2")
+    url = f"http://127.0.0.1:{port}"
+    wait_for_ready(url)
+    body = (ROOT / "tests" / "cases" / "ccitt_request.json").read_bytes()
+
+    def send() -> None:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.post(f"{url}/vectorize", content=body, timeout=100)
+
+    def decoders() -> list[int]:
+        threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+        return [int(pid) for each in threads for pid in each.read_text().split()]
+
+    client = threading.Thread(target=send)
+    client.start()
+    wait_until(lambda: len(decoders()) == 1)
+    (decoder,) = decoders()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0  # long before the decoder would have ended
+    client.join()
+    wait_until(lambda: not is_running(decoder))

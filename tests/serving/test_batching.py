@@ -2,15 +2,18 @@
 
 import base64
 import io
+import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 from PIL import Image
 
-from tests.support.engine import FakeSession, fake_model, vector_of
+from tests.support.engine import FakeSession, HeldSession, fake_model, vector_of
 from tests.support.load import BATCH, ask, wait_until
 from tests.support.server import RunningApp
 
@@ -186,6 +189,32 @@ def test_a_client_that_leaves_costs_nothing_more(run_app: RunApp) -> None:
     assert computed < 100
     assert running.metric("clip_items_waiting") == 0
     assert ask(running.url, ["next"]).status_code == 200
+
+
+def test_a_text_does_not_wait_behind_pictures_that_take_long_to_decode(run_app: RunApp) -> None:
+    running = run_app(fake_model(FakeSession()), threads=1, decode_timeout=4, **BATCH)
+    request = json.loads((Path(__file__).parents[1] / "cases" / "ccitt_request.json").read_text())
+    with ThreadPoolExecutor(2) as pool:
+        stuck = [
+            pool.submit(ask, running.url, [], [image + blanks for image in request["images"]])
+            for blanks in ("", "\n")
+        ]
+        wait_until(lambda: running.metric("clip_items_waiting") == 2)
+        assert ask(running.url, ["text 1"]).status_code == 200
+        assert not any(each.done() for each in stuck)
+        assert [each.result().status_code for each in stuck] == [422, 422]
+
+
+def test_a_body_that_waits_for_room_is_not_given_up(run_app: RunApp) -> None:
+    engine = HeldSession()
+    running = run_app(fake_model(engine), max_waiting_bytes=400_000, body_timeout=0.5, room_timeout=20, **BATCH)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, running.url, ["x" * 150_000 + f" {i}"]) for i in range(4)]
+        wait_until(lambda: running.service.current.budget.waiting()["bodies"] > 0)
+        time.sleep(1.5)
+        assert not any(each.done() for each in asked)
+        engine.go_on.set()
+        assert [each.result().status_code for each in asked] == [200] * 4
 
 
 def test_a_body_that_never_comes_is_given_up(run_app: RunApp) -> None:

@@ -24,6 +24,7 @@ def test_without_a_time_to_wait_what_finds_no_room_is_refused_at_once(run_app: R
     assert running.metric('clip_requests_refused_total{cause="items"}') == 1
     assert ask(running.url, ["later"]).status_code == 200
     assert ask(running.url, [f"text {i}" for i in range(11)]).status_code == 413
+    assert running.metric('clip_requests_refused_total{cause="too_large"}') == 1
 
 
 def test_what_finds_no_room_waits_for_it(run_app: RunApp) -> None:

@@ -45,12 +45,23 @@ class Machine(RuleBasedStateMachine):
         alone=st.integers(0, 6),
         cache=st.sampled_from([0, 1000, 10**6]),
         patience=st.sampled_from([None, 0.05, 0.5]),
+        most=st.sampled_from([None, 1, 2]),
     )
-    def start(self, preparing: int, device: int, limit: int, alone: int, cache: int, patience: float | None) -> None:
+    def start(
+        self,
+        preparing: int,
+        device: int,
+        limit: int,
+        alone: int,
+        cache: int,
+        patience: float | None,
+        most: int | None,
+    ) -> None:
         self.now = 0.0
         self.queue = Queue(VectorCache(cache))
         for kind in CONTENTS:
-            self.queue.add_lane(kind, BatchLimits(limit, limit * 10, alone=alone))
+            limits = BatchLimits(limit, limit * 10, alone=alone)
+            self.queue.add_lane(kind, limits, most if kind == "images" else None)
         for _ in range(100 if patience else 0):
             self.queue._patience.observe(patience or 0.0, left=True)
         self.live: dict[Request, dict[str, list[str]]] = {}

@@ -1,0 +1,108 @@
+"""What open_clip's models are made of, on the hub and on disk: a description and one file of weights."""
+
+import copy
+import difflib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from app.errors import ConfigurationError, first_line
+from app.families.folders import HOW_TO_GET_A_MODEL, WEIGHTS, read_config
+
+_log = logging.getLogger(__name__)
+
+# As open_clip looks for them in a repository (its constants and download_pretrained_from_hf).
+_WEIGHTS_IN_ORDER = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+def download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Path]:
+    """Description and weights of a repository of open_clip; only the file of weights that open_clip takes."""
+    from app.hub.download import download
+
+    for weights in _WEIGHTS_IN_ORDER:
+        source = download(name, downloads, ("open_clip_config.json", weights))
+        if not (source / "open_clip_config.json").is_file():
+            raise ConfigurationError(
+                f"{name} has no open_clip_config.json, so it is no model of open_clip; choose another"
+            )
+        if (source / weights).is_file():
+            return describe(source), source / weights
+    names = " or ".join(_WEIGHTS_IN_ORDER)
+    raise ConfigurationError(f"{name} has no {names}, so it holds no weights of open_clip; choose another")
+
+
+def check_pair(name: str, pretrained: str) -> None:
+    """Raises ConfigurationError, with the nearest pairs, unless open_clip knows weights by these names."""
+    import open_clip
+
+    pairs = open_clip.list_pretrained()
+    if (name, pretrained) in pairs:
+        return
+    own = [tag for model, tag in pairs if model == name]
+    if own:
+        raise ConfigurationError(
+            f"OPEN_CLIP_PRETRAINED={pretrained}: {name} has {', '.join(own)}; choose one of them"
+        )
+    models = sorted({model for model, _ in pairs})
+    near = difflib.get_close_matches(name, models, n=5, cutoff=0.4) or models
+    raise ConfigurationError(f"OPEN_CLIP_MODEL_NAME={name}: there is no such model; near ones: {', '.join(near)}")
+
+
+def download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
+    """From the hub where it has them, else from where open_clip says, with its checksum."""
+    import open_clip
+
+    from app.hub.download import download
+
+    repository, _, filename = pretrained.get("hf_hub", "").rpartition("/")
+    if repository:
+        stem = Path(filename or "open_clip_pytorch_model.bin").stem
+        only = ("open_clip_model.safetensors", f"{stem}.safetensors")
+        folder = download(repository, downloads, only)
+        if not any(folder.glob("*.safetensors")):
+            folder = download(repository, downloads, (filename or "open_clip_pytorch_model.bin",))
+        return weights_in(folder)
+    try:
+        return Path(open_clip.download_pretrained(pretrained, cache_dir=str(downloads)))
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(f"{pretrained.get('url')} cannot be downloaded: {first_line(error)}") from error
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """open_clip's description of the model in a folder: {"model_cfg": …, "preprocess_cfg": …}.
+
+    Raises ConfigurationError if there is none.
+    """
+    own = folder / "open_clip_config.json"
+    if own.is_file():
+        description: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
+        return description
+    config = read_config(folder)
+    missing = [key for key in ("model_name", "pretrained", "model_config") if not config.get(key)]
+    if missing:
+        raise ConfigurationError(f"{folder}/config.json has no {', '.join(missing)}; {HOW_TO_GET_A_MODEL}")
+    return describe_pretrained(config["model_name"], config["pretrained"], config["model_config"])
+
+
+def describe_pretrained(name: str, pretrained: str, model_config: dict[str, Any]) -> dict[str, Any]:
+    """The description of a pair of open_clip, with the activation that its weights were trained with."""
+    import open_clip
+
+    preprocess = open_clip.get_pretrained_cfg(name, pretrained)
+    model_config = copy.deepcopy(model_config)
+    if preprocess.get("quick_gelu") and not model_config.get("quick_gelu"):
+        _log.info("%s was trained with QuickGELU, so %s uses it too", pretrained, name)
+        model_config["quick_gelu"] = True
+    keys = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+    return {"model_cfg": model_config, "preprocess_cfg": {k: preprocess[k] for k in keys if k in preprocess}}
+
+
+def weights_in(folder: Path) -> Path:
+    """The one file of weights, safetensors first; raises ConfigurationError if there is more than one."""
+    found = [path for path in folder.rglob("*") if path.suffix in WEIGHTS and path.is_file()]
+    best = [path for path in found if path.suffix == ".safetensors"] or found
+    if len(best) != 1:
+        names = ", ".join(sorted(path.name for path in best))
+        raise ConfigurationError(f"{folder} must hold one file of weights, not {len(best)} ({names})")
+    return best[0]
