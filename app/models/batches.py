@@ -26,8 +26,10 @@ _log = logging.getLogger(__name__)
 # query waiting.
 _BATCH_SECONDS, _ALONE_SECONDS = 0.1, 0.5
 _SHARE, _PICTURE_SHARE = 0.95, 0.8
-# A start does not measure for longer than this, for each tower, once or each time.
-_ONCE_SECONDS, _EACH_TIME_SECONDS = 1.5, 0.5
+# A start does not measure for longer than this, for each tower.
+_MEASURING_SECONDS = 0.5
+# What one start has seen may have been a slow moment of the machine; so many are enough.
+_STARTS = 4
 _ROUNDS = 5
 _FILE = "batches.json"
 _MOST_ITEMS = {"cpu": 32, "cuda": 256}
@@ -43,6 +45,22 @@ class Sizes:
     alone: int
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of the fastest run of a batch, by its size, in so many starts."""
+
+    starts: int
+    seconds: dict[int, float]
+
+    def with_start(self, seconds: dict[int, float]) -> "Measured":
+        """This, and what one more start has measured."""
+        both = {
+            size: min(each.get(size, math.inf) for each in (self.seconds, seconds))
+            for size in self.seconds | seconds
+        }
+        return Measured(self.starts + 1, both)
+
+
 def open_tower(
     kind: str,
     processor: Processor,
@@ -53,8 +71,8 @@ def open_tower(
 ) -> tuple[Tower, int]:
     """A tower ("image" or "text") that has run, with its limits, and the width of its vectors.
 
-    The limits are what the settings say, and measured where they are silent: once for each kind of machine, if
-    there is a compiled form whose `folder` can keep them.
+    The limits are what the settings say, and measured where they are silent: in the first few starts on a kind of
+    machine, if there is a compiled form whose `folder` can keep what was seen, else in each.
     """
     if settings.legacy_texts and kind == "text":
         processor, padding = _unpadded(processor, padding)
@@ -67,15 +85,19 @@ def open_tower(
     first = time.monotonic() - started
     items = settings.image_batch if kind == "image" else settings.text_batch
     machine = f"{_cpu_model()}, {settings.threads or usable_cpus()} threads"
-    sizes = Sizes(items, items) if items else _kept(folder).get(machine, {}).get(kind) if folder is not None else None
-    if sizes is None:
-        # The first run takes longer than others, but where it takes so long there is no time to measure.
-        most = _MOST_ITEMS["cuda" if settings.enable_cuda else "cpu"]
-        share = _PICTURE_SHARE if kind == "image" else _SHARE
-        seconds = _EACH_TIME_SECONDS if folder is None else _ONCE_SECONDS
-        sizes = Sizes(1, 1) if first > 1 else measure_batch(session, inputs, padding, most, seconds, share)
-        if folder is not None:
-            _keep(folder, machine, kind, sizes)
+    share = _PICTURE_SHARE if kind == "image" else _SHARE
+    if items:
+        sizes = Sizes(items, items)
+    elif first > 1:  # it takes longer than later runs, but there is no time to measure
+        sizes = Sizes(1, 1)
+    else:
+        measured = _kept(folder).get(machine, {}).get(kind, Measured(0, {})) if folder else Measured(0, {})
+        if measured.starts < _STARTS:
+            most = _MOST_ITEMS["cuda" if settings.enable_cuda else "cpu"]
+            measured = measured.with_start(measure_batches(session, inputs, padding, most, _MEASURING_SECONDS))
+            if folder is not None:
+                _keep(folder, machine, kind, measured)
+        sizes = choose_sizes(measured.seconds, share)
     tokens = settings.text_batch_tokens if kind == "text" else 0
     tokens = tokens or sizes.items * len(inputs.get("input_ids", "1"))
     limits = BatchLimits(sizes.items, tokens, padding.same_length, sizes.alone)
@@ -90,10 +112,10 @@ def _unpadded(processor: Processor, padding: Padding) -> tuple[Processor, Paddin
     return processor.unpadded(), replace(padding, same_length=True)
 
 
-def measure_batch(
-    session: InferenceSession, inputs: Inputs, padding: Padding, most: int, seconds: float, share: float = _SHARE
-) -> Sizes:
-    """How long batches of such items take decides how many they hold.
+def measure_batches(
+    session: InferenceSession, inputs: Inputs, padding: Padding, most: int, seconds: float
+) -> dict[int, float]:
+    """How long batches of such items take, in seconds by how many they hold.
 
     Powers of two up to `most` take turns, for about `seconds` in all, and the fastest run of each counts: what a
     machine does in one moment says little of the next. A batch that does not fit into memory ends the search; raises
@@ -118,6 +140,11 @@ def measure_batch(
                 break
             times[size] = min(times.get(size, math.inf), time.monotonic() - started)
             size *= 2
+    return times
+
+
+def choose_sizes(times: dict[int, float], share: float) -> Sizes:
+    """The smallest sizes that reach their share of the best rate, by what measure_batches() saw."""
     items = _smallest_that_pays(times, _BATCH_SECONDS, share)
     return Sizes(items, max(items, _smallest_that_pays(times, _ALONE_SECONDS, _SHARE)))
 
@@ -128,25 +155,31 @@ def _smallest_that_pays(times: dict[int, float], longest: float, share: float) -
     return min(size for size, rate in rates.items() if rate > share * max(rates.values()))
 
 
-def _kept(folder: Path) -> dict[str, dict[str, Sizes]]:
-    """Sizes by kind of tower, by machine; empty if nothing was kept, or in another way."""
+def _kept(folder: Path) -> dict[str, dict[str, Measured]]:
+    """What was measured by kind of tower, by machine; empty if nothing was kept, or in another way."""
     try:
-        measured = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        machines = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return {
-            machine: {kind: Sizes(**sizes) for kind, sizes in kinds.items()} for machine, kinds in measured.items()
+            machine: {
+                kind: Measured(
+                    int(each["starts"]), {int(size): float(took) for size, took in each["seconds"].items()}
+                )
+                for kind, each in kinds.items()
+            }
+            for machine, kinds in machines.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
 
 
-def _keep(folder: Path, machine: str, kind: str, sizes: Sizes) -> None:
+def _keep(folder: Path, machine: str, kind: str, measured: Measured) -> None:
     """Where the folder cannot be written, the next start measures again."""
-    measured = _kept(folder)
-    measured.setdefault(machine, {})[kind] = sizes
+    machines = _kept(folder)
+    machines.setdefault(machine, {})[kind] = measured
     try:
         handle, name = tempfile.mkstemp(prefix=f".{_FILE}-", dir=folder)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(measured, file, default=asdict)
+            json.dump(machines, file, default=asdict)
         Path(name).chmod(0o644)
         Path(name).replace(folder / _FILE)
     except OSError as error:
