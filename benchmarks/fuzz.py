@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
+import pillow_heif
 from PIL import Image
 
 from benchmarks.load import WORDS, ask
@@ -56,7 +57,9 @@ _RANGES = (
     (0xD800, 0xDFFF),
 )
 _RANGES += ((0xE000, 0xF8FF), (0xFE00, 0xFFFF), (0x1F300, 0x1FAFF), (0xE0000, 0xE007F), (0x10FF00, 0x10FFFF))
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+# The last ones are refused, whatever is inside.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "HEIF", "PCX")
+_FORMATS += ("SGI", "BLP", "DDS", "EPS", "ICNS", "IM", "SPIDER", "XBM")
 
 
 def broken_body(rng: random.Random) -> bytes:
@@ -82,7 +85,7 @@ def odd_text(rng: random.Random) -> bytes:
 
 
 def broken_picture(rng: random.Random) -> bytes:
-    """A small picture of a common format with some bytes replaced, cut or doubled; at times its base64 too."""
+    """A small picture with some bytes replaced, cut or doubled; at times its base64 too."""
     data = base64.b64encode(_mutate(rng.choice(_pictures()), rng))
     if rng.random() < 0.1:
         data = _mutate(data, rng)
@@ -123,11 +126,12 @@ def _mutate(data: bytes, rng: random.Random) -> bytes:
 
 @functools.cache
 def _pictures() -> list[bytes]:
+    pillow_heif.register_heif_opener()
     image = Image.radial_gradient("L").resize((40, 30))
     picture = Image.merge("RGB", (image, image.rotate(90), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
     pictures = []
     for name in _FORMATS:
-        for mode in ("RGB", "L", "RGBA", "P"):
+        for mode in ("RGB", "L", "RGBA", "P", "1", "F"):
             buffer = io.BytesIO()
             try:
                 picture.convert(mode).save(buffer, name)

@@ -1,4 +1,4 @@
-"""Mutated pictures of every allowed format: a vector or a clear refusal, in bounded time and memory.
+"""Mutated pictures of allowed and of other formats: a vector or a clear refusal, in bounded time and memory.
 
     python -m benchmarks.fuzz_pictures [--count 35000] [--seed 0]
 
@@ -23,11 +23,17 @@ from app.processors.picture import PictureProcessor
 from tests.support.samples import as_base64, as_pixels, encoded, scene
 
 SECONDS = 3.0
+# What Pillow writes and the server does not read.
+_REFUSED = ("BLP", "DDS", "EPS", "ICNS", "IM")
+_FITS = b"".join(
+    card.ljust(80)
+    for card in (b"SIMPLE  = T", b"BITPIX  = 8", b"NAXIS   = 2", b"NAXIS1  = 48", b"NAXIS2  = 32", b"END")
+).ljust(2880)
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 def samples() -> dict[str, bytes]:
-    """A small picture of each allowed format and of some of their variants."""
+    """A small picture of each allowed format, of some of their variants, and of some formats that are refused."""
     pillow_heif.register_heif_opener()
     image = scene(48, 32)
     exif = Image.Exif()
@@ -42,6 +48,10 @@ def samples() -> dict[str, bytes]:
         made[compression] = encoded(image, "TIFF", compression=compression)
     made["group4"] = encoded(image.convert("1"), "TIFF", compression="group4")
     made["deep"] = encoded(image.convert("I"), "TIFF")
+    made |= {form: encoded(image.convert("P") if form == "BLP" else image, form) for form in _REFUSED}
+    made["FITS"] = _FITS.ljust(2 * 2880, b"\x80")
+    # A record of IPTC with a picture inside.
+    made["IPTC"] = b"\x1c\x08\x0a" + len(made["PNG"]).to_bytes(2, "big") + made["PNG"]
     animation = io.BytesIO()
     image.save(animation, "GIF", save_all=True, append_images=[image.convert("L")])
     made["animation"] = animation.getvalue()
