@@ -2,12 +2,12 @@
 
 A tokenizer reads a text of any length to its end: seconds for megabytes. Here it reads a beginning, and what it
 makes of it counts if it does not depend on where the beginning ends. That is so if two more words follow, for
-tokenizers split words one by one. Inside of one endless word several ends in a row must give the same tokens. That
-is a proof, if the ends are as many as the longest piece of the vocabulary has characters: the tokens of the whole
-word end at one of them, and those to the left of any such end are the same whatever follows, with BPE (no merge
-crosses it) as with Unigram (the best way there). If the beginning holds too few tokens, stretches that leave none
-(blanks, control characters, the inside of a word that is too long to be known) are left out, for they may go on for
-megabytes.
+tokenizers split words one by one. Inside of one endless word several ends in a row must give the same tokens. With
+Unigram that is a proof, if the ends are as many as the longest piece of the vocabulary has characters: the tokens
+of the whole word end at one of them, and the best way to there is the same whatever follows. With BPE it is a
+margin, which the tests compare with the tokens of whole texts. If the beginning holds too few tokens, stretches
+that leave none (blanks, control characters, the inside of a word that is too long to be known) are left out, for
+they may go on for megabytes.
 """
 
 import json
