@@ -91,7 +91,8 @@ def test_a_local_folder_is_used_as_it_is(model: Path, tmp_path: Path) -> None:
 def fill_cache(hub: Hub, home: Path) -> None:
     code = "from huggingface_hub import snapshot_download; snapshot_download('someone/model')"
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_filled_cache_is_used_offline(model: Path, tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ class Hub:
         self.url = ""
 
 
+class _Server(ThreadingHTTPServer):
+    # The client opens many connections at once, and what does not fit waits for seconds.
+    request_queue_size = 128
+
+
 @contextmanager
 def serve_hub(models: dict[str, Path], tls: ssl.SSLContext | None = None) -> Iterator[Hub]:
     hub = Hub(models)
@@ -37,7 +42,7 @@ def serve_hub(models: dict[str, Path], tls: ssl.SSLContext | None = None) -> Ite
         pass
 
     Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     hub.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
