@@ -93,7 +93,7 @@ def _precisions(run: dict[str, Any]) -> str:
         title = f"`{name}`" if serves else "`FAST_IMAGES=1`"
         rows.append([title, *speed, *memory, *cosines, f"{figures['demo_top_1']:.3f}"])
     header = [
-        "`PRECISION`",
+        "precision",
         "pictures/s",
         "texts/s",
         "memory (of its own)",
@@ -117,7 +117,7 @@ def _sizing(run: dict[str, Any]) -> str:
             ]
         )
     header = [
-        "`PRECISION`",
+        "precision",
         "from start to ready",
         "memory after the start (of its own)",
         "after pictures and texts",
