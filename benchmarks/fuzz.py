@@ -59,7 +59,7 @@ _RANGES = (
 _RANGES += ((0xE000, 0xF8FF), (0xFE00, 0xFFFF), (0x1F300, 0x1FAFF), (0xE0000, 0xE007F), (0x10FF00, 0x10FFFF))
 # The last ones are refused, whatever is inside.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "HEIF", "PCX")
-_FORMATS += ("SGI", "BLP", "DDS", "EPS", "ICNS", "IM", "SPIDER", "XBM")
+_FORMATS += ("SGI", "BLP", "DDS", "EPS", "ICNS", "SPIDER", "XBM")
 
 
 def broken_body(rng: random.Random) -> bytes:

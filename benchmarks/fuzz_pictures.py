@@ -24,7 +24,7 @@ from tests.support.samples import as_base64, as_pixels, encoded, scene
 
 SECONDS = 3.0
 # What Pillow writes and the server does not read.
-_REFUSED = ("BLP", "DDS", "EPS", "ICNS", "IM")
+_REFUSED = ("BLP", "DDS", "EPS", "ICNS")
 _FITS = b"".join(
     card.ljust(80)
     for card in (b"SIMPLE  = T", b"BITPIX  = 8", b"NAXIS   = 2", b"NAXIS1  = 48", b"NAXIS2  = 32", b"END")
