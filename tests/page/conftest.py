@@ -2,19 +2,18 @@
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from app.main import create_app
 from app.settings import Settings
 from app.towers import LoadedModel
 from tests.page.browser import Browser
-from tests.support.server import ROOT, free_port
+from tests.support.server import ROOT, RunningApp
 
 
 @pytest.fixture(scope="session")
@@ -61,22 +60,14 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 @pytest.fixture
 def open_app() -> Iterator[Callable[..., str]]:
     """Serves create_app(Settings(**settings), load) in this process and gives its address before it is ready."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+    with ExitStack() as running:
 
-    def start(load: Callable[[Settings], LoadedModel], **settings: Any) -> str:
-        port = free_port()
-        app = create_app(Settings(**settings), load, lambda: None)
-        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        running.append((server, thread))
-        return f"http://127.0.0.1:{port}"
+        def start(load: Callable[[Settings], LoadedModel], **settings: Any) -> str:
+            app = RunningApp(create_app(Settings(**settings), load, lambda: None))
+            running.enter_context(app.served())
+            return app.url
 
-    yield start
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
+        yield start
 
 
 @pytest.fixture
