@@ -25,7 +25,7 @@ SIZES = (1, 2, 4, 8, 16, 32)
 SECONDS = 4.0
 
 
-def rate(tower: Tower, batches: Iterator[list[Inputs]], seconds: float = SECONDS) -> float:
+def rate(tower: Tower, batches: Iterator[list[Inputs]], seconds: float) -> float:
     """Items per second over about `seconds`."""
     tower.session.start(collate(next(batches), tower.padding))()
     started, items = time.monotonic(), 0
@@ -64,8 +64,8 @@ def samples(model: LoadedModel) -> dict[str, tuple[Tower, list[Any], Callable[[A
 def main() -> None:
     report = {}
     for kind, (tower, items, prepare) in samples(load_model(load_settings())).items():
-        report[kind] = {n: rate(tower, prepared(items, prepare, n)) for n in SIZES}
-        report[f"{kind} with preparation"] = {n: rate(tower, preparing(items, prepare, n)) for n in SIZES}
+        report[kind] = {n: rate(tower, prepared(items, prepare, n), SECONDS) for n in SIZES}
+        report[f"{kind} with preparation"] = {n: rate(tower, preparing(items, prepare, n), SECONDS) for n in SIZES}
     print(json.dumps(report))
 
 

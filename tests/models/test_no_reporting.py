@@ -29,7 +29,7 @@ def traced(command: list[str], trace: Path, home: Path, **env: str) -> subproces
     environment = {**os.environ, "HOME": str(home), **env}
     environment.pop("XDG_CACHE_HOME", None)
     return subprocess.Popen(
-        [STRACE, "-f", "-qq", "-s", "200", "-e", CALLS, "-o", str(trace), *command],
+        [STRACE, "-f", "--seccomp-bpf", "-qq", "-s", "200", "-e", CALLS, "-o", str(trace), *command],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
