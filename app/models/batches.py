@@ -91,7 +91,8 @@ def open_tower(
     elif first > 1:  # it takes longer than later runs, but there is no time to measure
         sizes = Sizes(1, 1)
     else:
-        measured = _kept(folder).get(machine, {}).get(kind, Measured(0, {})) if folder else Measured(0, {})
+        kept = _kept(folder) if folder is not None else {}
+        measured = kept.get(machine, {}).get(kind, Measured(0, {}))
         if measured.starts < _STARTS:
             most = _MOST_ITEMS["cuda" if settings.enable_cuda else "cpu"]
             measured = measured.with_start(measure_batches(session, inputs, padding, most, _MEASURING_SECONDS))
