@@ -1,6 +1,5 @@
 """What is downloaded from the hub, and what is said when it cannot be."""
 
-import os
 import ssl
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.hub.download import wanted_files
-from tests.support.hub import Hub, serve_hub
+from tests.support.hub import Hub, hub_environment, serve_hub
 from tests.support.server import ROOT
 
 DOWNLOAD = """
@@ -25,10 +24,8 @@ except ConfigurationError as error:
 
 
 def download(url: str, downloads: Path, name: str, *only: str, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    home = {"HF_HOME": str(downloads / "home"), "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", DOWNLOAD, name, str(downloads), *only]
-    environment = {**clean, **home, **env}
+    environment = hub_environment(url, downloads / "home", **env)
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -90,7 +87,7 @@ def test_a_local_folder_is_used_as_it_is(model: Path, tmp_path: Path) -> None:
 
 def fill_cache(hub: Hub, home: Path) -> None:
     code = "from huggingface_hub import snapshot_download; snapshot_download('someone/model')"
-    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    env = hub_environment(hub.url, home)
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import ssl
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,15 @@ class Hub:
         self.stop_after: int | None = None
         self.downloads: list[str] = []
         self.url = ""
+
+
+def hub_environment(url: str, home: Path, **env: str) -> dict[str, str]:
+    """Environment of a process that asks the hub at `url` and keeps its cache in `home`.
+
+    What else is set for hub clients is left out: a model that was loaded in this process has set HF_HUB_OFFLINE.
+    """
+    names = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return {**names, "HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **env}
 
 
 class _Server(ThreadingHTTPServer):
