@@ -1,10 +1,12 @@
 """Every environment variable: name, type, default, meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
@@ -103,13 +105,52 @@ class Settings(BaseSettings):
     )
 
 
+def not_installed(names: str, group: str, *known: str) -> str | None:
+    """What is wrong with a list of names by which OpenTelemetry looks for parts, in this group of entry points."""
+    there = {*known, *entry_points(group=group).names}
+    missing = [name for name in map(str.strip, names.split(",")) if name not in there and name.lower() not in known]
+    if not missing:
+        return None
+    return f"nothing installed is called {' or '.join(map(repr, missing))}; choose of {', '.join(sorted(there))}"
+
+
+def _installed(group: str, *known: str) -> AfterValidator:
+    def check(names: str) -> str:
+        if problem := not_installed(names, group, *known):
+            raise PydanticCustomError("not_installed", "{problem}", {"problem": problem})
+        return names
+
+    return AfterValidator(check)
+
+
+class TracingVariables(BaseSettings):
+    """Those of OpenTelemetry's variables that its libraries would answer with a traceback.
+
+    FastAPI reads the first two when it is imported, whether there are traces or not.
+    """
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    otel_propagators: Annotated[str, _installed("opentelemetry_propagator", "none")] | None = None
+    otel_python_context: Annotated[str, _installed("opentelemetry_context")] | None = None
+    otel_bsp_max_queue_size: PositiveInt = 2048
+    otel_bsp_schedule_delay: PositiveInt = 5000
+    otel_bsp_max_export_batch_size: PositiveInt = 512
+    otel_bsp_export_timeout: PositiveInt = 30_000
+
+
 def load_settings(options: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment; `options`, by the names of the fields, win.
 
     Raises ConfigurationError that names the variable and its value.
     """
     try:
+        TracingVariables()
         return Settings(**(options or {}))  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = (f"{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors(include_url=False))
-        raise ConfigurationError("; ".join(problems)) from error
+        raise ConfigurationError("; ".join(_problems(error))) from error
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for each in error.errors(include_url=False):
+        yield f"{str(each['loc'][0]).upper()}={each['input']!r}: {each['msg']}"

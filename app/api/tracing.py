@@ -12,6 +12,10 @@ from importlib.metadata import entry_points
 
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry.context import Context
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.propagate import get_global_textmap, set_global_textmap
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -19,6 +23,7 @@ from opentelemetry.trace import Span, get_current_span, set_span_in_context
 
 from app.api.entry import one_spelling
 from app.serving.timeline import Passage, Timeline
+from app.settings import TracingVariables, not_installed
 from app.version import VERSION
 
 _log = logging.getLogger(__name__)
@@ -30,6 +35,7 @@ _CLOSE_SECONDS = 1.0
 _QUOTING = ("opentelemetry.baggage", "opentelemetry.trace")
 _QUEUE_OF_SPANS = "opentelemetry.sdk._shared_internal"
 _SAY_EVERY = 60.0
+_DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
@@ -154,15 +160,43 @@ class _Exporter(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
+class _NoPropagator(CompositePropagator):
+    """For OTEL_PROPAGATORS=none: the library's own gives no context at all, and FastAPI fails on that."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def extract(
+        self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
+    ) -> Context:
+        return Context() if context is None else context
+
+
 def open_tracer(environment: Mapping[str, str]) -> Tracer:
-    """What the variables ask for. Raises LookupError where no package gives the exporter that they name."""
+    """What the variables ask for. Raises LookupError where no package that is installed gives what they name."""
     exporters = [_exporter(name) for name in _exporter_names(environment)]
+    detectors = environment.get(_DETECTORS, "").strip()
+    if detectors and (problem := not_installed(detectors, "opentelemetry_resource_detector", "*")):
+        raise LookupError(f"{_DETECTORS}={detectors!r}: {problem}")
     resource = Resource.create({SERVICE_VERSION: VERSION})
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "multi2vec-clip"}))
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    if not get_global_textmap().fields:
+        set_global_textmap(_NoPropagator())
+    # Metrics of the SDK itself: no variable is to turn them on, for nothing here would send them.
+    no_metrics = NoOpMeterProvider()
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False, meter_provider=no_metrics)
+    batches = TracingVariables()
     for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        processor = BatchSpanProcessor(
+            exporter,
+            batches.otel_bsp_max_queue_size,
+            batches.otel_bsp_schedule_delay,
+            batches.otel_bsp_max_export_batch_size,
+            batches.otel_bsp_export_timeout,
+            meter_provider=no_metrics,
+        )
+        provider.add_span_processor(processor)
     return Tracer(provider)
 
 

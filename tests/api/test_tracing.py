@@ -268,6 +268,7 @@ def test_without_its_packages_the_start_says_what_to_install(tiny_models: Path, 
         ("OTEL_TRACES_EXPORTER", "nobodys", "pip install opentelemetry-exporter-nobodys"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "pip install opentelemetry-exporter-otlp-proto-grpc"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000", "max_export_batch_size"),
+        ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "process,nobodys", "is called 'nobodys'; choose of *, "),
     ],
 )
 def test_a_variable_that_does_not_fit_costs_the_traces_alone(
@@ -279,6 +280,50 @@ def test_a_variable_that_does_not_fit_costs_the_traces_alone(
         assert ask(running.url, ["a 7"]).status_code == 200
     (record,) = [record for record in caplog.records if "no traces" in record.getMessage()]
     assert said in record.getMessage()
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("traces", ["otlp", "none"])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OTEL_PROPAGATORS", "tracecontext,nonsense", "is called 'nonsense'; choose of baggage, none, tracecontext"),
+        ("OTEL_PYTHON_CONTEXT", "nonsense", "choose of contextvars_context"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "greater than 0"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "soon", "a valid integer"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1.5", "a valid integer"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "-1", "greater than 0"),
+    ],
+)
+def test_what_a_library_would_answer_with_a_traceback_ends_the_start(
+    name: str, value: str, said: str, traces: str, tiny_models: Path
+) -> None:
+    process = start_server(tiny_models, PORT=str(free_port()), OTEL_TRACES_EXPORTER=traces, **{name: value})
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1 and log.count("\n") == 1
+    assert log.startswith(f"error: {name}={value!r}: ") and said in log
+
+
+def test_values_that_fit_are_taken_and_empty_ones_are_unset(tiny_models: Path) -> None:
+    with Collector() as collector:
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_PROPAGATORS": "baggage, None",
+            "OTEL_PYTHON_CONTEXT": "contextvars_context",
+            "OTEL_PYTHON_METER_PROVIDER": "nobodys",
+            "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
+            "OTEL_BSP_SCHEDULE_DELAY": "10",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "",
+        }
+        with served(tiny_models, **variables) as (url, process):
+            headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+            assert httpx.post(f"{url}/vectorize", json={"texts": ["one"]}, headers=headers).status_code == 200
+            wait_until(lambda: any(span.kind == span.SPAN_KIND_SERVER for span in collector.spans))
+            process.terminate()
+            _, log = process.communicate(timeout=60)
+        assert process.returncode == 0 and "Traceback" not in log and "WARNING" not in log
+        assert collector.resource["process.pid"]
+        assert not any(span.trace_id.hex() == TRACE for span in collector.spans)  # for nothing is propagated
 
 
 def test_the_sdk_is_not_imported_where_it_is_not_asked_for() -> None:
