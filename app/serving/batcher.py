@@ -16,7 +16,7 @@ import numpy as np
 
 from app.errors import EngineBroken, OutOfMemory, ServiceError, Unavailable, describe_unforeseen
 from app.processors.padding import collate
-from app.serving.lane import Item, Request
+from app.serving.item import Item, Request
 from app.serving.metrics import Metrics
 from app.serving.queue import Batch, Queue, Wanted
 from app.serving.timeline import Timeline

@@ -13,11 +13,11 @@ with the newest. Less is prepared ahead then, and batches are small beside the p
 import heapq
 import itertools
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass
 
-from app.serving.timeline import Timeline
-from app.towers import BatchLimits, Inputs, Vectors
+from app.serving.item import Item, Request, Stage
+from app.serving.prospect import Pace, Prospect
+from app.towers import BatchLimits
 
 # A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
 _MOST_PADDING = 0.25
@@ -28,68 +28,8 @@ _HURRIED_BATCH = 0.2
 _BATCHES_READY_IN_HURRY = 2
 # It is over once all that waits can be computed in this share of the time that there is.
 _CALM = 0.8
-# Of the patience seen here the way of request and answer takes a part, and estimates are off by some.
-_CERTAIN = 0.8
-# Beyond this multiple of the patience of others a client counts as a patient one.
-_PATIENT = 1.5
 # Prepared items wait for at most so many full batches: enough to choose texts of equal length from.
 _BATCHES_READY = 4
-
-
-class Stage(Enum):
-    """Where an item is."""
-
-    HELD = auto()
-    WAITING = auto()
-    PREPARING = auto()
-    READY = auto()
-    COMPUTING = auto()
-    OVER = auto()
-
-
-@dataclass(eq=False, slots=True, repr=False)
-class Request:
-    """What one caller waits for; `rows` are float32 of shape (items, width) by kind.
-
-    `items` are those that have no row yet, with their positions in the request; `held` are those of them that do
-    not wait for their turn yet. `timeline` takes their stamps, if somebody wants them.
-    """
-
-    rows: dict[str, Vectors]
-    arrived: float
-    items: "dict[Item, list[int]]" = field(default_factory=dict)
-    held: "dict[str, list[Item]]" = field(default_factory=dict)
-    over: bool = False
-    error: Exception | None = None
-    timeline: Timeline | None = None
-
-    @property
-    def unfinished(self) -> int:
-        """Rows that are missing."""
-        return sum(map(len, self.items.values()))
-
-
-@dataclass(eq=False, slots=True, repr=False)
-class Item:
-    """One input, computed once for all requests that want it, whichever of them leaves.
-
-    `content` is dropped once it is prepared. `part` is the piece of a failed batch that it is tried again with.
-    Seconds: when it was `added`, `taken` to be prepared, `prepared`, and `started` to be computed.
-    """
-
-    kind: str
-    key: bytes
-    content: bytes
-    added: float
-    stage: Stage = Stage.HELD
-    requests: dict[Request, None] = field(default_factory=dict)
-    tag: float = 0.0
-    taken: float = 0.0
-    prepared: float = 0.0
-    started: float = 0.0
-    inputs: Inputs = field(default_factory=dict)
-    tokens: int = 1
-    part: "list[Item] | None" = None
 
 
 @dataclass(eq=False, slots=True)
@@ -98,28 +38,6 @@ class _Backlog:
 
     tag: float
     items: deque[Item]
-
-
-@dataclass(frozen=True, slots=True)
-class Prospect:
-    """Who will still be there: `patience` is the age at which clients leave. In seconds: `before` an item that is
-    taken now is computed, for each `item`, and until all that waits is computed (`backlog`)."""
-
-    now: float
-    patience: float
-    before: float
-    item: float
-    backlog: float
-
-    @property
-    def deadline(self) -> float:
-        return _CERTAIN * self.patience
-
-    def in_time(self, request: Request) -> bool:
-        return self.now - request.arrived + self.before + len(request.items) * self.item < self.deadline
-
-    def patient(self, request: Request) -> bool:
-        return self.now - request.arrived > _PATIENT * self.patience
 
 
 class Lane:
@@ -132,10 +50,8 @@ class Lane:
         self.waiting = 0
         self.preparing = 0
         self.ready: dict[Item, None] = {}
-        self.preparing_seconds = 0.0
-        self.item_seconds = 0.0
+        self.pace = Pace(limits.items)
         self.hurried = False
-        self.batch_items = limits.items
         self.alone = False
         self._backlogs: dict[Request, _Backlog] = {}
         self._turns: list[tuple[float, int, Request]] = []
@@ -148,7 +64,7 @@ class Lane:
     def preparable(self) -> int:
         """How many items may be prepared now: no more than the device will soon take, whatever waits."""
         batches = _BATCHES_READY_IN_HURRY if self.hurried else _BATCHES_READY
-        most = batches * self.batch_items
+        most = batches * self.pace.batch_items
         if self.alone and not self.hurried:
             most = max(most, 2 * self.limits.alone)
         room = most - self.preparing - len(self.ready)
@@ -210,10 +126,10 @@ class Lane:
             prospect.backlog > prospect.deadline * (_CALM if self.hurried else 1)
             or not prospect.in_time(self._oldest())
         )
-        self.batch_items = self.limits.items
-        if prospect is not None and self.hurried and self.item_seconds:
-            items = int(_HURRIED_BATCH * prospect.patience / self.item_seconds)
-            self.batch_items = max(1, min(self.limits.items, items))
+        self.pace.batch_items = self.limits.items
+        if prospect is not None and self.hurried and self.pace.item_seconds:
+            items = int(_HURRIED_BATCH * prospect.patience / self.pace.item_seconds)
+            self.pace.batch_items = max(1, min(self.limits.items, items))
 
     def _oldest(self) -> Request:
         while not self._has_items(oldest := next(iter(self._backlogs))):
@@ -254,7 +170,7 @@ class Lane:
 
     def next_batch(self, prospect: Prospect | None) -> list[Item]:
         """The first ready item in turn and those that fit it; there must be one."""
-        most = self.batch_items
+        most = self.pace.batch_items
         # With all that is there the device would wait for the next while the answers of this one are sent.
         if self.alone and not self.hurried and len(self.ready) > self.limits.alone:
             most = max(most, self.limits.alone)

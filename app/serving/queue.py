@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.errors import EngineBroken, ServiceError
-from app.serving.lane import Item, Lane, Prospect, Request, Stage
+from app.serving.item import Item, Request, Stage
+from app.serving.lane import Lane
 from app.serving.patience import Patience
+from app.serving.prospect import Prospect, foresee
 from app.serving.timeline import Timeline
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Inputs, Vectors
@@ -242,7 +244,7 @@ class Queue:
     def _end_preparing(self, item: Item, now: float) -> Lane:
         lane = self._lanes[item.kind]
         lane.preparing -= 1
-        lane.preparing_seconds = _smoothed(lane.preparing_seconds, now - item.taken)
+        lane.pace.prepared(now - item.taken)
         del self._preparing[item]
         self._progress = now
         return lane
@@ -291,8 +293,7 @@ class Queue:
     def computed(self, batch: Batch, vectors: Vectors, now: float) -> int:
         """Give each request its rows of `vectors`, float32 (items, width); returns how many are not finite."""
         self._end_batch(batch, now)
-        lane = self._lanes[batch.kind]
-        lane.item_seconds = _smoothed(lane.item_seconds, (now - batch.started) / len(batch.items))
+        self._lanes[batch.kind].pace.computed(now - batch.started, len(batch.items))
         finite: list[bool] = np.all(np.isfinite(vectors), axis=1).tolist()
         for item, vector, good in zip(batch.items, vectors, finite, strict=True):
             if not good:
@@ -342,23 +343,10 @@ class Queue:
         if (patience := self._patience.seconds()) is None:
             return None
         running = Counter(item.kind for batch in self._running for item in batch.items)
-        ready = {each: len(lane.ready) + lane.preparing + running[each] for each, lane in self._lanes.items()}
-        waiting = {each: count + self._lanes[each].waiting for each, count in ready.items()}
-        before = self._lanes[kind].preparing_seconds + self._device_seconds(kind, ready)
-        # And what comes in between: items fill whole batches.
-        batches = sum(lane.batch_items * lane.item_seconds for each, lane in self._lanes.items() if waiting[each])
-        backlog = self._device_seconds(kind, waiting) + batches
-        return Prospect(now, patience, before, self._lanes[kind].item_seconds, backlog)
-
-    def _device_seconds(self, kind: str, counts: dict[str, int]) -> float:
-        """How long the device needs for so many items of this kind, between which it computes those of the others."""
-        mine = self._lanes[kind]
-        batches = -(-counts[kind] // mine.batch_items)
-        seconds = counts[kind] * mine.item_seconds
-        for other, lane in self._lanes.items():
-            if lane is not mine:
-                seconds += min(counts[other], batches * lane.batch_items) * lane.item_seconds
-        return seconds
+        begun = {each: len(lane.ready) + lane.preparing + running[each] for each, lane in self._lanes.items()}
+        waiting = {each: lane.waiting for each, lane in self._lanes.items()}
+        paces = {each: lane.pace for each, lane in self._lanes.items()}
+        return foresee(kind, paces, begun, waiting, now, patience)
 
     # watching ---------------------------------------------------------------------------------
 
@@ -388,7 +376,3 @@ def _note(timeline: Timeline, item: Item, ended: float = 0.0, batch: int = 0) ->
 def _tokens(inputs: Inputs) -> int:
     ids = inputs.get("input_ids")
     return 1 if ids is None else len(ids)
-
-
-def _smoothed(average: float, value: float) -> float:
-    return value if average == 0.0 else average + 0.2 * (value - average)

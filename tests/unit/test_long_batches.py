@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from app.serving.lane import Request
+from app.serving.item import Request
 from app.serving.queue import Queue, Wanted
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits
