@@ -106,7 +106,7 @@ class Tower:
 class LoadedModel:
     """A model that has run: both towers give vectors of the same `width`.
 
-    `meta` is what GET /meta reports; `engine` says in words what computes the model, in which `precision`.
+    `meta` is what GET /meta reports; `engine` says in words what computes the model, in `precision`.
     `family` names its family, and `folder` is where lies what was loaded.
     """
 

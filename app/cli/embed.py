@@ -21,12 +21,13 @@ from app.towers import Vectors
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors of texts and pictures, float32 (items, width), and how long they took."""
+    """Vectors of texts and pictures, float32 (items, width), how long they took, and what computed them."""
 
     texts: Vectors
     images: Vectors
     seconds: float
     engine: str
+    precision: str
 
 
 @asynccontextmanager
@@ -48,7 +49,8 @@ async def embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes
         encoded = [base64.b64encode(image) for image in images]
         started = time.perf_counter()
         rows = await running.batcher.vectorize([text.encode() for text in texts], encoded)
-        return Embedded(*rows, time.perf_counter() - started, running.model.engine)
+        seconds = time.perf_counter() - started
+        return Embedded(*rows, seconds, running.model.engine, running.model.precision)
 
 
 async def print_embedded(settings: Settings, texts: Sequence[str], images: Sequence[Path], as_json: bool) -> None:
@@ -66,7 +68,8 @@ async def print_embedded(settings: Settings, texts: Sequence[str], images: Seque
     if as_json or not texts or not images:
         print(b"".join(dump_response(embedded.texts, embedded.images)).decode())
         return
-    table = Table(title=f"cosine similarity ({embedded.engine}, {embedded.seconds * 1000:.0f} ms)")
+    by = f"{embedded.engine}, in {embedded.precision}"
+    table = Table(title=f"cosine similarity ({by}, {embedded.seconds * 1000:.0f} ms)")
     table.add_column("picture")
     for text in texts:
         table.add_column(text, justify="right")

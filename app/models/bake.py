@@ -100,4 +100,5 @@ def _verify(models_dir: Path, compile_towers: bool, busy: Callable[[str], Abstra
     with busy("compiling and trying the model" if compile_towers else "trying the model"):
         model = load_model(settings, served_elsewhere=True)
     compiled = any(models_dir.glob("compiled/*/manifest.json"))
-    print(f"{model.engine}, vectors of width {model.width}{', compiled' if compiled else ''}")
+    form = ", compiled" if compiled else ""
+    print(f"{model.engine}, in {model.precision}, vectors of width {model.width}{form}")

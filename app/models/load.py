@@ -127,13 +127,12 @@ def _open(folder: Path, engine: FileEngine, settings: Settings, family: Family |
             towers[name], widths[name] = open_tower(name, source.processor, session, source.padding, settings)
             names.append(f"the {name} tower by {other.title}")
     width = common_width(widths["text"], widths["image"])
-    title = f"{', '.join(names)}, in {precision}"
     return LoadedModel(
         text=towers["text"],
         image=towers["image"],
         width=width,
         meta=manifest["meta"],
-        engine=title,
+        engine=", ".join(names),
         precision=precision,
         family=manifest["family"],
         folder=str(folder),
@@ -162,13 +161,12 @@ def _load_on_modules(settings: Settings, family: Family, engine: ModuleEngine) -
         session = engine.open_module(tower.module, precision, settings)
         towers[name], widths[name] = open_tower(name, tower.processor, session, tower.padding, settings)
     width = common_width(widths["text"], widths["image"])
-    title = f"{engine.title} on {engine.device(settings)}, in {precision}"
     return LoadedModel(
         text=towers["text"],
         image=towers["image"],
         width=width,
         meta=model.meta,
-        engine=title,
+        engine=f"{engine.title} on {engine.device(settings)}",
         precision=precision,
         family=family.name,
         folder=str(settings.models_dir),

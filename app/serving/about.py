@@ -13,7 +13,7 @@ def about(model: LoadedModel) -> dict[str, str]:
     return {
         "model": model_name(model.meta),
         "family": model.family,
-        "engine": model.engine.removesuffix(f", in {model.precision}"),
+        "engine": model.engine,
         "precision": model.precision,
         "version": VERSION,
     }

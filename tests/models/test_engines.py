@@ -141,7 +141,7 @@ def test_a_toy_engine_compiles_and_serves(settings: Settings, tiny_models: Path,
     model = load_model(settings)
     with RunningApp(create_app(settings, lambda _: model)) as running:
         assert_like_reference(running.url, tiny_models)
-    assert model.engine == "the toy on a table, in float32"
+    assert model.engine == "the toy on a table"
 
 
 def test_a_tower_that_one_engine_refuses_is_computed_by_the_next(
@@ -161,7 +161,7 @@ def test_a_tower_that_one_engine_refuses_is_computed_by_the_next(
     model = load_model(settings.model_copy(update={"engine": "auto"}))
     with RunningApp(create_app(settings, lambda _: model)) as running:
         assert_like_reference(running.url, tiny_models)
-    assert model.engine == "the picky toy on a table, the text tower by torch, in float32"
+    assert model.engine == "the picky toy on a table, the text tower by torch"
     assert any("text tower: it is too good" in record.message for record in caplog.records)
 
 
@@ -217,10 +217,10 @@ def test_a_failure_is_tried_again_and_the_next_engine_serves_meanwhile(
         shutil.copytree(tiny_models / name, models / name)
     auto = Settings(models_dir=models, cache_dir=tmp_path, engine="auto")
     monkeypatch.setenv("TOY", "killed")
-    assert load_model(auto).engine == "torch on cpu, in float32"
+    assert load_model(auto).engine == "torch on cpu"
     assert any("lack of memory" in record.message for record in caplog.records)
     monkeypatch.setenv("TOY", "fine")
-    assert load_model(auto).engine == "the failing toy on a table, in float32"
+    assert load_model(auto).engine == "the failing toy on a table"
 
 
 def test_a_stop_ends_what_compiles_and_leaves_nothing(
