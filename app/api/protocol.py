@@ -18,29 +18,18 @@ from uvicorn._types import ASGI3Application, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.api.head_limits import HeadLimits, Refused, refusal
 from app.logs import Throttle
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 _log.addFilter(Throttle())
 
-_MOST_URL_BYTES = 8 * 1024
-_MOST_HEAD_BYTES = 64 * 1024
-# Of each header line, beside its bytes, as HTTP/2 counts them.
-_LINE_BYTES = 32
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # After the end of what a client sends, it is asked at these times, in seconds, whether it still listens.
 _PROBES = (0.05, 1.0)
 # Seconds in which the rest of a refused request is read and thrown away: a reset would cost its sender the answer.
 _LINGER = 5.0
-
-
-class _Refused(Exception):
-    """Ends the parser; the protocol answers with `status` and `message`."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -65,8 +54,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._holds_back = False
         self._held_back: list[bytes] = []
         self._in_head = False
-        self._head_bytes = 0
-        self._unparsed_bytes = 0
+        self._head_limits = HeadLimits()
         self._last = False
         self._deaf = False
         self._lingers = False
@@ -153,17 +141,19 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         parts: list[bytes | memoryview] = [data]
-        while parts and not self._deaf:
-            part = parts.pop()
-            self._unparsed_bytes += len(part)
-            try:
-                self.parser.feed_data(part)
-            except httptools.HttpParserUpgrade as offer:
-                parts = [memoryview(part)[offer.args[0] :], self._head_without_offer()]
-            except httptools.HttpParserError as error:
-                self._refuse(*_status_of(error))
-        if self._unparsed_bytes > _MOST_HEAD_BYTES:
-            self._refuse(431, _too_large("a header", _MOST_HEAD_BYTES))
+        try:
+            while parts and not self._deaf:
+                part = parts.pop()
+                self._head_limits.arrived(len(part))
+                try:
+                    self.parser.feed_data(part)
+                except httptools.HttpParserUpgrade as offer:
+                    parts = [memoryview(part)[offer.args[0] :], self._head_without_offer()]
+            self._head_limits.check_untold()
+        except httptools.HttpParserError as error:
+            self._refuse(refusal(error))
+        except Refused as refused:
+            self._refuse(refused)
 
     def _head_without_offer(self) -> bytes:
         """The head to parse again, without the other protocol that it offers, such as HTTP/2: the body follows."""
@@ -183,39 +173,36 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.idle_since = None
         self._in_head = True
-        self._head_bytes = self._unparsed_bytes = 0
-        self._start("head", self._header_timeout, self._refuse, 408, "the head of the request did not arrive in time")
+        self._head_limits.begin()
+        late = Refused(408, "the head of the request did not arrive in time")
+        self._start("head", self._header_timeout, self._refuse, late)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        if len(self.url) > _MOST_URL_BYTES:
-            raise _Refused(414, _too_large("the address of the request", _MOST_URL_BYTES))
+        self._head_limits.url(self.url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._unparsed_bytes = 0
-        self._head_bytes += len(name) + len(value) + _LINE_BYTES
-        if self._head_bytes > _MOST_HEAD_BYTES:
-            raise _Refused(431, _too_large("the head of the request", _MOST_HEAD_BYTES))
+        self._head_limits.header(name, value)
         if self._in_head:  # what comes after the body says nothing that is read here
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._unparsed_bytes = 0
+        self._head_limits.told()
         self._stop("head")
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             return
         self.scope["method"] = self.parser.get_method().decode("ascii")
         if self.scope["method"] == "CONNECT":
-            raise _Refused(405, "CONNECT is not allowed: this is no proxy")
+            raise Refused(405, "CONNECT is not allowed: this is no proxy")
 
     def on_body(self, body: bytes) -> None:
-        self._unparsed_bytes = 0
+        self._head_limits.told()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._unparsed_bytes = 0
+        self._head_limits.told()
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -255,12 +242,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_idle():
             self.idle_since = time.monotonic()
 
-    def _refuse(self, status: int, message: str) -> None:
+    def _refuse(self, refused: Refused) -> None:
         """Nothing more of this connection is read; requests that came whole before are answered."""
         if self._deaf or self.transport.is_closing():
             return
         self._deaf = self._last = True
-        _log.info("a connection is refused: %d, %s", status, message)
+        _log.info("a connection is refused: %d, %s", refused.status, refused)
         if not self._is_idle():
             if not self.cycle.more_body:
                 self.cycle.keep_alive = False
@@ -270,7 +257,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        content = orjson.dumps({"error": message})
+        content = orjson.dumps({"error": str(refused)})
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"application/json"),
@@ -278,7 +265,7 @@ class HttpProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", content]))
+        self.transport.write(b"".join([STATUS_LINE[refused.status], *lines, b"\r\n", content]))
         self.close()
 
     # Timers -----------------------------------------------------------------------------------
@@ -305,16 +292,3 @@ def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
         type[asyncio.Protocol],
         functools.partial(HttpProtocol, header_timeout=settings.header_timeout, write_timeout=settings.write_timeout),
     )
-
-
-def _status_of(error: httptools.HttpParserError) -> tuple[int, str]:
-    refused = error.__context__
-    if isinstance(refused, _Refused):
-        return refused.status, str(refused)
-    if isinstance(error, httptools.HttpParserCallbackError):
-        return 400, "the address of the request cannot be read"
-    return 400, f"the request is not valid HTTP: {error}"
-
-
-def _too_large(what: str, most: int) -> str:
-    return f"{what} has more than {most} bytes; send less"

@@ -1,0 +1,70 @@
+"""How large the head of a request may be, and what is said of a request that the parser does not take."""
+
+import httptools
+
+_MOST_URL_BYTES = 8 * 1024
+_MOST_HEAD_BYTES = 64 * 1024
+# Of each header line, beside its bytes, as HTTP/2 counts them.
+_LINE_BYTES = 32
+
+
+class Refused(Exception):
+    """A request that is answered with `status` and this message, and with it the connection ends."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class HeadLimits:
+    """Counts the bytes of each head as it arrives, and raises Refused when they are too many.
+
+    The parser tells of a header only when it has come whole, so what has arrived since it last told of anything
+    counts as well.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._untold_bytes = 0
+
+    def begin(self) -> None:
+        """A request begins."""
+        self._bytes = self._untold_bytes = 0
+
+    def arrived(self, count: int) -> None:
+        """So many bytes go to the parser."""
+        self._untold_bytes += count
+
+    def told(self) -> None:
+        """The parser has told of a part of the request."""
+        self._untold_bytes = 0
+
+    def url(self, url: bytes) -> None:
+        """As much of the address as has come."""
+        if len(url) > _MOST_URL_BYTES:
+            raise Refused(414, _too_large("the address of the request", _MOST_URL_BYTES))
+
+    def header(self, name: bytes, value: bytes) -> None:
+        """A whole header, also one after the body."""
+        self.told()
+        self._bytes += len(name) + len(value) + _LINE_BYTES
+        if self._bytes > _MOST_HEAD_BYTES:
+            raise Refused(431, _too_large("the head of the request", _MOST_HEAD_BYTES))
+
+    def check_untold(self) -> None:
+        """The parser has taken what has arrived."""
+        if self._untold_bytes > _MOST_HEAD_BYTES:
+            raise Refused(431, _too_large("a header", _MOST_HEAD_BYTES))
+
+
+def refusal(error: httptools.HttpParserError) -> Refused:
+    """What is answered to a request that ended the parser."""
+    if isinstance(error.__context__, Refused):
+        return error.__context__
+    if isinstance(error, httptools.HttpParserCallbackError):
+        return Refused(400, "the address of the request cannot be read")
+    return Refused(400, f"the request is not valid HTTP: {error}")
+
+
+def _too_large(what: str, most: int) -> str:
+    return f"{what} has more than {most} bytes; send less"
