@@ -51,7 +51,7 @@ class Arguments:
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
     """The arguments after `python -m app`; prints help or usage and exits as argparse does.
 
-    `bake` is parsed by download.py, whose options it takes.
+    `bake` has a parser of its own, for download.py takes the same options.
     """
     parser = argparse.ArgumentParser(
         prog="python -m app",

@@ -1,4 +1,4 @@
-"""What the families share in torch: torch_model whose inputs are prepared by us where that gives the same."""
+"""What the families share in torch: towers whose inputs are prepared by us where that gives the same."""
 
 import logging
 import os

@@ -12,7 +12,6 @@ from app.families.folders import check_model, trust_remote_code
 from app.families.registry import find_family
 from app.models.batches import open_tower
 from app.models.compile import compiled_form
-from app.models.embed import common_width
 from app.models.engine import check_precision, chosen_engine, chosen_precision, next_engine
 from app.models.store import FORMAT, compiled_only, in_use, read_manifest
 from app.processors.registry import from_description
@@ -126,7 +125,7 @@ def _open(folder: Path, engine: FileEngine, settings: Settings, family: Family |
             session = other.open_module(source.module, precision, settings)
             towers[name], widths[name] = open_tower(name, source.processor, session, source.padding, settings)
             names.append(f"the {name} tower by {other.title}")
-    width = common_width(widths["text"], widths["image"])
+    width = _common_width(widths["text"], widths["image"])
     return LoadedModel(
         text=towers["text"],
         image=towers["image"],
@@ -160,7 +159,7 @@ def _load_on_modules(settings: Settings, family: Family, engine: ModuleEngine) -
     for name, tower in (("text", model.text), ("image", model.image)):
         session = engine.open_module(tower.module, precision, settings)
         towers[name], widths[name] = open_tower(name, tower.processor, session, tower.padding, settings)
-    width = common_width(widths["text"], widths["image"])
+    width = _common_width(widths["text"], widths["image"])
     return LoadedModel(
         text=towers["text"],
         image=towers["image"],
@@ -171,3 +170,13 @@ def _load_on_modules(settings: Settings, family: Family, engine: ModuleEngine) -
         family=family.name,
         folder=str(settings.models_dir),
     )
+
+
+def _common_width(text: int, image: int) -> int:
+    """The width of both towers; raises ConfigurationError if they differ."""
+    if text != image:
+        raise ConfigurationError(
+            f"the text model gives vectors of width {text}, the image model of width {image}; "
+            "choose a text model that was made for this image model"
+        )
+    return image

@@ -25,10 +25,9 @@ _MOST_ITEMS = 10_000
 # float32 rows, their JSON, and the same once more while its parts are joined.
 _ANSWER_BYTES = 30
 # What a picture takes at most while it is prepared: by its pixels, and in a decoder process besides.
-_PIXEL_BYTES = 24
+_PIXEL_BYTES, _DECODER_BYTES = 24, 40 * MIB
 # Of what pictures may take, at most, and for each thread that prepares: kept for the next ones (see picture.py).
 _KEPT, _KEPT_A_THREAD, _MOST_KEPT = 0.25, 64 * MIB, 256 * MIB
-_DECODER_BYTES = 40 * MIB
 _SMALL_BODY, _SMALL_ITEMS, _SMALL_PICTURE = 64 * 1024, 16, 16 * MIB
 # A thread that prepares ends long before: only a decoder that hangs holds its memory for so long.
 _PICTURE_SECONDS = 60.0
@@ -78,7 +77,7 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
 
 
 class Budget:
-    """The memory that all requests share. Used on the event loop and by the threads that prepare and compute.
+    """The memory that all requests share. Used on the event loop and by the threads that prepare.
 
     What finds no room within `patience` seconds is refused; `refused` is called with the cause then: "bodies",
     "items", "answers", "pictures", or "too_large" for what can never fit.

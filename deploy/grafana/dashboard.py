@@ -20,7 +20,6 @@ class Panel:
     unit: str
     queries: tuple[tuple[str, str], ...]
     kind: str = "timeseries"
-    stacked: bool = False
 
 
 def rate(metric: str, by: str = "", matching: str = "") -> str:

@@ -14,7 +14,6 @@ import pytest
 
 from app.errors import Stopped
 from app.models import store
-from app.models.embed import embed
 from app.models.load import load_model
 from app.models.store import (
     Form,
@@ -30,6 +29,7 @@ from app.models.store import (
 from app.settings import Settings
 from tests.support.compiled import compiled
 from tests.support.tiny import clip_pair
+from tests.support.vectors import embed
 
 ONE = Form("one", "openvino", "float32", "2")
 BEFORE = Form("one", "openvino", "float32", "1")

@@ -11,13 +11,12 @@ from PIL import Image, ImageOps
 from sentence_transformers import SentenceTransformer
 from sklearn.datasets import load_sample_images
 
-from app.models.embed import embed
 from app.models.load import load_model
 from app.processors.picture import PictureProcessor
 from app.settings import Settings
 from app.towers import Tower
 from tests.support.samples import MAX_PIXELS, STORED, as_base64, encoded, photo
-from tests.support.vectors import assert_same
+from tests.support.vectors import assert_same, embed
 
 DEMO = Path("demo/models")
 CAMERA = [(4000, 3000), (3000, 4000)]

@@ -11,13 +11,12 @@ from app.errors import ConfigurationError
 from app.families.registry import find_family
 from app.models.compile import form_of
 from app.models.convert import write_form
-from app.models.embed import embed
 from app.models.load import load_model
 from app.models.store import is_whole
 from app.processors.padding import collate
 from app.settings import Settings
 from app.towers import LoadedModel, TorchTower, Vectors
-from tests.support.vectors import TEXTS, pictures
+from tests.support.vectors import TEXTS, embed, pictures
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 # To the vectors of float32.

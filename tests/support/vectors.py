@@ -3,10 +3,14 @@
 import base64
 import io
 import random
+from typing import Any
 
 import httpx
 import numpy as np
 from PIL import Image
+
+from app.processors.padding import collate
+from app.towers import Tower, Vectors
 
 SIZES = [(32, 32), (64, 48), (31, 200), (500, 333), (7, 9), (1, 1), (1200, 900)]
 TEXTS = ["a", "", "a photo of a cat", "word " * 60, "word " * 500, "日本語のテキスト", "🙂" * 40]
@@ -22,6 +26,11 @@ def png(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def embed(tower: Tower, items: list[Any]) -> Vectors:
+    """Vectors of shape (items, width), float32, computed as one batch on this thread."""
+    return tower.session.start(collate([tower.processor(item) for item in items], tower.padding))()
 
 
 def assert_same(got: list[list[float]], want: np.ndarray) -> None:
