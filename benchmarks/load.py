@@ -60,11 +60,11 @@ def picture_bodies(width: int, height: int, count: int, seed: int = 1) -> Iterat
 
 
 def text_bodies(seed: int = 2) -> Iterator[bytes]:
-    """Bodies with one text of 7 to 15 words each."""
+    """Bodies with one text each: 7 to 15 words and four digits, so that later ones are no longer than the first."""
     rng = random.Random(seed)
     for number in itertools.count():
         words = " ".join(rng.choices(WORDS, k=rng.randint(4, 12)))
-        yield json.dumps({"texts": [f"a photo of {words} {number}"]}).encode()
+        yield json.dumps({"texts": [f"a photo of {words} {number % 10_000:04}"]}).encode()
 
 
 async def ask(
