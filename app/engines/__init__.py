@@ -59,8 +59,8 @@ class FileEngine(Engine, Protocol):
     ) -> None:
         """Write a float32 module to files that begin with `path`, for batches of any size, as stored in `precision`.
 
-        `sample` is a batch of two items. With `any_length` its arrays are (items, tokens), and any number of
-        tokens must be taken. Raises NotCompiled if the engine does not take this module; anything else that is
+        `sample` is a batch of two items. With `any_length` the second axis of its arrays, tokens or tiles, must
+        be taken in any length. Raises NotCompiled if the engine does not take this module; anything else that is
         raised says nothing of the module.
         """
         ...

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 def exported_program(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any:
     """The torch.export.ExportedProgram of a module, which takes the arrays of `sample` by position.
 
-    `sample` is a batch of two items; any number of items is taken, and with `any_length` any number of tokens.
+    `sample` is a batch of two items; any number of items is taken, and with `any_length` any number of tokens
+    or tiles.
     """
     import torch
 

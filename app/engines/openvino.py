@@ -142,7 +142,8 @@ def _convert(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any
     model = ov.convert_model(exported_program(module, sample, any_length))
     for port, name in zip(model.inputs, sample, strict=True):
         port.get_tensor().set_names({name})
-    shapes = {name: [-1, -1] if any_length else [-1, *array.shape[1:]] for name, array in sample.items()}
+    free = 2 if any_length else 1
+    shapes = {name: [-1] * free + [*array.shape[free:]] for name, array in sample.items()}
     model.reshape({name: ov.PartialShape(shape) for name, shape in shapes.items()})
     return model
 

@@ -1,20 +1,21 @@
 """The ModernVBERT family of colpali-engine: MODELS_DIR/colpali_engine_model and colpali_engine_processor.
 
-Vectors are those of BiModernVBert: the mean over the tokens, scaled to length 1.
+Vectors are those of BiModernVBert: the mean over the tokens, scaled to length 1. A picture is a prompt with tokens
+that stand for its tiles, more of them the nearer it is to a square.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from app.families.family import Family, ModelFolder, Variable, require_libraries
 from app.families.folders import cannot_load, hub_snapshot, read_config, without_damaged_files
 from app.processors.text import TextProcessor
-from app.towers import Padding, Processor, TorchModel, TorchTower
+from app.processors.tiles import TileProcessor
+from app.towers import Inputs, Padding, Processor, TorchModel
 
-_SAMPLE_IMAGE_SIZE = (64, 48)
+if TYPE_CHECKING:
+    import torch
 
 
 class ModernVBERT:
@@ -49,7 +50,7 @@ class ModernVBERT:
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
-        from app.families.torch_towers import text_tower
+        from app.families.torch_towers import Embeds, Normalized, image_tower, text_tower
 
         model = _model(_model_folder(models_dir))
         processor = _processor(_processor_folder(models_dir))
@@ -57,13 +58,16 @@ class ModernVBERT:
         padding = Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, length)
         return TorchModel(
             text=text_tower(
-                model, TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))), text, padding
+                Normalized(Embeds(model, _embed_text)),
+                TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))),
+                text,
+                padding,
             ),
-            image=TorchTower(
-                model,
+            image=image_tower(
+                Normalized(Embeds(model, _embed_image)),
+                TileProcessor.from_processor(processor.image_processor.to_dict(), _prompt_of(processor)),
                 _image_reference(processor),
-                Image.new("RGB", _SAMPLE_IMAGE_SIZE, "white"),
-                Padding(padding.values),
+                padding,
             ),
             meta=_meta(models_dir),
         )
@@ -133,10 +137,71 @@ def _processor(folder: Path) -> Any:
         raise cannot_load(folder, error) from error
 
 
+def _embed_text(model: Any, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":
+    return _mean_over_tokens(model.model, model.model.get_input_embeddings()(input_ids), attention_mask)
+
+
+def _embed_image(
+    model: Any, pixel_values: "torch.Tensor", input_ids: "torch.Tensor", attention_mask: "torch.Tensor"
+) -> "torch.Tensor":
+    """As ModernVBertModel, but no shape depends on a value: other engines know none that does.
+
+    The library leaves out tiles that pad an item. Here they are computed, and no token takes what comes of them.
+    """
+    import torch
+
+    inner = model.model
+    items, tiles = pixel_values.shape[:2]
+    hidden = inner.vision_model(pixel_values=pixel_values.flatten(0, 1)).last_hidden_state
+    features = inner.connector(hidden).unflatten(0, (items, tiles)).flatten(1, 2)
+    stands_for_image = input_ids == inner.image_token_id
+    # Not of booleans: those OpenVINO sums up in a byte.
+    places = (stands_for_image.long().cumsum(1) - 1).clamp(min=0).unsqueeze(-1).expand(-1, -1, features.shape[-1])
+    embeddings = inner.get_input_embeddings()(input_ids)
+    embeddings = torch.where(stands_for_image.unsqueeze(-1), features.gather(1, places), embeddings)
+    return _mean_over_tokens(inner, embeddings, attention_mask)
+
+
+def _mean_over_tokens(inner: Any, embeddings: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":
+    """What the text model makes of token embeddings, as BiModernVBert pools it, before it is scaled."""
+    import torch
+
+    tokens = torch.arange(embeddings.shape[1], device=embeddings.device)
+    distance = (tokens - tokens.unsqueeze(1)).abs()
+    there = attention_mask.bool()[:, None, None]
+    # Padding sees itself: of a token that sees nothing OpenVINO makes NaN, and that of all others in later layers.
+    near = there & (distance <= inner.config.text_config.sliding_window) | (distance == 0)
+    masks = {"full_attention": there, "sliding_attention": near}
+    hidden = inner.text_model(inputs_embeds=embeddings, attention_mask=masks).last_hidden_state
+    # The sum of a long text would go beyond float16.
+    weights = attention_mask / attention_mask.sum(1, keepdim=True)
+    mean: torch.Tensor = (hidden * weights.unsqueeze(-1)).sum(1)
+    return mean
+
+
+def _prompt_of(processor: Any) -> Callable[[int, int], list[int]]:
+    """The tokens that stand for so many rows and columns of tiles, in the prompt of the library."""
+
+    def prompt(rows: int, columns: int) -> list[int]:
+        cut = rows * columns > 1
+        grid = {"rows": [[rows if cut else 0]], "cols": [[columns if cut else 0]]}
+        places = processor.replace_image_token(grid, 0)
+        text = processor.visual_prompt_prefix.replace(processor.image_token, places)
+        tokens: list[int] = processor.tokenizer(text)["input_ids"]
+        return tokens
+
+    return prompt
+
+
 def _image_reference(processor: Any) -> Processor:
+    """As process_images(), without its mask of pixels: tiles have no padding."""
     from app.families.torch_towers import first_item
 
-    return lambda image: first_item(processor.process_images([image]))
+    def prepare(image: Any) -> Inputs:
+        inputs = first_item(processor.process_images([image]))
+        return {name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+
+    return prepare
 
 
 def _text_reference(processor: Any, models_dir: Path) -> Processor:
@@ -144,4 +209,4 @@ def _text_reference(processor: Any, models_dir: Path) -> Processor:
     from app.families.torch_towers import locked
 
     options = {"truncation": True, "max_length": _length(models_dir), "return_tensors": "pt"}
-    return locked(lambda text: processor.tokenizer([text], **options))
+    return locked(lambda text: processor.tokenizer([text], return_token_type_ids=False, **options))

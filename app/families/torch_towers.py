@@ -13,6 +13,7 @@ from PIL import Image
 from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
 from app.processors.text import TextProcessor
+from app.processors.tiles import TileProcessor
 from app.towers import Inputs, Padding, Processor, TorchTower
 
 _log = logging.getLogger(__name__)
@@ -61,12 +62,12 @@ class Normalized(torch.nn.Module):
 
 
 class FromPixels(torch.nn.Module):
-    """Embeds uint8 crops (items, height, width, 3) with a module that takes float pixel values.
+    """Embeds uint8 crops or tiles (items, ..., height, width, 3) with a module that takes float pixel values.
 
     They are normalised in float32 whatever the module's precision is, and cast to that.
     """
 
-    def __init__(self, module: torch.nn.Module, preparation: ImageProcessor) -> None:
+    def __init__(self, module: torch.nn.Module, preparation: ImageProcessor | TileProcessor) -> None:
         super().__init__()
         self.module = module
         self.scale = preparation.scale
@@ -74,25 +75,29 @@ class FromPixels(torch.nn.Module):
         self.mean = torch.tensor(preparation.mean).reshape(3, 1, 1)
         self.std = torch.tensor(preparation.std).reshape(3, 1, 1)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
         mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
-        pixel_values = (pixels.permute(0, 3, 1, 2) * self.scale - mean) / std
+        pixel_values = (pixels.movedim(-1, -3) * self.scale - mean) / std
         parameter = next(self.module.parameters(), mean)
-        embeddings: torch.Tensor = self.module(pixel_values=pixel_values.to(parameter.dtype))
+        embeddings: torch.Tensor = self.module(pixel_values=pixel_values.to(parameter.dtype), **others)
         return embeddings
 
 
 def image_tower(
-    module: torch.nn.Module, preparation: ImageProcessor | PatchProcessor | None, reference: Processor
+    module: torch.nn.Module,
+    preparation: ImageProcessor | PatchProcessor | TileProcessor | None,
+    reference: Processor,
+    padding: Padding | None = None,
 ) -> TorchTower:
     """An image tower with our `preparation`, if it gives the pixel values of the `reference`, else with that."""
-    sample = Image.new("RGB", (32, 32))
-    if isinstance(preparation, ImageProcessor) and _same_pictures(_as_floats(preparation), reference):
-        return TorchTower(FromPixels(module, preparation), preparation, sample)
-    if isinstance(preparation, PatchProcessor) and _same_pictures(preparation, reference):
-        return TorchTower(module, preparation, sample)
+    sample, padding = Image.new("RGB", (32, 32)), padding or Padding()
+    if isinstance(preparation, PatchProcessor):
+        if _same_pictures(preparation, reference):
+            return TorchTower(module, preparation, sample, padding)
+    elif preparation is not None and _same_pictures(_as_floats(preparation), reference):
+        return TorchTower(FromPixels(module, preparation), preparation, sample, padding)
     _log.info("pictures are prepared by the reference library, for it does more than resize and crop")
-    return TorchTower(module, reference, sample)
+    return TorchTower(module, reference, sample, padding)
 
 
 def text_tower(
@@ -126,13 +131,14 @@ def first_item(features: Mapping[str, Any]) -> Inputs:
     return {name: value[0].numpy() for name, value in features.items() if torch.is_tensor(value)}
 
 
-def _as_floats(preparation: ImageProcessor) -> Processor:
-    """What FromPixels makes of the crops, without a batch."""
+def _as_floats(preparation: ImageProcessor | TileProcessor) -> Processor:
+    """What FromPixels makes of the crops or tiles, without a batch."""
 
     def prepare(image: Any) -> Inputs:
-        pixels = preparation(image)["pixels"].astype(np.float32)
+        inputs = preparation(image)
+        pixels = inputs.pop("pixels").astype(np.float32)
         values = (pixels * np.float32(preparation.scale) - preparation.mean) / preparation.std
-        return {"pixel_values": values.transpose(2, 0, 1)}
+        return {"pixel_values": np.moveaxis(values, -1, -3), **inputs}
 
     return prepare
 

@@ -6,11 +6,13 @@ from typing import Any
 from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
 from app.processors.text import TextProcessor
+from app.processors.tiles import TileProcessor
 from app.towers import Processor
 
-KINDS: dict[str, type[ImageProcessor | PatchProcessor | TextProcessor]] = {
+KINDS: dict[str, type[ImageProcessor | PatchProcessor | TextProcessor | TileProcessor]] = {
     "crop": ImageProcessor,
     "patches": PatchProcessor,
+    "tiles": TileProcessor,
     "tokens": TextProcessor,
 }
 

@@ -77,7 +77,7 @@ def test_a_vector_does_not_depend_on_its_neighbours(compiled_server: str) -> Non
 def test_every_precision_on_every_engine(
     case: Case, baked: Path, reference: tuple[np.ndarray, np.ndarray], engine: str, precision: str
 ) -> None:
-    assert_precision(baked, engine, precision, *reference, case.compiles)
+    assert_precision(baked, engine, precision, *reference)
 
 
 def test_a_model_that_is_no_clip(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ class Case:
     names: dict[str, str]
     lay_out_as_before: Callable[[dict[str, Path], Path], None]
     reference: Callable[[dict[str, Path]], tuple[EmbedTexts, EmbedImages]]
-    compiles: bool = True
 
 
 def bake(case: Case, hub: dict[str, Path], models: Path) -> None:

@@ -37,10 +37,11 @@ def load_in(models: Path, engine_name: str, precision: str) -> LoadedModel:
     return load_model(settings)
 
 
-def assert_precision(
-    models: Path, engine_name: str, precision: str, texts: Vectors, images: Vectors, compiles: bool = True
-) -> None:
-    """The vectors of TEXTS and pictures() are near those given, of float32, or the documented refusal comes."""
+def assert_precision(models: Path, engine_name: str, precision: str, texts: Vectors, images: Vectors) -> None:
+    """The vectors of TEXTS and pictures() are near those given, of float32, alone and in one batch.
+
+    Or the documented refusal comes.
+    """
     engine = engine_named(engine_name)
     able = engine.precisions(Settings())
     if precision not in able:
@@ -49,14 +50,12 @@ def assert_precision(
         if (engine_name, precision) == ("torch", "float16"):
             _assert_half_precision_as_on_a_gpu(models, texts, images)
         return
-    if isinstance(engine, FileEngine) and not compiles:
-        with pytest.raises(ConfigurationError, match=f"ENGINE={engine_name}: .*; set ENGINE=auto"):
-            load_in(models, engine_name, precision)
-        return
     model = load_in(models, engine_name, precision)
     assert model.precision == precision and engine.title in model.engine
     assert_near(np.concatenate([embed(model.text, [text]) for text in TEXTS]), texts, precision)
     assert_near(np.concatenate([embed(model.image, [picture]) for picture in pictures()]), images, precision)
+    assert_near(embed(model.text, TEXTS), texts, precision)
+    assert_near(embed(model.image, pictures()), images, precision)
 
 
 def _assert_half_precision_as_on_a_gpu(models: Path, texts: Vectors, images: Vectors) -> None:

@@ -229,7 +229,7 @@ def open_clip(hub: Path, model_config: dict[str, Any] = OPEN_CLIP_CONFIG, text: 
 
 
 def modern_vbert(hub: Path) -> Path:
-    """A ModernVBERT as it lies on the hub; pictures are cut into tiles of 64 pixels."""
+    """A ModernVBERT as it lies on the hub; pictures are cut into tiles of 64 pixels, with 64 tokens for each."""
     from colpali_engine.models import BiModernVBert, BiModernVBertProcessor
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import ModernVBertConfig, PreTrainedTokenizerFast
@@ -239,9 +239,9 @@ def modern_vbert(hub: Path) -> Path:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<image>", "<fake_token_around_image>", "<global-img>",
                "<end_of_utterance>", "<|begin_of_text|>"]  # fmt: skip
     special += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-    vocab = {token: n for n, token in enumerate([*special, *LETTERS, *LETTERS.upper(), *":.,!?0123456789"])}
+    vocab = {token: n for n, token in enumerate([*special, *LETTERS, *LETTERS.upper(), *"\n:.,!?0123456789"])}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    steps = [pre_tokenizers.Whitespace(), pre_tokenizers.Split("", "isolated")]
+    steps = [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split("", "isolated")]
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -258,7 +258,7 @@ def modern_vbert(hub: Path) -> Path:
     images = Idefics3ImageProcessorPil(
         size={"longest_edge": 128}, max_image_size={"longest_edge": 64}, do_image_splitting=True
     )
-    BiModernVBertProcessor(images, tokenizer, image_seq_len=4).save_pretrained(hub)
+    BiModernVBertProcessor(images, tokenizer, image_seq_len=64).save_pretrained(hub)
     config = ModernVBertConfig(
         text_config={
             "model_type": "modernbert",
@@ -271,7 +271,7 @@ def modern_vbert(hub: Path) -> Path:
             "cls_token_id": 2,
             "sep_token_id": 3,
         },
-        vision_config={"model_type": "siglip_vision_model", **SHAPE, "image_size": 64, "patch_size": 16},
+        vision_config={"model_type": "siglip_vision_model", **SHAPE, "image_size": 64, "patch_size": 4},
         image_token_id=4,
         pixel_shuffle_factor=2,
     )

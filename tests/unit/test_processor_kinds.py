@@ -11,6 +11,7 @@ from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
 from app.processors.registry import KINDS, describe, from_description
 from app.processors.text import TextProcessor
+from app.processors.tiles import TileProcessor
 from app.towers import Processor
 
 
@@ -22,6 +23,7 @@ def processors() -> list[tuple[Processor, object]]:
     return [
         (ImageProcessor(32, 32, 36, Image.Resampling.BICUBIC, 1 / 255, half, half, True), picture),
         (PatchProcessor(8, 16, Image.Resampling.BILINEAR, 1 / 255, half, half), picture),
+        (TileProcessor(8, 16, True, Image.Resampling.LANCZOS, 1 / 255, half, half, {"2x2": [1, 2, 3]}), picture),
         (TextProcessor(tokenizer.to_str(), 5, ["input_ids"], prompt="a ", pad_id=0), "a dog"),
     ]
 
