@@ -8,10 +8,13 @@ with FAST_IMAGES. Rows come from a hash of the inputs, so each answer is still o
 """
 
 import argparse
+import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -20,7 +23,6 @@ from app.settings import Settings, load_settings
 from app.towers import BatchLimits, Inputs, LoadedModel, Tower, Vectors
 from benchmarks.load import picture_bodies, text_bodies
 from benchmarks.servers import server
-from benchmarks.wrk import by_wrk
 
 SIZES = ((320, 240), (800, 600), (4000, 3000))
 _WIDTH = 512
@@ -53,6 +55,24 @@ def serve() -> None:
     use_one_heap()
     settings = load_settings()
     make_server(create_app(settings, load=without_engine)).run(listen(settings.host, settings.port))
+
+
+def by_wrk(port: int, bodies: Iterator[bytes], connections: int, seconds: float) -> dict[str, float]:
+    """Answers per second and the like, after two seconds that do not count."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "bodies"
+        file.write_bytes(b"\n".join(bodies))
+        script = Path(__file__).with_name("post.lua")
+        for duration in (2, max(1, round(seconds))):
+            command = ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", "--timeout", "60s", "-s", str(script)]
+            output = subprocess.run(
+                [*command, f"http://127.0.0.1:{port}/"],
+                env={**os.environ, "BODIES": str(file)},
+                stdout=subprocess.PIPE,
+                check=True,
+            ).stdout
+    result: dict[str, float] = json.loads(output.splitlines()[-1])
+    return result
 
 
 def main() -> None:

@@ -1,11 +1,9 @@
 """How much of what the engine can do reaches a client: the server beside the bare loop with preparation.
 
-    python -m benchmarks.fed --models DIR [--precision float32] [--seconds 6] [--rounds 3] [--connections 16] [--wrk]
+    python -m benchmarks.fed --models DIR [--precision float32] [--seconds 6] [--rounds 3] [--connections 16]
 
 The two take turns, for a machine is faster in one minute than in the next; while one runs, the other is idle. The
-bare loop is the best of the sizes of batches named. The load generator runs on the same cores: it is one in Python,
-or wrk, which takes as little of them as a client in a compiled language. Prints the medians, and of the texts beside
-pictures the wait.
+bare loop is the best of the sizes of batches named. Prints the medians, and of the texts beside pictures the wait.
 """
 
 import argparse
@@ -14,7 +12,6 @@ import multiprocessing
 import os
 import statistics
 from collections.abc import Iterator
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,7 +20,6 @@ from app.settings import Settings
 from benchmarks.bare_loop import preparing, rate, samples
 from benchmarks.load import image_bodies, load, text_bodies
 from benchmarks.servers import server
-from benchmarks.wrk import by_wrk
 
 SIZES = {"images": (1, 8), "texts": (8, 16, 32)}
 
@@ -36,16 +32,6 @@ def bare(models: Path, precision: str, calls: Connection) -> None:
         kind, size, seconds = call
         tower, items, prepare = model[kind]
         calls.send(rate(tower, preparing(items, prepare, size), seconds))
-
-
-def from_python(port: int, bodies: Iterator[bytes], connections: int, seconds: float) -> float:
-    """Answers a second."""
-    return asyncio.run(load(port, bodies, connections, seconds)).per_second
-
-
-def from_wrk(port: int, bodies: Iterator[bytes], connections: int, seconds: float) -> float:
-    """Answers a second; as wrk repeats its bodies, it gets many."""
-    return by_wrk(port, islice(bodies, 512), connections, seconds)["per_second"]
 
 
 async def query_beside(
@@ -66,7 +52,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--kinds", nargs="*", default=["images", "texts"], choices=["images", "texts"])
-    parser.add_argument("--wrk", action="store_true", help="the load comes from wrk (apt-get install wrk)")
     parser.add_argument("--beside", nargs="*", type=int, default=[], help="texts beside so many picture connections")
     options = parser.parse_args()
 
@@ -76,7 +61,6 @@ def main() -> None:
     loop.start()
     calls.recv()
     bodies = {"images": image_bodies(), "texts": text_bodies()}
-    generate = from_wrk if options.wrk else from_python
     rates: dict[tuple[str, str], list[float]] = {}
     waits: dict[int, list[list[float]]] = {}
     with server("app", options.models, {"PRECISION": options.precision}) as (port, _, _):
@@ -85,8 +69,8 @@ def main() -> None:
                 for size in SIZES[kind]:
                     calls.send((kind, size, options.seconds / 2))
                     rates.setdefault((kind, f"bare, batches of {size}"), []).append(calls.recv())
-                got = generate(port, bodies[kind], options.connections, options.seconds)
-                rates.setdefault((kind, "server"), []).append(got)
+                got = asyncio.run(load(port, bodies[kind], options.connections, options.seconds))
+                rates.setdefault((kind, "server"), []).append(got.per_second)
         for _ in range(options.rounds):
             for connections in options.beside:
                 wait = asyncio.run(query_beside(port, bodies, connections, options.seconds))
