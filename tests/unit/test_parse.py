@@ -44,7 +44,7 @@ def expected(body: bytes) -> tuple[list[bytes], list[bytes]]:
     document = json.loads(body.decode(), parse_constant=refuse)
     if not isinstance(document, dict):
         raise ValueError("no object")
-    texts, images = document.get("texts") or [], document.get("images") or []
+    texts, images = ([] if (items := document.get(key)) is None else items for key in ("texts", "images"))
     for items in (texts, images):
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             raise ValueError("no strings")
