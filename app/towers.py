@@ -60,7 +60,7 @@ class BatchLimits:
     """A batch holds at most `items` items and `tokens` tokens, padding included; a picture may be one token.
 
     With `same_length` its items have the same number of tokens. Where nobody waits for anything else, a batch may
-    take longer: it holds `alone` items then, if that is more and still more are there, and as many times the tokens.
+    take longer: it holds up to `alone` items then, if that is more, and as many times the tokens.
     """
 
     items: int

@@ -20,7 +20,7 @@ from app.serving.prospect import Pace, Prospect
 from app.towers import BatchLimits
 
 # A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
-_MOST_PADDING = 0.25
+_MOST_PADDING = 0.1
 # Among so many of the newest requests the smallest is looked for.
 _NEWEST = 32
 # In a hurry a batch takes at most this share of the patience, and less is prepared ahead.
@@ -58,6 +58,7 @@ class Lane:
         self._begun: dict[Request, None] = {}
         self._sequence = itertools.count()
         self._virtual_time = 0.0
+        self._last_items = limits.items
         self._patient_first = False
 
     @property
@@ -171,10 +172,12 @@ class Lane:
     def next_batch(self, prospect: Prospect | None) -> list[Item]:
         """The first ready item in turn and those that fit it; there must be one."""
         most = self.pace.batch_items
-        # With all that is there the device would wait for the next while the answers of this one are sent.
-        if self.alone and not self.hurried and len(self.ready) > self.limits.alone:
+        if self.alone and not self.hurried:
             most = max(most, self.limits.alone)
         most_tokens = self.limits.tokens * max(1, most // self.limits.items)
+        # Those who were just answered ask again: with all that is there the device would then wait for them, so each
+        # batch is half of what takes part.
+        most = min(most, -(-(len(self.ready) + self._last_items) // 2))
         head, *rest = self._in_turn(prospect)
         batch, total, longest = [head], head.tokens, head.tokens
         most_padding = 0.0 if self.limits.same_length else _MOST_PADDING
@@ -188,6 +191,7 @@ class Lane:
                 longest = max(longest, item.tokens)
         for item in batch:
             del self.ready[item]
+        self._last_items = len(batch)
         self._virtual_time += len(batch) / max(1, len(self.requests))
         return batch
 

@@ -1,9 +1,9 @@
-"""Where nobody waits for anything else a batch may take longer, and only a full one does."""
+"""How long batches get: longer where nobody waits for anything else, and half of what takes part."""
 
 import numpy as np
 
 from app.serving.item import Request
-from app.serving.queue import Queue, Wanted
+from app.serving.queue import Batch, Queue, Wanted
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits
 
@@ -35,10 +35,17 @@ class Pictures:
         return count
 
     def compute(self, now: float) -> int:
+        batch = self.launch(now)
+        self.end(batch, now)
+        return len(batch.items)
+
+    def launch(self, now: float) -> Batch:
         batch = self.queue.next_batch(now)
         assert batch is not None
+        return batch
+
+    def end(self, batch: Batch, now: float) -> None:
         self.queue.computed(batch, np.zeros((len(batch.items), 2), np.float32), now)
-        return len(batch.items)
 
 
 def test_an_import_alone_is_computed_in_long_batches() -> None:
@@ -48,7 +55,7 @@ def test_an_import_alone_is_computed_in_long_batches() -> None:
     assert pictures.compute(1.0) == 8
     assert pictures.prepare(1.0) == 2
     assert pictures.compute(2.0) == 8
-    assert pictures.compute(3.0) == 1  # what is not full is not waited for, and not long
+    assert pictures.compute(3.0) == 2  # nothing is waited for
 
 
 def test_beside_queries_batches_are_short() -> None:
@@ -79,8 +86,26 @@ def test_long_batches_begin_again_when_nobody_has_asked_for_a_while() -> None:
     assert pictures.compute(62.0) == 1
 
 
-def test_a_long_batch_leaves_something_for_the_next() -> None:
-    pictures = Pictures()
-    pictures.add("images", 8, 0.0)
-    pictures.prepare(0.0)
-    assert pictures.compute(1.0) == 1
+def test_clients_that_ask_again_are_computed_in_two_halves() -> None:
+    """While one half is computed the answers of the other go out and its next items come in."""
+    queue = Pictures()
+    queue.queue.add_lane("texts", BatchLimits(32, 320))
+    queue.add("texts", 1, 0.0)
+    queue.prepare(0.0)
+    batch, asking, sizes = queue.launch(0.0), 15, []
+    for turn in range(8):
+        for _ in range(asking):
+            queue.add("texts", 1, float(turn))
+        queue.prepare(float(turn))
+        asking = len(batch.items)
+        queue.end(batch, float(turn))
+        batch = queue.launch(float(turn))
+        sizes.append(len(batch.items))
+    assert sizes == [8] * 8
+
+
+def test_one_client_with_many_items_gets_full_batches() -> None:
+    queue = Pictures()
+    queue.add("texts", 11, 0.0)
+    queue.prepare(0.0)
+    assert [queue.compute(0.0) for _ in range(3)] == [4, 4, 3]
