@@ -102,7 +102,7 @@ def in_precisions(models: Path, seconds: float, step: Step) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for name in precision.PRECISIONS:
         step(f"in {name}")
-        settings = Settings(models_dir=models, precision=name)
+        settings = Settings(models_dir=models, precision=name)  # type: ignore[arg-type]
         engine = chosen_engine(settings)
         if name not in engine.precisions(settings):
             continue
@@ -206,7 +206,7 @@ def main() -> None:
 def print_table(run: dict[str, Any]) -> None:
     servers: dict[str, Any] = run["servers"]
     print(f"{run['machine']}\n{'':46}" + "".join(f"{name:>14}" for name in servers) + f"{'ratio':>9}")
-    first = next(iter(servers.values()), {})
+    first: dict[str, Any] = next(iter(servers.values()), {})
     for row, figures in first.items():
         if row == "bare_loop":
             continue

@@ -84,8 +84,8 @@ def main() -> None:
     for kind in options.kinds:
         best = max(value for (of, what), value in medians.items() if of == kind and what != "server")
         print(f"{kind}: the server reaches {medians[kind, 'server'] / best:.3f} of the best bare loop")
-    for connections, values in waits.items():
-        p50, p99 = (statistics.median(each) for each in zip(*values, strict=True))
+    for connections, rounds in waits.items():
+        p50, p99 = (statistics.median(each) for each in zip(*rounds, strict=True))
         print(f"a text beside {connections} connections of pictures: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
 
 

@@ -75,7 +75,7 @@ def prepared(data: bytes, side: int, seconds: float) -> dict[str, float]:
         prepare = PictureProcessor(processor, max_pixels=10**8, seconds=10, fast=fast == "1")
         keep_decoded_memory(128 * 2**20)
         rates[f"preparing, {name}"] = rate(partial(prepare, as_base64(data)), seconds)
-        Image.core.set_blocks_max(0)
+        keep_decoded_memory(0)
     return rates
 
 

@@ -31,7 +31,7 @@ from app.processors.padding import collate
 from app.processors.picture import PictureProcessor
 from app.settings import load_settings
 from app.towers import LoadedModel, Tower
-from benchmarks.bare_loop import prepared, rate
+from benchmarks.bare_loop import SECONDS, prepared, rate
 from benchmarks.load import WORDS
 from benchmarks.progress import progress
 from benchmarks.servers import memory
@@ -103,7 +103,7 @@ def measure(vectors_path: Path, with_retrieval: bool) -> dict[str, Any]:
     model = load_model(settings)
     drawn = dict(zip(map(str, range(64)), pictures(64), strict=True))
     speed = prepared(list(drawn), lambda key: model.image.processor(drawn[key]), 4)
-    images_per_second = 0.0 if with_retrieval else rate(model.image, speed)
+    images_per_second = 0.0 if with_retrieval else rate(model.image, speed, SECONDS)
     files = PictureProcessor(model.image.processor, max_pixels=10**8, seconds=60, fast=settings.fast_images)
     model = dataclasses.replace(model, image=dataclasses.replace(model.image, processor=files))
     files_of_photos = [base64.b64encode(path.read_bytes()) for path in sorted(vectors_path.parent.glob("*.jpg"))]
@@ -112,7 +112,7 @@ def measure(vectors_path: Path, with_retrieval: bool) -> dict[str, Any]:
         return {"demo_top_1": retrieval(model)}
     return {
         "images_per_second": images_per_second,
-        "texts_per_second": rate(model.text, prepared(texts(64), model.text.processor, 16)),
+        "texts_per_second": rate(model.text, prepared(texts(64), model.text.processor, 16), SECONDS),
         **memory(os.getpid()),
     }
 
