@@ -118,3 +118,8 @@ class LoadedModel:
     precision: str = "float32"
     family: str = ""
     folder: str = ""
+
+    @property
+    def title(self) -> str:
+        """What computes the model, and in which precision."""
+        return f"{self.engine}, in {self.precision}"

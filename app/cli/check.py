@@ -30,8 +30,8 @@ async def print_check(settings: Settings, options: Mapping[str, str]) -> None:
     embedded = await embed(settings, [_TEXT], [_picture()])
     lengths = (float(np.linalg.norm(rows[0])) for rows in (embedded.texts, embedded.images))
     console.print(
-        f"{embedded.engine}, in {embedded.precision}: vectors of width {embedded.texts.shape[1]}, "
-        f"{embedded.seconds * 1000:.0f} ms for a text and a picture\n"
+        f"{embedded.model}: vectors of width {embedded.texts.shape[1]}, {embedded.seconds * 1000:.0f} ms for a text "
+        "and a picture\n"
         "length of the text's vector {:.4f}, of the picture's {:.4f}\n".format(*lengths)
         + f'similarity of "{_TEXT}" to a picture of one: {similarities(embedded.images, embedded.texts)[0, 0]:.4f}'
     )

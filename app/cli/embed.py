@@ -26,8 +26,7 @@ class Embedded:
     texts: Vectors
     images: Vectors
     seconds: float
-    engine: str
-    precision: str
+    model: str
 
 
 @asynccontextmanager
@@ -49,8 +48,7 @@ async def embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes
         encoded = [base64.b64encode(image) for image in images]
         started = time.perf_counter()
         rows = await running.batcher.vectorize([text.encode() for text in texts], encoded)
-        seconds = time.perf_counter() - started
-        return Embedded(*rows, seconds, running.model.engine, running.model.precision)
+        return Embedded(*rows, time.perf_counter() - started, running.model.title)
 
 
 async def print_embedded(settings: Settings, texts: Sequence[str], images: Sequence[Path], as_json: bool) -> None:
@@ -68,8 +66,7 @@ async def print_embedded(settings: Settings, texts: Sequence[str], images: Seque
     if as_json or not texts or not images:
         print(b"".join(dump_response(embedded.texts, embedded.images)).decode())
         return
-    by = f"{embedded.engine}, in {embedded.precision}"
-    table = Table(title=f"cosine similarity ({by}, {embedded.seconds * 1000:.0f} ms)")
+    table = Table(title=f"cosine similarity ({embedded.model}, {embedded.seconds * 1000:.0f} ms)")
     table.add_column("picture")
     for text in texts:
         table.add_column(text, justify="right")

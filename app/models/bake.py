@@ -101,4 +101,4 @@ def _verify(models_dir: Path, compile_towers: bool, busy: Callable[[str], Abstra
         model = load_model(settings, served_elsewhere=True)
     compiled = any(models_dir.glob("compiled/*/manifest.json"))
     form = ", compiled" if compiled else ""
-    print(f"{model.engine}, in {model.precision}, vectors of width {model.width}{form}")
+    print(f"{model.title}, vectors of width {model.width}{form}")
