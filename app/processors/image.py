@@ -1,7 +1,6 @@
 """A picture to a crop, without torch: what the CLIP image processors of transformers do with Pillow."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,15 +57,6 @@ class ImageProcessor:
             std=tuple(config["image_std"]),
             crop_to_even=config.get("crop_to_even", False),
         )
-
-    def describe(self, folder: Path) -> dict[str, Any]:
-        """JSON for from_description(); nothing is written to `folder`."""
-        return asdict(self)
-
-    @classmethod
-    def from_description(cls, description: dict[str, Any], folder: Path) -> "ImageProcessor":
-        mean, std = tuple(description["mean"]), tuple(description["std"])
-        return cls(**{**description, "mean": mean, "std": std})
 
     def __call__(self, image: Image.Image) -> Inputs:
         """Upright RGB picture to {"pixels": uint8 (height, width, 3)}."""

@@ -1,8 +1,7 @@
 """A picture to patches in its own shape, without torch: what the SigLIP 2 image processor of transformers does."""
 
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,15 +37,6 @@ class PatchProcessor:
             mean=tuple(config["image_mean"]),
             std=tuple(config["image_std"]),
         )
-
-    def describe(self, folder: Path) -> dict[str, Any]:
-        """JSON for from_description(); nothing is written to `folder`."""
-        return asdict(self)
-
-    @classmethod
-    def from_description(cls, description: dict[str, Any], folder: Path) -> "PatchProcessor":
-        mean, std = tuple(description["mean"]), tuple(description["std"])
-        return cls(**{**description, "mean": mean, "std": std})
 
     def __call__(self, image: Image.Image) -> Inputs:
         """RGB picture to pixel_values, float32 (max_patches, patch * patch * 3), and int arrays."""

@@ -1,5 +1,6 @@
 """Every kind of processor by the name that its description bears."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ def describe(processor: Processor, folder: Path) -> dict[str, Any] | None:
     """JSON for from_description(), files that belong to it in `folder`; None for a library's own processor."""
     for kind, cls in KINDS.items():
         if isinstance(processor, cls):
-            return {"kind": kind, **processor.describe(folder)}
+            fields = processor.describe(folder) if isinstance(processor, TextProcessor) else asdict(processor)
+            return {"kind": kind, **fields}
     return None
 
 
 def from_description(description: dict[str, Any], folder: Path) -> Processor:
     """The processor that describe() described; raises KeyError for a kind that is not known here."""
     fields = dict(description)
-    return KINDS[fields.pop("kind")].from_description(fields, folder)
+    cls = KINDS[fields.pop("kind")]
+    if issubclass(cls, TextProcessor):
+        return cls.from_description(fields, folder)
+    return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,15 +59,6 @@ class TileProcessor:
             std=tuple(config["image_std"]),
             prompts={_grid_name(*grid): prompt(*grid) for grid in sorted(grids)},
         )
-
-    def describe(self, folder: Path) -> dict[str, Any]:
-        """JSON for from_description(); nothing is written to `folder`."""
-        return asdict(self)
-
-    @classmethod
-    def from_description(cls, description: dict[str, Any], folder: Path) -> "TileProcessor":
-        mean, std = tuple(description["mean"]), tuple(description["std"])
-        return cls(**{**description, "mean": mean, "std": std})
 
     def __call__(self, image: Image.Image) -> Inputs:
         """Upright RGB picture to pixels, uint8 (tiles, side, side, 3), and the tokens, int64 (tokens,)."""
