@@ -62,22 +62,12 @@ class Settings(BaseSettings):
         default=False, description="the old container's texts of SigLIP, which it did not pad when they came alone"
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
-    max_waiting_bytes: int = Field(
-        default=0, ge=0, description="most bytes of bodies in memory; 0 follows the container's memory"
+    max_memory: int = Field(
+        default=0, ge=0, description="bytes of memory that the server takes at most; 0 follows the container's memory"
     )
-    max_waiting_items: int = Field(
-        default=0, ge=0, description="most items of all requests; 0 follows the container's memory, at most 10000"
+    client_timeout: float = Field(
+        default=50.0, gt=0, description="seconds after which clients give up on an answer; Weaviate's does after 50"
     )
-    max_answer_bytes: int = Field(
-        default=0, ge=0, description="most bytes of answers in memory; 0 follows the container's memory"
-    )
-    max_picture_bytes: int = Field(
-        default=0, ge=0, description="most bytes of pictures being prepared; 0 follows the container's memory"
-    )
-    room_timeout: float = Field(
-        default=20.0, ge=0, description="seconds for which a request waits when the server is full; 0 refuses at once"
-    )
-    loading_timeout: float = Field(default=40.0, ge=0, description="seconds for which a request waits for the model")
     vector_cache_bytes: int = Field(
         default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
     )
@@ -103,6 +93,11 @@ class Settings(BaseSettings):
     grace_period: float = Field(
         default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are finished"
     )
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a request waits for the model, or for memory: its client still reads why it got none."""
+        return 0.8 * self.client_timeout
 
 
 def not_installed(names: str, group: str, *known: str) -> str | None:
