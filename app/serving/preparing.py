@@ -32,7 +32,7 @@ _MANY_ITEMS = 500
 # Items that are prepared together have not many more bytes.
 _TOGETHER_BYTES = 2048
 # So many items are prepared on the event loop at once.
-_TOGETHER_ON_THE_LOOP = 8
+_TOGETHER_ON_THE_LOOP = 32
 
 
 class Preparer(Protocol):
@@ -79,6 +79,7 @@ class Preparing:
         # One thread is always left for texts: pictures may take long, whatever prepares them.
         self._turns = Turns(limits, {"images": max(1, threads - 1)}, cache, client_timeout)
         self._preparing: dict[Item, None] = {}
+        self._handing_out = False
         self._tasks: SimpleQueue[list[Item] | None] = SimpleQueue()
         self._threads = [Thread(target=self._work, name=f"prepare-{i}", daemon=True) for i in range(threads)]
         self._computing = Computing(
@@ -156,7 +157,7 @@ class Preparing:
         """Returns once the job is over; leaves with its caller."""
         future: asyncio.Future[None] = self._loop.create_future()
         job.on_over = lambda: None if future.done() else future.set_result(None)
-        self._hand_out()
+        self._hand_out_soon()
         try:
             await caller.wait(future)
         finally:
@@ -165,10 +166,18 @@ class Preparing:
                     self._kind_metrics[item.kind].dropped.inc()
                 self._metrics.left_seconds.observe(time.monotonic() - job.arrived)
                 self._turns.leave(job)
-                self._hand_out()
+                self._hand_out_soon()
+
+    def _hand_out_soon(self) -> None:
+        """Called after each change. What changes in one turn of the event loop is handed out together, for then the
+        device is woken once."""
+        if not self._handing_out:
+            self._handing_out = True
+            self._loop.call_soon(self._hand_out)
 
     def _hand_out(self) -> None:
-        """Give what may be prepared now to the threads, or prepare it here. Called after each change."""
+        """Give what may be prepared now to the threads, or prepare it here."""
+        self._handing_out = False
         on_loop: list[Item] = []
         while items := self._take_together():
             quick = self._preparers[items[0].kind].is_quick(items[0].content)
@@ -221,7 +230,7 @@ class Preparing:
                 metrics.count_failed("not_finite", bad)
             for item in items:
                 metrics.waiting_seconds.observe(item.taken - item.added + item.started - item.prepared)
-        self._hand_out()
+        self._hand_out_soon()
 
     # on the threads ---------------------------------------------------------------------------
 
@@ -238,7 +247,7 @@ class Preparing:
 
     def _prepared_on_thread(self, items: list[Item], errors: list[ServiceError | None]) -> None:
         self._prepared(items, errors)
-        self._hand_out()
+        self._hand_out_soon()
 
     def _prepare(self, items: list[Item]) -> list[ServiceError | None]:
         """Prepare the items and hand them to the device; returns what is wrong with each, if anything."""
