@@ -256,7 +256,7 @@ def test_what_compiles_ends_with_the_process_that_waits(
     place = tmp_path / "compiled"
     code = (
         "import sys\nfrom pathlib import Path\nfrom app.models.compile import compile_model\n"
-        "import tests.models.test_engines\nfrom app.settings import Settings\n"
+        "import tests.engines.test_engines\nfrom app.settings import Settings\n"
         "compile_model(Settings(engine='toy-failing'), Path(sys.argv[1]))"
     )
     env = {**os.environ, "MODELS_DIR": str(tiny_models), "TOY": "slow"}
