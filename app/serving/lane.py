@@ -52,7 +52,6 @@ class Lane:
         self.ready: dict[Item, None] = {}
         self.pace = Pace(limits.items)
         self.hurried = False
-        self.alone = False
         self._backlogs: dict[Request, _Backlog] = {}
         self._turns: list[tuple[float, int, Request]] = []
         self._begun: dict[Request, None] = {}
@@ -65,10 +64,7 @@ class Lane:
     def preparable(self) -> int:
         """How many items may be prepared now: no more than the device will soon take, whatever waits."""
         batches = _BATCHES_READY_IN_HURRY if self.hurried else _BATCHES_READY
-        most = batches * self.pace.batch_items
-        if self.alone and not self.hurried:
-            most = max(most, 2 * self.limits.alone)
-        room = most - self.preparing - len(self.ready)
+        room = batches * self.pace.batch_items - self.preparing - len(self.ready)
         if self._most_preparing is not None:
             room = min(room, self._most_preparing - self.preparing)
         return max(0, min(room, self.waiting))
@@ -171,13 +167,9 @@ class Lane:
 
     def next_batch(self, prospect: Prospect | None) -> list[Item]:
         """The first ready item in turn and those that fit it; there must be one."""
-        most = self.pace.batch_items
-        if self.alone and not self.hurried:
-            most = max(most, self.limits.alone)
-        most_tokens = self.limits.tokens * max(1, most // self.limits.items)
         # Those who were just answered ask again: with all that is there the device would then wait for them, so each
         # batch is half of what takes part.
-        most = min(most, -(-(len(self.ready) + self._last_items) // 2))
+        most = min(self.pace.batch_items, -(-(len(self.ready) + self._last_items) // 2))
         head, *rest = self._in_turn(prospect)
         batch, total, longest = [head], head.tokens, head.tokens
         most_padding = 0.0 if self.limits.same_length else _MOST_PADDING
@@ -185,7 +177,7 @@ class Lane:
             if len(batch) == most:
                 break
             padded = (len(batch) + 1) * max(longest, item.tokens)
-            if padded <= most_tokens and total + item.tokens >= (1 - most_padding) * padded:
+            if padded <= self.limits.tokens and total + item.tokens >= (1 - most_padding) * padded:
                 batch.append(item)
                 total += item.tokens
                 longest = max(longest, item.tokens)

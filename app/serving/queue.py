@@ -20,9 +20,6 @@ from app.serving.timeline import Timeline
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Inputs, Vectors
 
-# Whoever asked for another kind within so many seconds may do so again, and would wait for a long batch to end.
-_ALONE_SECONDS = 60.0
-
 
 @dataclass(eq=False, slots=True)
 class Wanted:
@@ -62,7 +59,6 @@ class Queue:
         self._launching: Batch | None = None
         self._running: dict[Batch, None] = {}
         self._last_kind = ""
-        self._asked: dict[str, float] = {}
         self._settled: list[Request] = []
         self._progress = 0.0
 
@@ -99,7 +95,6 @@ class Queue:
             item.requests[request] = None
             request.items[item] = want.positions
             mine.setdefault(want.kind, []).append(item)
-        self._note_who_asks(mine, now)
         for kind in reversed(self._lanes):
             if kind not in mine:
                 continue
@@ -118,13 +113,6 @@ class Queue:
             request.over = True
             self._settled.append(request)
         return cached, joined
-
-    def _note_who_asks(self, kinds: Iterable[str], now: float) -> None:
-        """A lane is alone while nobody asks for any other kind."""
-        for kind in kinds:
-            self._asked[kind] = now
-        for each, lane in self._lanes.items():
-            lane.alone = all(now - asked > _ALONE_SECONDS for other, asked in self._asked.items() if other != each)
 
     def _place(self, request: Request, kind: str, items: list[Item]) -> None:
         """Let the items wait for their turn."""
