@@ -16,8 +16,8 @@ from fastapi.telemetry import TelemetryConfig
 
 from app.api import embeddings, page
 from app.api.entry import OPEN, Entry
-from app.api.openapi import ask_for_token
 from app.api.routes import router
+from app.api.schemas import describe_token
 from app.api.status import add_error_handlers
 from app.errors import first_line
 from app.models.load import load_model
@@ -105,6 +105,6 @@ def create_app(
     add_error_handlers(app)
     token = settings.api_token.get_secret_value().strip() if settings.api_token else None
     if token:
-        ask_for_token(app, OPEN)
+        describe_token(app, OPEN)
     app.add_middleware(Entry, token=token, count=service.metrics.count_answer, tracer=tracer)
     return app

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import itertools
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +21,6 @@ from app.towers import Vectors
 
 router = APIRouter()
 
-_NAMED_ITEM = re.compile(r"(texts|images)\[(\d+)\]")
-
 
 @router.post("/v1/embeddings", include_in_schema=False)
 async def embeddings(request: Request) -> Response:
@@ -37,13 +34,14 @@ async def embeddings(request: Request) -> Response:
         width = running.model.width
         if payload.dimensions not in (None, width):
             raise InvalidRequest(
-                f"dimensions: this model gives vectors of {width} numbers, which cannot be shortened to "
-                f"{payload.dimensions}; leave it out"
+                f"this model gives vectors of {width} numbers, which cannot be shortened to {payload.dimensions}; "
+                "leave it out",
+                "dimensions",
             )
         try:
             texts, images = await while_connected(request, compute(request, running, admission, payload.items))
         except ServiceError as error:
-            raise _named_by_input(error, payload.kinds) from error
+            raise _at_input(error, payload.kinds) from error
         tokens = await asyncio.to_thread(running.count_tokens, payload.items.texts)
         kinds, as_base64, name = payload.kinds, payload.as_base64, running.about["model"]
         del payload
@@ -94,13 +92,12 @@ def _joined(items: Iterator[bytes]) -> Iterator[bytes]:
         separator = b","
 
 
-def _named_by_input(error: ServiceError, kinds: list[str]) -> ServiceError:
-    """The same error, of the item's place in the input instead of that among the texts or the images."""
-    found = _NAMED_ITEM.match(str(error))
-    if not found:
+def _at_input(error: ServiceError, kinds: list[str]) -> ServiceError:
+    """The same error, at the item's place in the input instead of that among the texts or the images."""
+    if error.position is None:
         return error
-    places = [place for place, kind in enumerate(kinds) if kind == found[1]]
-    return type(error)(f"input[{places[int(found[2])]}]{str(error)[found.end() :]}")
+    places = [place for place, kind in enumerate(kinds) if kind == error.parameter]
+    return error.again("input", places[error.position])
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The one map from error to HTTP status, headers and body."""
 
 import logging
-import re
 from collections.abc import Mapping
 
 import orjson
@@ -43,7 +42,6 @@ _HEADERS: tuple[tuple[type[ServiceError], dict[str, str]], ...] = (
 # What OpenAI's API calls them; most errors have no code there.
 _CODES = {401: "invalid_api_key", 404: "not_found"}
 _PATHS = frozenset({"/", "/vectorize", "/meta", "/metrics", "/about", "/v1/embeddings", "/v1/models"})
-_PARAM = re.compile(r"(input|dimensions|encoding_format|model)\b")
 
 
 def status_of(error: ServiceError) -> int:
@@ -58,7 +56,7 @@ def headers_of(error: ServiceError) -> dict[str, str]:
 
 def response_to(error: ServiceError, path: str) -> Response:
     """JSON with a string `error`; for the routes of OpenAI's API in the form in which its clients expect it."""
-    return _json(str(error), status_of(error), headers_of(error), path)
+    return _json(str(error), status_of(error), headers_of(error), path, error.parameter)
 
 
 def log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
@@ -103,20 +101,21 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
 
 
-def _json(message: str, status: int, headers: Mapping[str, str] | None, path: str) -> Response:
+def _json(
+    message: str, status: int, headers: Mapping[str, str] | None, path: str, parameter: str | None = None
+) -> Response:
     error: str | dict[str, str | None] = message
     if path.startswith(("/v1/embeddings", "/v1/models")):
         status = 400 if status == 422 else status
-        error = _openai_error(message, status)
+        error = _openai_error(message, status, parameter)
     content = orjson.dumps({"error": error})
     return Response(content, status, dict(headers or {}), media_type="application/json")
 
 
-def _openai_error(message: str, status: int) -> dict[str, str | None]:
-    param = _PARAM.match(message)
+def _openai_error(message: str, status: int, parameter: str | None) -> dict[str, str | None]:
     return {
         "message": message,
         "type": "server_error" if status >= 500 else "invalid_request_error",
-        "param": param[0] if param else None,
+        "param": parameter,
         "code": _CODES.get(status),
     }

@@ -77,7 +77,7 @@ class Queue:
         Raises Unavailable once stopped.
         """
         if self.stopped is not None:
-            raise _again(self.stopped)
+            raise self.stopped.again()
         cached: Counter[str] = Counter()
         joined: Counter[str] = Counter()
         mine: dict[str, list[Item]] = {}
@@ -137,7 +137,7 @@ class Queue:
         if self.stopped is None:
             self.stopped = error
             for request in list(self._requests):
-                self._drop(request, _again(error))
+                self._drop(request, error.again())
                 self._settled.append(request)
 
     def take_settled(self) -> list[Request]:
@@ -239,8 +239,7 @@ class Queue:
 
     def _fail(self, item: Item, error: ServiceError) -> None:
         for request in list(item.requests):
-            position = request.items[item][0]
-            self._drop(request, _again(error, f"{item.kind}[{position}]: "))
+            self._drop(request, error.again(item.kind, request.items[item][0]))
             self._settled.append(request)
         if item.stage is not Stage.OVER:
             self._forget(item)
@@ -348,13 +347,6 @@ class Queue:
         if self._running or self._preparing or not self._requests:
             return 0.0
         return now - self._progress
-
-
-def _again(error: ServiceError, prefix: str = "") -> ServiceError:
-    """An error of its own for each request: one that is raised twice keeps what both raised it in."""
-    copy = type(error)(f"{prefix}{error}")
-    copy.__cause__ = error
-    return copy
 
 
 def _note(timeline: Timeline, item: Item, ended: float = 0.0, batch: int = 0) -> None:

@@ -29,6 +29,12 @@ def key(content: str) -> bytes:
     return content.encode()
 
 
+def at_fault(wanted: dict[str, list[str]], error: Exception) -> str:
+    """The item that the error names by kind and position."""
+    assert isinstance(error, ServiceError) and error.parameter is not None and error.position is not None
+    return wanted[error.parameter][error.position]
+
+
 class Worker:
     """A thread of the batcher: asleep until it is woken, then it looks for work before it sleeps again."""
 
@@ -85,11 +91,9 @@ class Machine(RuleBasedStateMachine):
                 for kind, contents in wanted.items():
                     assert request.rows[kind].tolist() == [row(content) for content in contents]
             elif isinstance(request.error, InvalidRequest):
-                kind, _, rest = str(request.error).partition("[")
-                assert wanted[kind][int(rest.partition("]")[0])] in BAD
+                assert at_fault(wanted, request.error) in BAD
             elif not isinstance(request.error, Unavailable):
-                kind, _, rest = str(request.error).partition("[")
-                assert wanted[kind][int(rest.partition("]")[0])] in FAILING
+                assert at_fault(wanted, request.error) in FAILING
 
     # requests
 
