@@ -37,7 +37,7 @@ demo: $(SERVING)
 # pin, or what is written of a compiled model, has changed: a test says so.
 demo-compiled: setup
 	rm -rf demo/models/compiled
-	MODELS_DIR=demo/models $(BIN)/python -m app.models.compiled demo/models/compiled
+	MODELS_DIR=demo/models $(BIN)/python -m app compile
 
 serve: export MODELS_DIR := $(or $(MODELS_DIR),models)
 serve: $(SERVING)

@@ -44,6 +44,10 @@ class CompilingFailed(ServiceError):
     """Compiling came to no end for a reason that may pass; the message names it."""
 
 
+class DiskFull(CompilingFailed):
+    """There is no space for the model; there may be in another folder."""
+
+
 class Stopped(ServiceError):
     """The server was told to stop while it loaded the model."""
 

@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
+    engine: Annotated[Literal["auto", "openvino", "torch"], BeforeValidator(_lower)] = Field(
+        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
+    )
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
         description="of the computation; vectors are float32 always; default: as baked, else float32",

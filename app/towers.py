@@ -61,14 +61,12 @@ class Padding:
 class BatchLimits:
     """A batch holds at most `items` items and `tokens` tokens, padding included; a picture may be one token.
 
-    With `same_length` its items have the same number of tokens. Where nobody waits for anything else, a batch may
-    take longer: it holds up to `alone` items then, if that is more, and as many times the tokens.
+    With `same_length` its items have the same number of tokens.
     """
 
     items: int
     tokens: int
     same_length: bool = False
-    alone: int = 0
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,6 @@ class Machine(RuleBasedStateMachine):
         preparing=st.integers(1, 3),
         device=st.integers(1, 2),
         limit=st.integers(1, 4),
-        alone=st.integers(0, 6),
         cache=st.sampled_from([0, 1000, 10**6]),
         patience=st.sampled_from([None, 0.05, 0.5]),
         most=st.sampled_from([None, 1, 2]),
@@ -58,7 +57,6 @@ class Machine(RuleBasedStateMachine):
         preparing: int,
         device: int,
         limit: int,
-        alone: int,
         cache: int,
         patience: float | None,
         most: int | None,
@@ -66,7 +64,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.queue = Queue(VectorCache(cache))
         for kind in CONTENTS:
-            limits = BatchLimits(limit, limit * 10, alone=alone)
+            limits = BatchLimits(limit, limit * 10)
             self.queue.add_lane(kind, limits, most if kind == "images" else None)
         for _ in range(100 if patience else 0):
             self.queue._patience.observe(patience or 0.0, left=True)
