@@ -54,8 +54,8 @@ def create_app(
     tracer: "Tracer | None" = None,
     compute_timeout: float = _COMPUTE_TIMEOUT,
 ) -> FastAPI:
-    """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more, such as one
-    whose device works at a batch for `compute_timeout` seconds.
+    """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more, such as
+    one whose device works at a batch for `compute_timeout` seconds.
 
     `tracer` makes spans in place of the one that OpenTelemetry's variables ask for, if they do.
     """
@@ -87,6 +87,7 @@ def create_app(
         redirect_slashes=False,
         telemetry=tracer.telemetry if tracer is not None else _NO_TELEMETRY,
     )
+    app.state.settings = settings
     app.state.service = service
     app.state.metrics = metrics
     app.include_router(routes.router)

@@ -126,8 +126,9 @@ class Server(uvicorn.Server):
         return list(self.server_state.connections)
 
 
-def make_server(app: FastAPI, settings: Settings) -> Server:
-    """The server of an app that create_app made with these settings."""
+def make_server(app: FastAPI) -> Server:
+    """The server of an app that create_app made."""
+    settings: Settings = app.state.settings
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -149,7 +150,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     for sock in sockets:
         _log.info("listening on http://%s", shown(sock))
     app = create_app(settings)
-    make_server(app, settings).run(sockets)
+    make_server(app).run(sockets)
     return 1 if app.state.service.failure else 0
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.steps [--models demo/models] [--repeat 2000]
 
-The engine is replaced by one that takes no time. Each step is the best of seven rounds of calls one after another; the
-whole ways are run through the app, without a network, by one caller and by sixteen.
+The engine is replaced by one that takes no time. Each step is the best of seven rounds of calls one after another;
+the whole ways are run through the app, without a network, by one caller and by sixteen.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
     body = b'{"texts": ["%b"]}' % _TEXT
     preparer = TextPreparer(model.text.processor)
     inputs = preparer.prepare(_TEXT)
-    rows, nothing = np.random.default_rng(1).normal(size=(1, _WIDTH)).astype(np.float32), np.empty((0, _WIDTH))
+    rows, nothing = np.random.default_rng(1).normal(size=(1, _WIDTH)).astype(np.float32), np.empty((0, _WIDTH), np.float32)
     pool, metrics = Pool(2**30, reserve=2**20, overflow=2**29), Metrics()
     counts = metrics.of_kind("texts")
 

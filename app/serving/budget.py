@@ -50,10 +50,8 @@ class Limits:
     kept_bytes: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.request_bytes // MIB} MiB for requests (each {self.max_body // MIB} MiB, {self.max_items} items), "
-            f"{self.picture_bytes // MIB} MiB for pictures"
-        )
+        each = f"{self.max_body // MIB} MiB and {self.max_items} items each"
+        return f"{self.request_bytes // MIB} MiB for requests ({each}), {self.picture_bytes // MIB} MiB for pictures"
 
 
 def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limits:
