@@ -25,6 +25,7 @@ from app.errors import (
 )
 from app.processors.formats import format_of, is_cut_off, looks_like
 from app.processors.headers import Common
+from app.processors.layouts import alpha_is_unused, describe_tiff, mend_transparency, misread_layout, white_is_zero
 from app.processors.orientation import exif_orientation, xmp_orientation
 
 # What a library remarks on a stranger's picture is no business of the log; sizes are checked here.
@@ -99,7 +100,11 @@ def _not_identified(data: bytes) -> InvalidRequest:
         return NoPicture(f"is no picture that can be read; {hint}")
     if is_cut_off(data):
         return BrokenPicture(f"begins like a {name} but its header cannot be read; it may be cut off")
-    return UnsupportedPicture(f"is a {name} of a variant that is not supported, or its header is broken; {_SAVE_AS}")
+    layout = describe_tiff(data) if name == "TIFF" else ""
+    layout = f" ({layout})" if layout else ""
+    return UnsupportedPicture(
+        f"is a {name} of a variant that is not supported{layout}, or its header is broken; {_SAVE_AS}"
+    )
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
@@ -138,6 +143,8 @@ class CommonPicture:
             scale = 1
             if least is not None and (drafted := image.draft(None, least)) is not None:
                 scale = round(self.size[0] / drafted[1][2])
+            if not self._legacy:
+                _check_layout(image, self._header.data)
             image.load()
             check_pixels(image.size, self._max_pixels)
             orientation = 1 if self._legacy else self._orientation()
@@ -165,12 +172,23 @@ def _bytes_a_pixel(image: Image.Image, header: Common) -> int:
 def decode_rare(data: bytes, image: Image.Image, max_pixels: int, legacy: bool) -> Image.Image:
     """The upright picture, of mode RGB or L, from one that was opened; called in the process apart."""
     with named_errors(data):
+        if not legacy:
+            _check_layout(image, data)
         image.load()
         check_pixels(image.size, max_pixels)
         if not legacy:
+            if alpha_is_unused(image):
+                image.putalpha(255)
             with _suppress_but_memory():  # a broken EXIF block must not cost the picture
                 ImageOps.exif_transpose(image, in_place=True)
         return flatten(image, legacy)
+
+
+def _check_layout(image: Image.Image, data: bytes) -> None:
+    """Before the pixels are read: raises UnsupportedPicture if Pillow would read them wrong."""
+    if layout := misread_layout(image, data):
+        raise UnsupportedPicture(f"is a {format_of(data)} with {layout}, which is not supported; {_SAVE_AS}")
+    mend_transparency(image, data)
 
 
 @contextmanager
@@ -191,7 +209,8 @@ def flatten(image: Image.Image, legacy: bool) -> Image.Image:
     if legacy:
         return image.convert("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _grey_to_8_bit(image)
+        grey = _grey_to_8_bit(image)
+        return ImageOps.invert(grey) if white_is_zero(image) else grey
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -201,13 +220,21 @@ def flatten(image: Image.Image, legacy: bool) -> Image.Image:
 
 
 def _grey_to_8_bit(image: Image.Image) -> Image.Image:
-    """Deep grey to 8 bit: 16-bit values over 257, floats from 0 to 1 times 255, larger ones by the highest."""
-    tones = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=255.0, neginf=0.0)
+    """Deep grey to 8 bit: 16-bit values over 257, floats from 0 to 1 times 255, larger ones by the highest.
+
+    A transparent value becomes white.
+    """
+    samples = np.asarray(image)
+    if image.mode == "I" and samples.min(initial=0) < 0:
+        raise UnsupportedPicture(f"has samples below zero, which stand for no tone; {_SAVE_AS}")
+    tones = np.nan_to_num(samples.astype(np.float32), posinf=255.0, neginf=0.0)
     highest = float(tones.max(initial=0.0))
     if image.mode == "F" and highest <= 1.0:
         tones *= 255.0
-    elif image.mode.startswith("I;16") or 255.0 < highest <= 65535.0:
+    elif image.mode.startswith("I;16") or image.format == "PPM" or 255.0 < highest <= 65535.0:
         tones /= 257.0
     elif highest > 65535.0:
         tones *= 255.0 / highest
+    if "transparency" in image.info:
+        tones[samples == image.info["transparency"]] = 255.0
     return Image.fromarray(tones.clip(0, 255).round().astype(np.uint8))
