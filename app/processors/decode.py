@@ -89,6 +89,8 @@ def named_errors(data: bytes) -> Iterator[None]:
         if isinstance(error, NotImplementedError) or "unsupported" in text or "not available" in text:
             kind = format_of(data)
             raise UnsupportedPicture(f"is a {kind} of a variant that is not supported; {_SAVE_AS}") from error
+        if layout := _tiff_tags(data):
+            name += f", or of a variant that is not supported{layout}"
         raise BrokenPicture(f"is a {name}; {_SAVE_AS}") from error
 
 
@@ -100,11 +102,14 @@ def _not_identified(data: bytes) -> InvalidRequest:
         return NoPicture(f"is no picture that can be read; {hint}")
     if is_cut_off(data):
         return BrokenPicture(f"begins like a {name} but its header cannot be read; it may be cut off")
-    layout = describe_tiff(data) if name == "TIFF" else ""
-    layout = f" ({layout})" if layout else ""
     return UnsupportedPicture(
-        f"is a {name} of a variant that is not supported{layout}, or its header is broken; {_SAVE_AS}"
+        f"is a {name} of a variant that is not supported, or its header is broken{_tiff_tags(data)}; {_SAVE_AS}"
     )
+
+
+def _tiff_tags(data: bytes) -> str:
+    layout = describe_tiff(data)
+    return f" ({layout})" if layout else ""
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:

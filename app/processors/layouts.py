@@ -55,9 +55,9 @@ def alpha_is_unused(image: Image.Image) -> bool:
 
 
 def describe_tiff(data: bytes) -> str:
-    """The layout of a TIFF's first picture, by the names of its tags; empty if they cannot be read."""
+    """The layout of a TIFF's first picture, by the names of its tags; empty if they cannot be read, or of no TIFF."""
     try:
-        tags = ImageFileDirectory_v2(data[:16])
+        tags = ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
         file = io.BytesIO(data)
         file.seek(tags.next)
         tags.load(file)
@@ -97,8 +97,8 @@ def _misread_jpeg2000(data: bytes) -> str:
     bits = [(depth & 0x7F) + 1 for depth in components[::3]]
     if min(bits) < 8:
         return f"samples of {min(bits)} bits"
-    if max(bits) > 8 and len(bits) in (2, 4):
-        return f"transparency, or a fourth colour, of {max(bits)} bits"
+    if max(bits) > 8 and len(bits) > 1:  # it rounds the brightest to 256, which is 0
+        return f"{len(bits)} samples of {max(bits)} bits"
     space = data.find(b"colr", 0, stream)
     number = int.from_bytes(data[space + 7 : space + 11], "big")
     if space >= 0 and data[space + 4] == 1 and number not in _JP2_SPACES:
