@@ -33,6 +33,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.MAX_IMAGE_PIXELS = None
 
+BYTES_A_PIXEL = 4
+"""What an ordinary picture takes while it is decoded: Pillow keeps RGB in four bytes."""
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,7 +82,9 @@ def named_errors(data: bytes) -> Iterator[None]:
         raise _not_identified(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.sub(r".*\((\d+) pixels\).*", r"\1", str(error), flags=re.DOTALL)
-        raise PictureTooLarge(f"has, or holds a picture that has, {pixels} pixels, more than are allowed") from error
+        raise PictureTooLarge(
+            f"has, or holds a picture that has, {pixels} pixels, more than are allowed by MAX_PIXELS"
+        ) from error
     except Exception as error:
         # Pillow's decoders raise nearly any exception on broken data.
         name = f"broken {format_of(data) or 'or unusual'} picture"
@@ -116,7 +121,9 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """Raises InvalidRequest for a picture of more than `max_pixels`, or of none."""
     width, height = size
     if width * height > max_pixels:
-        raise PictureTooLarge(f"has {width} x {height} pixels, more than the {max_pixels} allowed; make it smaller")
+        raise PictureTooLarge(
+            f"has {width} x {height} pixels, more than the {max_pixels} allowed; make it smaller or raise MAX_PIXELS"
+        )
     if width < 1 or height < 1:
         raise BrokenPicture(f"has {width} x {height} pixels; send a picture")
 
@@ -168,10 +175,10 @@ class CommonPicture:
 def _bytes_a_pixel(image: Image.Image, header: Common) -> int:
     if header.format == "JPEG":
         # A JPEG in several scans is kept as coefficients, 2 bytes for each sample, until the last one came.
-        return 4 if header.scans == 1 else 10
+        return BYTES_A_PIXEL if header.scans == 1 else 10
     if header.format == "WEBP":
         return 16
-    return 4 if image.mode in ("RGB", "L") and "transparency" not in image.info else 16
+    return BYTES_A_PIXEL if image.mode in ("RGB", "L") and "transparency" not in image.info else 16
 
 
 def decode_rare(data: bytes, image: Image.Image, max_pixels: int, legacy: bool) -> Image.Image:

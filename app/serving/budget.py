@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.errors import BodyTooLarge, Overloaded, TooLarge
+from app.processors.decode import BYTES_A_PIXEL
 from app.serving.pool import Claim, Pool
 from app.settings import Settings
 
 MIB = 2**20
+MAX_PIXELS = 178_956_970
+"""The largest picture where memory suffices: what Pillow takes by itself, twice its MAX_IMAGE_PIXELS."""
 # Of the memory that the model leaves. The rest is for what a body becomes while it is parsed.
 _BODIES, _ANSWERS, _PICTURES = 0.25, 0.1, 0.45
 _MOST_BODIES = _MOST_ANSWERS = 2**30
@@ -61,7 +64,7 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
     bodies = settings.max_waiting_bytes or min(_MOST_BODIES, int(_BODIES * free))
     answer = width * _ANSWER_BYTES
     answers = settings.max_answer_bytes or min(_MOST_ANSWERS, int(_ANSWERS * free))
-    largest = settings.max_pixels * _PIXEL_BYTES + _DECODER_BYTES
+    largest = (settings.max_pixels or MAX_PIXELS) * _PIXEL_BYTES + _DECODER_BYTES
     most_kept = min(threads * _KEPT_A_THREAD, _MOST_KEPT)
     pictures = settings.max_picture_bytes or min(threads * largest * 8 // 7 + most_kept, int(_PICTURES * free))
     kept = min(most_kept, int(_KEPT * pictures))
@@ -74,6 +77,11 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
         picture_bytes=pictures if settings.max_picture_bytes else pictures - kept,
         kept_bytes=kept,
     )
+
+
+def max_pixels_for(settings: Settings, picture_bytes: int) -> int:
+    """The most pixels of a picture: as set, or as many as an ordinary JPEG may have in `picture_bytes` of memory."""
+    return settings.max_pixels or min(MAX_PIXELS, picture_bytes // BYTES_A_PIXEL)
 
 
 class Budget:
@@ -109,6 +117,11 @@ class Budget:
         """The most items that one request may ever have."""
         pools = self._pools
         return min(pools["items"].most, pools["answers"].most // self.limits.bytes_per_answer)
+
+    @property
+    def most_picture(self) -> int:
+        """The most bytes with which a picture may ever be prepared."""
+        return self._pools["pictures"].most
 
     def used(self) -> dict[str, int]:
         """What is taken of each pool."""
@@ -146,7 +159,7 @@ class Budget:
             self._refused("too_large")
             raise TooLarge(
                 f"the picture takes {size // MIB + 1} MiB while it is prepared, more than the {pool.most // MIB} MiB "
-                "that this server has for that; send it smaller"
+                "that this server has for that; send it smaller, or give the server more memory"
             )
         granted = threading.Event()
         try:

@@ -17,7 +17,7 @@ from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.processors.text import count_tokens, prepare_text, prepare_texts
 from app.serving.about import about
 from app.serving.batcher import Batcher
-from app.serving.budget import Budget, limits_for
+from app.serving.budget import Budget, limits_for, max_pixels_for
 from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.vector_cache import VectorCache
 from app.settings import Settings
@@ -169,16 +169,16 @@ class Service:
             on_broken=on_broken,
         )
 
+        free = usable_memory() - resident_memory() - settings.vector_cache_bytes - _HEADROOM
+        limits = limits_for(settings, free, model.width, threads)
+        budget = Budget(limits, settings.room_timeout, lambda cause: self.metrics.refused.labels(cause).inc())
         pictures = PictureProcessor(
             model.image.processor,
-            max_pixels=settings.max_pixels,
+            max_pixels=max_pixels_for(settings, budget.most_picture),
             seconds=settings.decode_timeout,
             legacy=settings.legacy_images,
             fast=settings.fast_images,
         )
-        free = usable_memory() - resident_memory() - settings.vector_cache_bytes - _HEADROOM
-        limits = limits_for(settings, free, model.width, threads)
-        budget = Budget(limits, settings.room_timeout, lambda cause: self.metrics.refused.labels(cause).inc())
 
         def prepare_image(base64: bytes) -> Inputs:
             with pictures.open(base64) as picture, budget.preparing(picture.decoded_bytes):
