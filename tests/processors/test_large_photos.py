@@ -30,7 +30,7 @@ def vector(url: str, body: dict[str, list[str]]) -> np.ndarray:
     return found / np.linalg.norm(found)
 
 
-def test_a_photo_of_108_megapixels(serve: Callable[..., str]) -> None:
+def test_a_photo_of_108_megapixels_and_one_of_200(serve: Callable[..., str]) -> None:
     url = serve(Path("demo/models"))
     want = vector(url, request(encoded(SHOT, "JPEG")))
     large = encoded(SHOT.resize((12_000, 9_000), Image.Resampling.NEAREST), "JPEG")
@@ -38,12 +38,10 @@ def test_a_photo_of_108_megapixels(serve: Callable[..., str]) -> None:
     assert vector(url, request(large)) @ want > 0.99
     assert peak_mb(process_of(url).pid) - before < 1.2 * 4 * 108
 
-
-def test_one_of_200_megapixels_names_the_setting(server: str) -> None:
     data = bytearray(encoded(SHOT, "JPEG"))
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", 12_240, 16_320)
-    answer = httpx.post(f"{server}/vectorize", json=request(bytes(data)), timeout=30)
+    answer = httpx.post(f"{url}/vectorize", json=request(bytes(data)), timeout=30)
     assert answer.status_code == 422
     assert "16320 x 12240 pixels" in answer.json()["error"] and "raise MAX_PIXELS" in answer.json()["error"]
 
