@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from app.errors import (
     BrokenPicture,
@@ -26,7 +26,6 @@ from app.errors import (
 from app.processors.formats import format_of, is_cut_off, looks_like
 from app.processors.headers import Common
 from app.processors.layouts import alpha_is_unused, describe_tiff, mend_transparency, misread_layout, white_is_zero
-from app.processors.orientation import exif_orientation, xmp_orientation
 
 # What a library remarks on a stranger's picture is no business of the log; sizes are checked here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -140,6 +139,7 @@ class CommonPicture:
         self._legacy = legacy
         with named_errors(header.data):
             self._image = Image.open(io.BytesIO(header.data), formats=[header.format])
+        self._image.info.update(**header.info)
         if header.format == "JPEG":
             self._image.decodermaxblock = len(header.data)  # in pieces of 64 kB it takes 1.1 times as long
         self.size: tuple[int, int] = self._image.size
@@ -163,13 +163,10 @@ class CommonPicture:
             return Decoded(flatten(image, self._legacy), self.size, orientation, scale)
 
     def _orientation(self) -> int:
-        info = self._image.info
-        exif, xmp = info.get("exif"), info.get("xmp")
-        if isinstance(exif, bytes) and (tag := exif_orientation(exif.removeprefix(b"Exif\0\0"))):
-            return tag
-        if isinstance(xmp, bytes) and (tag := xmp_orientation(xmp)):
-            return tag
-        return self._header.orientation
+        with _suppress_but_memory():  # a broken EXIF block must not cost the picture
+            if (tag := self._image.getexif().get(ExifTags.Base.Orientation)) in TURNS:
+                return int(tag)
+        return 1
 
 
 def _bytes_a_pixel(image: Image.Image, header: Common) -> int:
@@ -191,7 +188,7 @@ def decode_rare(data: bytes, image: Image.Image, max_pixels: int, legacy: bool) 
         if not legacy:
             if alpha_is_unused(image):
                 image.putalpha(255)
-            with _suppress_but_memory():  # a broken EXIF block must not cost the picture
+            with _suppress_but_memory():
                 ImageOps.exif_transpose(image, in_place=True)
         return flatten(image, legacy)
 
