@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # Health, for whoever watches the container, and the page, which asks its user for the token.
-OPEN = re.compile(r"/\.well-known/(live|ready)|/|/page/.*")
+OPEN = re.compile(r"/\.well-known/(live|ready)|/health|/|/page/.*")
 
 # Where the scope of a request that is traced holds its Timeline.
 TIMELINE = "timeline"
@@ -93,8 +93,10 @@ def _request_id(scope: Scope) -> str:
 
 
 def one_spelling(path: str) -> str:
-    """The path without doubled slashes and without one at its end."""
+    """The path without doubled slashes and without one at its end, and with one /v1 where a base URL has none or two."""
     path = re.sub(r"//+", "/", path) if "//" in path else path
+    if path.startswith(("/embeddings", "/models", "/v1/v1/")):
+        path = re.sub("^(/v1)*", "/v1", path)
     return path if path == "/" else path.removesuffix("/")
 
 
