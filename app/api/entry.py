@@ -93,7 +93,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def one_spelling(path: str) -> str:
-    """The path without doubled slashes and without one at its end, and with one /v1 where a base URL has none or two."""
+    """The path with single slashes, none at its end, and one /v1 before what OpenAI's clients ask for."""
     path = re.sub(r"//+", "/", path) if "//" in path else path
     if path.startswith(("/embeddings", "/models", "/v1/v1/")):
         path = re.sub("^(/v1)*", "/v1", path)
