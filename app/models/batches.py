@@ -55,8 +55,7 @@ class Measured:
     def with_start(self, seconds: dict[int, float]) -> "Measured":
         """This, and what one more start has measured."""
         both = {
-            size: min(each.get(size, math.inf) for each in (self.seconds, seconds))
-            for size in self.seconds | seconds
+            size: min(each.get(size, math.inf) for each in (self.seconds, seconds)) for size in self.seconds | seconds
         }
         return Measured(self.starts + 1, both)
 
