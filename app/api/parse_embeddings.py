@@ -29,8 +29,8 @@ _PICTURE = re.compile(
     re.IGNORECASE,
 )
 _PICTURE_WITHIN = re.compile(rb";base64[\s,;:]*+" + _BASE64 + rb"{64}", re.IGNORECASE)
-# As much of a text as is searched for a picture.
-_SEARCHED = 64 * 1024
+# Bytes of a text in which a picture would be most of what the model reads. A document may hold one further on.
+_SEARCHED = 512
 _URL = re.compile(rb"\s*(https?|file|ftp|s3)://", re.IGNORECASE)
 
 _PARTS = {"text": "text", "content": "text", "image": "image", "image_url": "image", "image_base64": "image"}

@@ -25,21 +25,16 @@ from app.logs import Throttle
 _log = logging.getLogger(__name__)
 _log.addFilter(Throttle())
 
-# The first that fits counts.
-_STATUS: tuple[tuple[type[ServiceError], int], ...] = (
-    (Unauthorized, 401),
-    (BodyTimeout, 408),
-    (TooLarge, 413),
-    (UnsupportedEncoding, 415),
-    (InvalidRequest, 422),
-    (ClientGone, 499),
-    (Unavailable, 503),
-    (ServiceError, 500),
-)
-_HEADERS: tuple[tuple[type[ServiceError], dict[str, str]], ...] = (
-    (Unauthorized, {"WWW-Authenticate": "Bearer"}),
-    (UnsupportedEncoding, {"Accept-Encoding": "gzip, deflate"}),
-    (Unavailable, {"Retry-After": "1"}),
+# Status and headers; the first kind that fits counts.
+_ANSWERS: tuple[tuple[type[ServiceError], int, dict[str, str]], ...] = (
+    (Unauthorized, 401, {"WWW-Authenticate": "Bearer"}),
+    (BodyTimeout, 408, {}),
+    (TooLarge, 413, {}),
+    (UnsupportedEncoding, 415, {"Accept-Encoding": "gzip, deflate"}),
+    (InvalidRequest, 422, {}),
+    (ClientGone, 499, {}),
+    (Unavailable, 503, {"Retry-After": "1"}),
+    (ServiceError, 500, {}),
 )
 # What OpenAI's API calls them; most errors have no code there.
 _CODES = {401: "invalid_api_key", 404: "not_found"}
@@ -52,19 +47,10 @@ _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _OPENAI_PATHS = re.compile(r".*(/v\d/|embed).*")
 
 
-def status_of(error: ServiceError) -> int:
-    """The HTTP status of an error."""
-    return next(status for kind, status in _STATUS if isinstance(error, kind))
-
-
-def headers_of(error: ServiceError) -> dict[str, str]:
-    """The headers that an error's response carries."""
-    return next((headers for kind, headers in _HEADERS if isinstance(error, kind)), {})
-
-
 def response_to(error: ServiceError, path: str) -> Response:
     """JSON with a string `error`; for clients of OpenAI's API in the form that they expect."""
-    return _json(str(error), status_of(error), headers_of(error), path, error.parameter)
+    status, headers = _answer_to(error)
+    return _json(str(error), status, headers, path, error.parameter)
 
 
 def log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
@@ -80,7 +66,7 @@ def add_error_handlers(app: FastAPI, embeddings_api: bool) -> None:
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        path, status = request.scope["path"], status_of(error)
+        path, (status, _) = request.scope["path"], _answer_to(error)
         if path not in _PROBES:
             log_refusal(request.method, path, status, error, _level(error, status))
         return response_to(error, path)
@@ -98,6 +84,10 @@ def add_error_handlers(app: FastAPI, embeddings_api: bool) -> None:
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
+
+
+def _answer_to(error: ServiceError) -> tuple[int, dict[str, str]]:
+    return next((status, headers) for kind, status, headers in _ANSWERS if isinstance(error, kind))
 
 
 def _level(error: ServiceError, status: int) -> int:

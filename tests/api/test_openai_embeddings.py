@@ -149,6 +149,7 @@ def test_a_text_that_mentions_an_address_stays_a_text(client: openai.OpenAI, url
         "/9j/ is how a JPEG begins in base64",
         "iVBORw0KGgo",
         "image/png",
+        "a long document about red stars, " * 20 + f"![](data:image/png;base64,{picture('star', 'red')})",
     ]
     np.testing.assert_allclose(embed(client, texts), ours(url, texts, [])[0], rtol=1e-4, atol=1e-4)
 
