@@ -78,7 +78,8 @@ class _Lane:
 
     @property
     def can_take(self) -> bool:
-        return bool(self.waiting) and self.ahead < _BATCHES_AHEAD * self.batch_items and self.preparing < self.max_preparing
+        has_room = self.ahead < _BATCHES_AHEAD * self.batch_items and self.preparing < self.max_preparing
+        return has_room and self.waiting > 0
 
 
 class Turns:
