@@ -34,12 +34,13 @@ def serve() -> Iterator[Callable[..., str]]:
     """Starts a server and gives its address once it is ready."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(models: Path, **env: str) -> str:
+    def start(models: Path, *, measured: bool = False, **env: str) -> str:
         port = free_port()
-        process = start_server(models, PORT=str(port), **env)
+        process = start_server(models, measured=measured, PORT=str(port), **env)
         running.append(process)
         url = f"http://127.0.0.1:{port}"
-        PROCESSES[url] = process
+        if measured:
+            PROCESSES[url] = process
         wait_for_ready(url, process)
         return url
 

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from app.server import KEEP_ALIVE_SECONDS, make_server
 from app.serving.service import Service
 from app.sockets import listen, shown
+from tests.support.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,8 +28,14 @@ def environment_of(models: Path, **env: str) -> dict[str, str]:
     return {**os.environ, "MODELS_DIR": str(models), "HOST": "127.0.0.1", **env}
 
 
-def start_server(models: Path, **env: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "app"]
+def start_server(models: Path, *, measured: bool = False, **env: str) -> subprocess.Popen[str]:
+    """Where torch has to be loaded, by a Python that has loaded it.
+
+    Unless the server is to be `measured`: then the process is the server's own, and nothing is in it that it did not
+    load itself.
+    """
+    loads_torch = env.get("ENGINE") == "torch" or not any(models.glob("compiled/*/manifest.json"))
+    command = [warm_python() if loads_torch and not measured else sys.executable, "-m", "app"]
     return subprocess.Popen(command, env=environment_of(models, **env), stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -36,7 +43,7 @@ PROCESSES: dict[str, subprocess.Popen[str]] = {}
 
 
 def process_of(url: str) -> subprocess.Popen[str]:
-    """The process of a server that the `serve` fixture started."""
+    """The process of a server that the `serve` fixture started to be measured."""
     return PROCESSES[url]
 
 
