@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.support.server import ROOT, free_port, wait_for_ready
 from tests.support.vectors import png
+from tests.support.warm_python import warm_python
 
 DEMO = ROOT / "demo/models"
 

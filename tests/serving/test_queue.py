@@ -12,6 +12,7 @@ from app.serving.item import Item, Request, Stage
 from app.serving.queue import Batch, Queue, Wanted
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits
+from tests.support.search import times
 
 WIDTH = 2
 # Few different items, so that requests share them. The number is the row that an item gets.
@@ -296,5 +297,5 @@ class Machine(RuleBasedStateMachine):
 TestQueue = Machine.TestCase
 # Without shrinking, which takes minutes: the steps that are printed tell enough.
 TestQueue.settings = settings(
-    max_examples=300, stateful_step_count=50, deadline=None, phases=(Phase.reuse, Phase.generate)
+    max_examples=times(100), stateful_step_count=50, deadline=None, phases=(Phase.reuse, Phase.generate)
 )

@@ -1,6 +1,7 @@
 """A real server on a real port, as a process or in this one."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -39,6 +40,9 @@ def start_server(models: Path, *, measured: bool = False, **env: str) -> subproc
     return subprocess.Popen(command, env=environment_of(models, **env), stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
+_PORTS = range(10_000, 30_000)
+_ports = itertools.islice(itertools.cycle(_PORTS), os.getpid() * 4099 % len(_PORTS), None)
+
 PROCESSES: dict[str, subprocess.Popen[str]] = {}
 
 
@@ -48,9 +52,15 @@ def process_of(url: str) -> subprocess.Popen[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody takes meanwhile: below those that the kernel gives, and another one at each call.
+
+    Processes that test side by side start at different ones.
+    """
+    for port in _ports:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_for_ready(url: str, process: subprocess.Popen[str] | None = None) -> None:
