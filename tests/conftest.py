@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from app.towers import LoadedModel
 from tests.support.families import Case, bake, reference_vectors
 from tests.support.server import PROCESSES, RunningApp, free_port, start_server, wait_for_ready
 from tests.support.tiny import clip_pair
+from tests.support.warm_python import warm_python
 
 # A check of a change fails for the change, not for the example that was drawn that day; elsewhere new ones are drawn.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -27,6 +29,12 @@ if os.environ.get("CI"):
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clip_pair(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def compile_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process compiles is compiled by a Python that has loaded torch already."""
+    monkeypatch.setattr(sys, "executable", warm_python())
 
 
 @pytest.fixture(scope="session")

@@ -135,6 +135,7 @@ def settings(tiny_models: Path, tmp_path: Path) -> Settings:
     return Settings(models_dir=tiny_models, cache_dir=tmp_path, engine="toy")
 
 
+@pytest.mark.usefixtures("compile_warm")
 def test_a_toy_engine_compiles_and_serves(settings: Settings, tiny_models: Path, tmp_path: Path) -> None:
     folder = compile_model(settings, tmp_path / "compiled")
     assert (folder / "image.pt2").is_file() and not list(folder.glob("*.xml"))
@@ -144,6 +145,7 @@ def test_a_toy_engine_compiles_and_serves(settings: Settings, tiny_models: Path,
     assert model.engine == "the toy on a table"
 
 
+@pytest.mark.usefixtures("compile_warm")
 def test_a_tower_that_one_engine_refuses_is_computed_by_the_next(
     settings: Settings,
     tiny_models: Path,
@@ -178,6 +180,7 @@ def test_a_precision_that_the_engine_lacks_is_named(settings: Settings) -> None:
         load_model(settings.model_copy(update={"precision": "int8"}))
 
 
+@pytest.mark.usefixtures("compile_warm")
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
@@ -204,6 +207,7 @@ def test_what_keeps_a_model_from_being_compiled_is_said_and_not_remembered(
     assert not list(place.iterdir())
 
 
+@pytest.mark.usefixtures("compile_warm")
 def test_a_failure_is_tried_again_and_the_next_engine_serves_meanwhile(
     settings: Settings,
     tiny_models: Path,
