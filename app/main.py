@@ -20,7 +20,7 @@ from app.api.routes import router
 from app.api.schemas import describe_token
 from app.api.status import add_error_handlers
 from app.errors import first_line
-from app.models.load import load_model
+from app.models.bake import load_named_model
 from app.serving.service import Service
 from app.settings import Settings
 from app.towers import LoadedModel
@@ -76,7 +76,8 @@ def create_app(
     """
     tracer = tracer or _open_tracer(os.environ)
     stopping = threading.Event()
-    service = Service(settings, load or functools.partial(load_model, stop=stopping), on_failure, stopping)
+    load = load or functools.partial(load_named_model, environment=os.environ, stop=stopping)
+    service = Service(settings, load, on_failure, stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
