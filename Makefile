@@ -7,7 +7,7 @@ PINS := requirements.txt $(wildcard requirements/*.txt)
 # What serving a compiled model needs; all that development needs holds it too.
 SERVING := $(or $(wildcard $(VENV)/.installed),$(VENV)/.serving)
 
-.PHONY: setup demo demo-compiled serve bake unit test browser prometheus dashboard lint bench soak fuzz constraints
+.PHONY: setup demo demo-compiled serve bake test browser prometheus dashboard lint bench soak fuzz constraints
 .PHONY: wheels docker-test ray-test
 
 setup: $(VENV)/.installed
@@ -54,9 +54,6 @@ serve: $(SERVING)
 bake: $(SERVING)
 	$(INSTALL_FOR_NAMES)
 	$(BIN)/python download.py
-
-unit: setup
-	$(BIN)/python -m pytest -q tests/unit
 
 test: setup browser prometheus $(VENV)/.families
 	$(BIN)/python -m pytest -q

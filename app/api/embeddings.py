@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 
 from app.api.body import announced_bytes
 from app.api.parse_embeddings import parse_embeddings
-from app.api.routes import Answer, compute, receive, service_of, while_connected
+from app.api.request import Client
+from app.api.routes import Answer, metrics_of, receive, service_of
 from app.api.schemas import ROWS_AT_ONCE
 from app.errors import InvalidRequest, ServiceError
 from app.towers import Vectors
@@ -25,12 +26,13 @@ router = APIRouter()
 @router.post("/v1/embeddings", include_in_schema=False)
 async def embeddings(request: Request) -> Response:
     """The vectors that POST /vectorize gives, in the order of the input."""
-    service = service_of(request)
     with contextlib.ExitStack() as share:
-        share.enter_context(service.metrics.request_seconds.time())
-        running = await service.running()
-        admission = share.enter_context(running.budget.admit(announced_bytes(request)))
-        payload = await receive(request, running, admission, parse_embeddings)
+        share.enter_context(metrics_of(request).request_seconds.time())
+        client = Client(request)
+        running = await service_of(request).running(client)
+        admission = running.budget.admit(client, announced_bytes(request))
+        share.callback(admission.release)
+        payload = await receive(request, client, admission, parse_embeddings)
         width = running.model.width
         if payload.dimensions not in (None, width):
             raise InvalidRequest(
@@ -38,8 +40,9 @@ async def embeddings(request: Request) -> Response:
                 "leave it out",
                 "dimensions",
             )
+        await admission.take_items(len(payload.kinds))
         try:
-            texts, images = await while_connected(request, compute(request, running, admission, payload.items))
+            texts, images = await running.preparing.vectorize(payload.items.texts, payload.items.images, client)
         except ServiceError as error:
             raise _at_input(error, payload.kinds) from error
         tokens = await asyncio.to_thread(running.count_tokens, payload.items.texts)

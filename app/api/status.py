@@ -54,12 +54,17 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     return next((headers for kind, headers in _HEADERS if isinstance(error, kind)), {})
 
 
-def response_to(error: ServiceError, path: str) -> Response:
-    """JSON with a string `error`; for the routes of OpenAI's API in the form in which its clients expect it."""
+def response_to(error: ServiceError, method: str, path: str) -> Response:
+    """JSON with a string `error`, and a line in the log.
+
+    For the routes of OpenAI's API in the form in which its clients expect it.
+    """
+    if not path.startswith("/.well-known/"):
+        _log_refusal(method, path, status_of(error), error, _level(error))
     return _json(str(error), status_of(error), headers_of(error), path, error.parameter)
 
 
-def log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
+def _log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
     """One line about a request that did not get what it asked for, at most so many a second.
 
     Of a path that is none of ours nothing is logged: it is whatever its sender likes.
@@ -72,26 +77,23 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        path, status = request.scope["path"], status_of(error)
-        if not path.startswith("/.well-known/"):
-            log_refusal(request.method, path, status, error, _level(error, status))
-        return response_to(error, path)
+        return response_to(error, request.method, request.scope["path"])
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.scope["path"]
         headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-        log_refusal(request.method, path, error.status_code, error.detail)
+        _log_refusal(request.method, path, error.status_code, error.detail)
         return _json(f"{request.method} {path}: {error.detail}", error.status_code, headers, path)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
 
 
-def _level(error: ServiceError, status: int) -> int:
+def _level(error: ServiceError) -> int:
     if isinstance(error, ClientGone):
         return logging.DEBUG
-    return logging.WARNING if status >= 500 else logging.INFO
+    return logging.WARNING if status_of(error) >= 500 else logging.INFO
 
 
 def _allowed(request: Request) -> str:

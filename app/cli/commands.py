@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,8 +20,11 @@ from rich.table import Table
 from app.cli.arguments import Arguments
 from app.cli.bake import busy
 from app.errors import CompilingFailed, ConfigurationError, ServiceError
+from app.serving.timeline import Timeline
 from app.settings import Settings, load_settings
 from app.towers import Vectors
+
+T = TypeVar("T")
 
 _TEXT = "a red circle"
 
@@ -63,6 +67,18 @@ class _Embedded:
         return table
 
 
+class _CommandLine:
+    """Who waits here: somebody who does not leave."""
+
+    timeline: Timeline | None = None
+
+    def __init__(self) -> None:
+        self.arrived = time.monotonic()
+
+    async def wait(self, future: asyncio.Future[T]) -> T:
+        return await future
+
+
 async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes]) -> _Embedded:
     """The vectors of texts and of the files of pictures, on the way that a request takes.
 
@@ -71,7 +87,7 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
     from app.main import create_app
     from app.serving.service import Service
 
-    patient = settings.model_copy(update={"loading_timeout": 3600.0})
+    patient = settings.model_copy(update={"client_timeout": 3600.0})
     app = create_app(patient, on_failure=lambda: None)
     service: Service = app.state.service
     encoded = [base64.b64encode(image) for image in images]
@@ -79,7 +95,7 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
         try:
             running = await service.running()
             started = time.perf_counter()
-            rows = await running.batcher.vectorize([text.encode() for text in texts], encoded)
+            rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, _CommandLine())
         except ServiceError as error:
             raise ConfigurationError(str(error)) from error
         return _Embedded(*rows, time.perf_counter() - started, running.model.title)

@@ -58,7 +58,7 @@ def open_tower(
     started = time.monotonic()
     width = session.start(batch)().shape[1]
     first = time.monotonic() - started
-    items = settings.image_batch if kind == "image" else settings.text_batch
+    items = settings.max_batch
     if not items and first > 1:  # it takes longer than later runs, but there is no time to measure
         items = 1
     if not items:
@@ -70,8 +70,7 @@ def open_tower(
             if folder is not None:
                 _keep_measured(folder, name, starts)
         items = choose_size(_fastest(starts), _SHARES[kind])
-    tokens = settings.text_batch_tokens if kind == "text" else 0
-    tokens = tokens or items * len(inputs.get("input_ids", "1"))
+    tokens = items * len(inputs.get("input_ids", "1"))
     return Tower(processor, session, BatchLimits(items, tokens, padding.same_length), padding), width
 
 

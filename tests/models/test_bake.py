@@ -1,188 +1,147 @@
-"""A start that names a model bakes it first, in a folder that holds none."""
+"""What may be baked as what, code of a model's own, and what an interrupted bake leaves."""
 
-import os
+import json
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import torch
+from transformers import AutoProcessor, RobertaConfig, RobertaModel, SiglipModel
 
-from tests.support.compiled import assert_like_reference, compiled
-from tests.support.hub import Hub, hub_environment, serve_hub
-from tests.support.load import wait_until
-from tests.support.server import ROOT, environment_of, free_port, wait_for_port, wait_for_ready
+from app.engines.openvino import OpenVINO
+from app.errors import ConfigurationError
+from app.families.folders import BEING_REPLACED, check_model, content_files
+from app.families.registry import find_family
+from app.families.sentence_transformer_pair import usable_positions
+from app.models.load import load_model
+from app.models.store import read_manifest
+from app.settings import Settings
+from tests.support import tiny_families
+from tests.support.baking import download
+from tests.support.hub import serve_hub
 from tests.support.tiny import clip_pair
 
-NAMES = {"CLIP_MODEL_NAME": "someone/clip", "TEXT_MODEL_NAME": "someone/clip"}
-NOBODY = "http://127.0.0.1:9"
+CODE = """
+from transformers import SiglipConfig, SiglipModel
+
+class OwnConfig(SiglipConfig):
+    model_type = "own_siglip"
+
+class OwnModel(SiglipModel):
+    config_class = OwnConfig
+"""
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return clip_pair(tmp_path_factory.mktemp("pair"), seed=21) / "clip"
-
-
-@pytest.fixture
-def hub(clip: Path) -> Iterator[Hub]:
-    with serve_hub({"someone/clip": clip, "someone/other": clip}) as running:
-        yield running
-
-
-def start(models: Path, hub: str, port: int | None = None, **env: str) -> subprocess.Popen[str]:
-    variables = environment_of(models, PORT=str(port or free_port()), **env)
-    environment = {**variables, **hub_environment(hub, models.parent / "hub-home"), **variables, "HF_ENDPOINT": hub}
-    environment.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "app"]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-
-
-@contextmanager
-def served(models: Path, hub: str, **env: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    port = free_port()
-    process = start(models, hub, port, **env)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for_port(url)
-        yield url, process
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
-
-
-def refusal(models: Path, hub: str, **env: str) -> str:
-    """The reason that the log gives of a start that ends with status 1."""
-    process = start(models, hub, **env)
-    _, log = process.communicate(timeout=100)
-    assert process.returncode == 1 and "Traceback" not in log, log
-    (reason,) = [line for line in log.splitlines() if " CRITICAL " in line]
-    return reason
-
-
-def state(models: Path) -> dict[Path, int]:
-    """The time of every file, but for what is measured at a start."""
-    files = (path for path in models.rglob("*") if path.is_file() and path.name != "batches.json")
-    return {path: path.stat().st_mtime_ns for path in files}
-
-
-def test_a_named_model_is_baked_while_requests_wait_and_the_next_start_is_offline(
-    hub: Hub, clip: Path, tmp_path: Path
-) -> None:
-    models, answers = tmp_path / "models", []
-    hub.gate.clear()
-    with served(models, hub.url, LOADING_TIMEOUT="100", **NAMES) as (url, process):
-        asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/vectorize", json={"texts": ["a"]}, timeout=100))
-        )
-        asking.start()
-        wait_until(lambda: bool(hub.downloads), 60)
-        assert httpx.get(f"{url}/.well-known/live").status_code == 204
-        ready = httpx.get(f"{url}/.well-known/ready")
-        assert ready.status_code == 503 and "loaded" in ready.json()["error"]
-        hub.gate.set()
-        wait_for_ready(url, process)
-        asking.join()
-        assert answers[0].status_code == 200 and len(answers[0].json()["textVectors"]) == 1
-        assert_like_reference(url, models)
-        maps = Path(f"/proc/{process.pid}/maps")
-        assert not maps.exists() or "libtorch" not in maps.read_text(), "torch went away with what baked"
-        process.terminate()
-        _, log = process.communicate(timeout=20)
-    assert "baking: downloading someone/clip" in log and "baking: OpenVINO on the CPU" in log
-    assert len(compiled(models / "compiled")) == 1 and not (models / ".downloading").exists()
-    before, downloads = state(models), len(hub.downloads)
-    with served(models, NOBODY, **NAMES) as (url, process):
-        wait_for_ready(url, process)
-    with served(models, NOBODY) as (url, process):  # a name is not needed any more
-        wait_for_ready(url, process)
-    assert state(models) == before and len(hub.downloads) == downloads
-
-
-def test_another_model_than_the_one_named_ends_the_start(hub: Hub, clip: Path, tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    with served(models, hub.url, **NAMES) as (url, process):
-        wait_for_ready(url, process)
-    before, downloads = state(models), len(hub.downloads)
-    other = {"CLIP_MODEL_NAME": "someone/other", "TEXT_MODEL_NAME": "someone/other"}
-    said = refusal(models, hub.url, **other)
-    assert "holds the model of CLIP_MODEL_NAME=someone/clip" in said
-    assert "names CLIP_MODEL_NAME=someone/other" in said
-    for name in ("clip", "text"):  # as in a baked image: the compiled model alone
-        shutil.rmtree(models / name)
-    with served(models, NOBODY, **NAMES) as (url, process):
-        wait_for_ready(url, process)
-    assert "holds the model of CLIP_MODEL_NAME=someone/clip" in refusal(models, hub.url, **other)
-    assert "not baked by a name (clip, text)" in refusal(ROOT / "demo" / "models", hub.url, **NAMES)
-    assert len(hub.downloads) == downloads and {path: before[path] for path in state(models)} == state(models)
-
-
-def test_without_a_name_nothing_is_downloaded(hub: Hub, tmp_path: Path) -> None:
-    assert "there is no model folder" in refusal(tmp_path / "models", hub.url, CLIP_MODEL_TYPE="openai")
-    assert not hub.downloads and not (tmp_path / "models").exists()
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_families.siglip(tmp_path_factory.mktemp("siglip") / "hub")
 
 
 @pytest.mark.parametrize(
-    ("names", "folder", "says"),
+    ("names", "says"),
     [
-        ({"CLIP_MODEL_NAME": "someone/clip"}, "models", "TEXT_MODEL_NAME is not set"),
-        ({**NAMES, "CLIP_MODEL_NAME": "nobody/nothing"}, "models", "no model nobody/nothing"),
-        (NAMES, "file/models", "file/models cannot be written"),
+        ({"CLIP_MODEL_NAME": "someone/siglip", "TEXT_MODEL_NAME": "someone/siglip"}, "SIGLIP_MODEL_NAME"),
+        (
+            {"CLIP_MODEL_NAME": "s/m", "TEXT_MODEL_NAME": "s/m", "CLIP_MODEL_TYPE": "openai"},
+            "siglip model; bake it with SIGLIP_MODEL_NAME",
+        ),
+        ({"COLPALI_ENGINE_MODEL_NAME": "someone/siglip"}, "SIGLIP_MODEL_NAME"),
     ],
 )
-def test_what_keeps_a_named_model_from_being_baked_is_said(
-    hub: Hub, tmp_path: Path, names: dict[str, str], folder: str, says: str
+def test_a_model_of_another_family_is_refused_with_the_setting_to_use(
+    siglip: Path, tmp_path: Path, names: dict[str, str], says: str
 ) -> None:
-    (tmp_path / "file").write_text("no folder can be made here, not even by root")
-    assert says in refusal(tmp_path / folder, hub.url, **names)
+    with serve_hub({"someone/siglip": siglip, "s/m": siglip}) as hub:
+        result = download(hub.url, tmp_path / "models", **names)
+    if "pip install" in result.stderr:  # the family's own library comes first where it is missing
+        says = "requirements/colpali.txt"
+    assert result.returncode == 1 and says in result.stderr and "Traceback" not in result.stderr
+    kept = list((tmp_path / "models" / ".downloading").rglob("*.safetensors"))
+    assert kept or "pip install" in result.stderr  # a setting was wrong, not the download
 
 
-@pytest.mark.parametrize(
-    ("engine", "moment"), [("torch", ".downloading/*/.cache"), ("openvino", ".downloading/baked/compiled/.making-*")]
-)
-def test_a_stop_while_it_bakes_takes_two_seconds_and_the_next_start_goes_on(
-    hub: Hub, tmp_path: Path, engine: str, moment: str
+def test_code_of_another_repository_is_kept_with_the_model(
+    siglip: Path, tmp_path: Path, serve: Callable[..., str], offline: dict[str, str]
 ) -> None:
+    own, code = tmp_path / "own", tmp_path / "code"
+    shutil.copytree(siglip, own)
+    config = json.loads((own / "config.json").read_text())
+    references = {"AutoConfig": "someone/impl--own.OwnConfig", "AutoModel": "someone/impl--own.OwnModel"}
+    (own / "config.json").write_text(json.dumps({**config, "model_type": "own_siglip", "auto_map": references}))
+    code.mkdir()
+    (code / "own.py").write_text(CODE)
     models = tmp_path / "models"
-    if engine == "torch":  # which compiles nothing
-        hub.gate.clear()
-    process = start(models, hub.url, ENGINE=engine, **NAMES)
-    wait_until(lambda: process.poll() is not None or bool(list(models.glob(moment))), 100)
-    started = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    longest = 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    assert time.monotonic() - started < longest
-    wait_until(lambda: not _processes_of(models), longest)
-    assert not (models / "clip").exists()
-    hub.gate.set()
-    with served(models, hub.url, ENGINE="torch", **NAMES) as (url, process):
-        wait_for_ready(url, process)
-    assert not (models / ".downloading").exists()
+    with serve_hub({"someone/own": own, "someone/impl": code}) as hub:
+        refused = download(hub.url, models, SIGLIP_MODEL_NAME="someone/own")
+        assert refused.returncode == 1 and "TRUST_REMOTE_CODE=1" in refused.stderr
+        baked = download(hub.url, models, "--no-compile", SIGLIP_MODEL_NAME="someone/own", TRUST_REMOTE_CODE="1")
+        assert baked.returncode == 0, baked.stderr[-3000:]
+    assert (models / "siglip" / "own.py").is_file()
+    url = serve(models, ENGINE="torch", HF_HOME=str(tmp_path / "home"), **offline)
+    vector = httpx.post(f"{url}/vectorize", json={"texts": ["a cat"]}).json()["textVectors"][0]
+    processor = AutoProcessor.from_pretrained(siglip, backend="pil")
+    inputs = processor(text=["a cat"], padding="max_length", max_length=64, return_tensors="pt")
+    with torch.inference_mode():
+        want = SiglipModel.from_pretrained(siglip).eval().get_text_features(**inputs).pooler_output[0]
+    np.testing.assert_allclose(vector, want.numpy(), rtol=1e-3, atol=1e-5)
 
 
-def test_two_servers_on_one_folder_bake_it_once(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_replacement_is_said_and_mended(tmp_path: Path) -> None:
+    pair = clip_pair(tmp_path / "pair")
     models = tmp_path / "models"
-    names = {**NAMES, "ENGINE": "torch"}
-    with served(models, hub.url, **names) as (one, first), served(models, hub.url, **names) as (two, second):
-        wait_for_ready(one, first)
-        wait_for_ready(two, second)
-        assert_like_reference(two, models)
-    assert hub.downloads.count("model.safetensors") == 1
+    models.mkdir()
+    shutil.copytree(pair / "clip", models / "clip")  # of one model, and the text folder of another
+    shutil.copytree(pair / "text", models / "text")
+    (models / "baked.json").write_text(json.dumps({"wanted": {}, "folders": ["clip", "text"]}))
+    (models / BEING_REPLACED).touch()
+    with pytest.raises(ConfigurationError, match=r"download\.py again"):
+        check_model(models, find_family(models))
+    with serve_hub({"someone/clip": pair / "clip"}) as hub:
+        names = {"CLIP_MODEL_NAME": "someone/clip", "TEXT_MODEL_NAME": "someone/clip"}
+        assert download(hub.url, models, "--no-compile", **names).returncode == 0
+    check_model(models, find_family(models))
 
 
-def _processes_of(models: Path) -> list[Path]:
-    """Processes with the folder in their command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(models).encode() in path.read_bytes():
-                found.append(path.parent)
-        except OSError:
-            continue
-    return found
+def test_links_inside_a_model_folder_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.safetensors").write_text("")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "0_CLIPModel").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "model" / "circle").symlink_to(tmp_path / "model")
+    (tmp_path / "model" / ".DS_Store").write_text("")
+    assert content_files(tmp_path / "model") == [tmp_path / "model" / "0_CLIPModel" / "model.safetensors"]
+
+
+def test_a_precision_in_which_only_another_machine_computes_is_baked(tmp_path: Path) -> None:
+    able = OpenVINO().precisions(Settings())
+    precision = next((name for name in ("bfloat16", "float16", "int8") if name not in able), None)
+    if precision is None:
+        pytest.skip("this machine computes in every precision")
+    pair, models = clip_pair(tmp_path / "pair"), tmp_path / "models"
+    names = {"CLIP_MODEL_NAME": "someone/clip", "TEXT_MODEL_NAME": "someone/clip", "PRECISION": precision}
+    with serve_hub({"someone/clip": pair / "clip"}) as hub:
+        baked = download(hub.url, models, **names)
+        for_a_gpu = download(hub.url, tmp_path / "gpu", "--no-compile", **{**names, "PRECISION": "float16"})
+    assert baked.returncode == 0 and f"does not compute in {precision}" in baked.stderr, baked.stderr
+    assert for_a_gpu.returncode == 0 and (tmp_path / "gpu" / "precision").read_text() == "float16", for_a_gpu.stderr
+    assert [read_manifest(folder)["precision"] for folder in models.glob("compiled/[!.]*")] == [precision]
+    with pytest.raises(ConfigurationError, match=f"PRECISION={precision}: .* takes float32"):
+        load_model(Settings(models_dir=models))
+    for name in ("clip", "text"):
+        shutil.rmtree(models / name)
+    alone = load_model(Settings(models_dir=models), served_elsewhere=True)  # as the build of an image tries it
+    assert (alone.precision, alone.family) == (precision, "sentence-transformers")
+
+
+def test_positions_by_the_models_own_rule() -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    model = RobertaModel(RobertaConfig(vocab_size=20, max_position_embeddings=34, pad_token_id=1, **shape)).eval()
+    usable = usable_positions(model)
+    assert usable == 32
+    assert model(torch.full((1, usable), 5)).last_hidden_state.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, usable + 1), 5))
+    assert usable_positions(torch.nn.Linear(2, 2)) is None

@@ -3,13 +3,13 @@
 from typing import Any
 
 import numpy as np
+from app.serving.queue import Batch, Queue, Wanted
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.errors import EngineBroken, InvalidRequest, OutOfMemory, ServiceError, Unavailable
 from app.serving.item import Item, Request, Stage
-from app.serving.queue import Batch, Queue, Wanted
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits
 

@@ -1,9 +1,9 @@
 """How long batches get: half of what takes part."""
 
 import numpy as np
+from app.serving.queue import Batch, Queue, Wanted
 
 from app.serving.item import Request
-from app.serving.queue import Batch, Queue, Wanted
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits
 
