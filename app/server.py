@@ -100,7 +100,10 @@ class Server(uvicorn.Server):
                 connection.shutdown()  # closes it, if nothing has begun to arrive
             await asyncio.sleep(_TICK)
         if left := self._connections():
-            _log.warning("%d connections are closed unanswered, for GRACE_PERIOD is over", len(left))
+            cause = "GRACE_PERIOD is over"
+            if self._at_once:
+                cause = "the model is not loaded" if self._service.is_loading else "a second signal came"
+            _log.warning("%d connections are closed unanswered, for %s", len(left), cause)
         for connection in left:
             connection.transport.abort()
         await self.lifespan.shutdown()
