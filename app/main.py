@@ -22,7 +22,7 @@ from app.errors import first_line
 from app.models.bake import load_named_model
 from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.processors.text import TextPreparer
-from app.serving.budget import Budget, limits_for
+from app.serving.budget import Budget, limits_for, max_pixels_for
 from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.preparing import Preparing
 from app.serving.service import Running, Service
@@ -112,7 +112,7 @@ def _serve(model: LoadedModel, settings: Settings, metrics: Metrics, on_broken: 
     keep_decoded_memory(limits.kept_bytes)
     pictures = PictureProcessor(
         model.image.processor,
-        max_pixels=settings.max_pixels,
+        max_pixels=max_pixels_for(settings, budget.most_picture),
         seconds=settings.decode_timeout,
         legacy=settings.legacy_images,
         fast=settings.fast_images,

@@ -69,7 +69,9 @@ class Settings(BaseSettings):
         description="where a compiled model is kept if MODELS_DIR is not writable",
     )
     trust_remote_code: bool = Field(default=False, description="execute code from the model folder")
-    max_pixels: int = Field(default=64_000_000, gt=0, description="largest picture, width x height")
+    max_pixels: int = Field(
+        default=0, ge=0, description="largest picture, width x height; 0 follows the memory, at most 178956970"
+    )
     legacy_images: bool = Field(
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",

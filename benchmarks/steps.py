@@ -69,7 +69,7 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
     model = load_model(Settings(models_dir=models))
     body = b'{"texts": ["%b"]}' % _TEXT
     preparer = TextPreparer(model.text.processor)
-    inputs = preparer.prepare(_TEXT)
+    inputs = preparer(_TEXT)
     rows, nothing = np.random.default_rng(1).normal(size=(1, _WIDTH)).astype(np.float32), np.empty((0, _WIDTH), np.float32)
     pool, metrics = Pool(2**30, reserve=2**20, overflow=2**29), Metrics()
     counts = metrics.of_kind("texts")
@@ -92,7 +92,7 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
         "budget": budget,
         "hash": lambda: digest("texts", _TEXT),
         "turn": turn(),
-        "tokenize": lambda: preparer.prepare(_TEXT),
+        "tokenize": lambda: preparer(_TEXT),
         "batch of one": lambda: collate([inputs], model.text.padding),
         "vector to JSON": lambda: dump_response(rows, nothing),
         "metrics": count,

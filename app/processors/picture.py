@@ -81,14 +81,14 @@ class PictureProcessor:
         """No picture is prepared in less time than a thread takes to wake."""
         return False
 
-    def prepare(self, content: bytes) -> Inputs:
+    def __call__(self, content: bytes) -> Inputs:
         """The arrays of the picture in a base64 text; raises InvalidRequest or Unavailable."""
         with self.open(content) as picture, self._memory(picture.decoded_bytes):
             return picture.prepare()
 
-    def prepare_many(self, contents: list[bytes]) -> list[Inputs]:
+    def many(self, contents: list[bytes]) -> list[Inputs]:
         """The same for several."""
-        return [self.prepare(content) for content in contents]
+        return [self(content) for content in contents]
 
     @contextmanager
     def open(self, text: bytes) -> Iterator[OpenedPicture]:

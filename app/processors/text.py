@@ -204,22 +204,22 @@ class TextPreparer:
         """Whether tokenizing it takes less time than waking a thread."""
         return len(content) <= _QUICK_BYTES and isinstance(self._processor, TextProcessor)
 
-    def prepare(self, content: bytes) -> Inputs:
+    def __call__(self, content: bytes) -> Inputs:
         """int64 arrays of shape (tokens,)."""
         if isinstance(self._processor, TextProcessor):
             return self._processor(content)
         return self._processor(content[:_MOST_DECODED].decode(errors="ignore"))
 
-    def prepare_many(self, contents: list[bytes]) -> list[Inputs]:
+    def many(self, contents: list[bytes]) -> list[Inputs]:
         """The same for several texts."""
         if isinstance(self._processor, TextProcessor):
             return self._processor.many(contents)
-        return [self.prepare(content) for content in contents]
+        return [self(content) for content in contents]
 
     def count_tokens(self, content: bytes) -> int:
         """The tokens of a text as the model reads it."""
         if isinstance(self._processor, TextProcessor):
             return self._processor.count_tokens(content)
-        inputs = self.prepare(content)
+        inputs = self(content)
         mask = inputs.get("attention_mask")
         return len(inputs["input_ids"]) if mask is None else int(mask.sum())

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.errors import BodyTooLarge, Overloaded, TooLarge
+from app.processors.decode import BYTES_A_PIXEL
 from app.serving.item import Caller
 from app.serving.pool import Claim, Pool
 from app.settings import Settings
@@ -19,6 +20,8 @@ from app.settings import Settings
 MIB = 2**20
 MAX_ITEMS = 10_000
 """The most items that one request may have, however much memory there is."""
+MAX_PIXELS = 178_956_970
+"""The largest picture where memory suffices: what Pillow takes by itself, twice its MAX_IMAGE_PIXELS."""
 # Of the memory that the model leaves. The rest is for what a body becomes while it is parsed.
 _REQUESTS, _PICTURES = 0.35, 0.45
 _MAX_REQUESTS = 2 * 2**30
@@ -61,7 +64,7 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
     largest = requests // 2
     item_bytes = width * _ANSWER_BYTES
     max_kept = min(threads * _KEPT_A_THREAD, _MAX_KEPT)
-    picture = settings.max_pixels * _PIXEL_BYTES + _DECODER_BYTES
+    picture = (settings.max_pixels or MAX_PIXELS) * _PIXEL_BYTES + _DECODER_BYTES
     pictures = min(threads * picture * 8 // 7 + max_kept, int(_PICTURES * free))
     kept = min(max_kept, int(_KEPT * pictures))
     return Limits(
@@ -72,6 +75,11 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
         picture_bytes=pictures - kept,
         kept_bytes=kept,
     )
+
+
+def max_pixels_for(settings: Settings, picture_bytes: int) -> int:
+    """The most pixels of a picture: as set, or as many as an ordinary JPEG may have in `picture_bytes` of memory."""
+    return settings.max_pixels or min(MAX_PIXELS, picture_bytes // BYTES_A_PIXEL)
 
 
 class Budget:
@@ -93,6 +101,11 @@ class Budget:
         )
         self._pictures = Pool(limits.picture_bytes, small=_SMALL_PICTURE, reserve=limits.picture_bytes // 8)
         self._pictures_lock = threading.Lock()
+
+    @property
+    def most_picture(self) -> int:
+        """The most bytes with which a picture may ever be prepared."""
+        return self._pictures.most
 
     def used(self) -> dict[str, int]:
         """Bytes taken of each pool."""

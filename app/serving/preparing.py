@@ -42,11 +42,11 @@ class Preparer(Protocol):
         """Whether preparing takes less time than waking a thread."""
         ...
 
-    def prepare(self, content: bytes) -> Inputs:
+    def __call__(self, content: bytes) -> Inputs:
         """The arrays of one item. Raises ServiceError, or whatever a library raises."""
         ...
 
-    def prepare_many(self, contents: list[bytes]) -> list[Inputs]:
+    def many(self, contents: list[bytes]) -> list[Inputs]:
         """The arrays of several quick items."""
         ...
 
@@ -269,11 +269,11 @@ class Preparing:
         preparer = self._preparers[kind]
         if len(items) > 1:
             with suppress(BaseException):  # a library's panic, too; below it is found which of them is at fault
-                return [*preparer.prepare_many([item.content for item in items])]
+                return [*preparer.many([item.content for item in items])]
         outcomes: list[Inputs | ServiceError] = []
         for item in items:
             try:
-                outcomes.append(preparer.prepare(item.content))
+                outcomes.append(preparer(item.content))
             except BaseException as cause:
                 outcomes.append(error_for(cause, kind, "prepared"))
         return outcomes
