@@ -27,9 +27,8 @@ from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.preparing import Preparing
 from app.serving.service import Running, Service
 from app.serving.vector_cache import VectorCache
-from app.settings import Settings
+from app.settings import VERSION, Settings
 from app.towers import LoadedModel
-from app.version import VERSION
 
 if TYPE_CHECKING:
     from app.api.tracing import Tracer

@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
 
+VERSION = "1.0.0"
+"""Of this server."""
+
 # What other programs call the levels of their logs.
 _LOG_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
 

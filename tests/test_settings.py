@@ -24,7 +24,7 @@ def test_the_log_levels_of_other_programs_are_understood(value: str, level: str)
 
 
 def test_a_log_level_that_there_is_not() -> None:
-    with pytest.raises(ConfigurationError, match="LOG_LEVEL='loud': .*'debug', 'info', 'warning' or 'error'"):
+    with pytest.raises(ConfigurationError, match=r"LOG_LEVEL='loud': .*'debug', 'info', 'warning' or 'error'"):
         load_settings({"log_level": "loud"})
 
 

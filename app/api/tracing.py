@@ -23,8 +23,7 @@ from opentelemetry.trace import Span, get_current_span, set_span_in_context
 
 from app.api.request import one_spelling
 from app.serving.timeline import Passage, Timeline
-from app.settings import TracingVariables, not_installed
-from app.version import VERSION
+from app.settings import VERSION, TracingVariables, not_installed
 
 _log = logging.getLogger(__name__)
 
