@@ -113,8 +113,7 @@ class Server(uvicorn.Server):
         self._at_once = self._at_once or self._service.is_loading
         self.config.encoded_headers.append(_CLOSE)
         for connection in self._connections():
-            if connection.cycle is not None:
-                connection.cycle.keep_alive = False
+            connection.make_last()
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         cause = "the failure" if self._service.failure else signal.Signals(self._asked_by or signal.SIGTERM).name
         _log.info("shutting down on %s", cause)

@@ -97,9 +97,13 @@ def run_app() -> Iterator[Callable[..., RunningApp]]:
     """Serves create_app(Settings(**settings), load) in this process."""
     with contextlib.ExitStack() as stack:
 
-        def run(load: Callable[[Settings], LoadedModel], **settings: Any) -> RunningApp:
+        def run(
+            load: Callable[[Settings], LoadedModel], compute_timeout: float = 120.0, **settings: Any
+        ) -> RunningApp:
             failures: list[str] = []
-            app = create_app(Settings(**settings), load, lambda: failures.append("failed"))
+            app = create_app(
+                Settings(**settings), load, lambda: failures.append("failed"), compute_timeout=compute_timeout
+            )
             running = stack.enter_context(RunningApp(app))
             running.failures = failures
             return running

@@ -163,11 +163,11 @@ def test_models_are_listed_and_found_by_name(client: openai.OpenAI) -> None:
 
 
 def test_too_many_items_are_told_so(serve: Callable[..., str]) -> None:
-    url = serve(DEMO, ENABLE_EMBEDDINGS_API="1", MAX_WAITING_ITEMS="10")
+    url = serve(DEMO, ENABLE_EMBEDDINGS_API="1")
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0)
-    assert len(client.embeddings.create(model=MODEL, input=["a"] * 10).data) == 10
-    with pytest.raises(openai.APIStatusError, match="more than the 10 items allowed") as caught:
-        client.embeddings.create(model=MODEL, input=["a"] * 11)
+    assert len(client.embeddings.create(model=MODEL, input=["a"] * 1000).data) == 1000
+    with pytest.raises(openai.APIStatusError, match="more than the 10000 items allowed") as caught:
+        client.embeddings.create(model=MODEL, input=["a"] * 10_001)
     assert caught.value.status_code == 413
 
 
