@@ -39,16 +39,20 @@ demo-compiled: setup
 	rm -rf demo/models/compiled
 	MODELS_DIR=demo/models $(BIN)/python -m app compile
 
+# A model that is named is baked where there is none.
+MODEL_NAMES := $(CLIP_MODEL_NAME)$(OPEN_CLIP_MODEL_NAME)$(SIGLIP_MODEL_NAME)$(COLPALI_ENGINE_MODEL_NAME)
+INSTALL_FOR_NAMES = $(BIN)/python requirements/install.py requirements.txt \
+	$(if $(OPEN_CLIP_MODEL_NAME),requirements/openclip.txt) \
+	$(if $(COLPALI_ENGINE_MODEL_NAME),requirements/colpali.txt)
+
 serve: export MODELS_DIR := $(or $(MODELS_DIR),models)
 serve: $(SERVING)
-	$(BIN)/python requirements/for_model.py
+	$(if $(MODEL_NAMES),$(INSTALL_FOR_NAMES),$(BIN)/python requirements/for_model.py)
 	PORT=$(PORT) $(BIN)/python -m app
 
 # make bake CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32
 bake: $(SERVING)
-	$(BIN)/python requirements/install.py requirements.txt \
-		$(if $(OPEN_CLIP_MODEL_NAME),requirements/openclip.txt) \
-		$(if $(COLPALI_ENGINE_MODEL_NAME),requirements/colpali.txt)
+	$(INSTALL_FOR_NAMES)
 	$(BIN)/python download.py
 
 # Two files at a time, each as a whole, and beside them the families that need libraries of their own.

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.version import VERSION
+from app.settings import VERSION
 from tests.support.server import ROOT, process_of
 
 

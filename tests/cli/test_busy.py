@@ -11,7 +11,7 @@ from tests.support.server import ROOT
 from tests.support.warm_python import warm_python
 
 PROGRAM = """
-from app.cli.busy import busy
+from app.cli.bake import busy
 from benchmarks.progress import progress
 with progress(2) as step:
     step("first part")

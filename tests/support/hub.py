@@ -17,7 +17,8 @@ class Hub:
     """Serves `models`, a map from repository name to a folder.
 
     `private` repositories need the token "secret". `failures` is how many of the next downloads answer
-    503. `stop_after` cuts the next download of a file above that many bytes short.
+    503. `stop_after` cuts the next download of a file above that many bytes short. Downloads wait until `gate`
+    is open.
     """
 
     def __init__(self, models: dict[str, Path]) -> None:
@@ -27,6 +28,8 @@ class Hub:
         self.failures = 0
         self.stop_after: int | None = None
         self.downloads: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
         self.url = ""
 
 
@@ -118,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = data[start:]
         if self.command == "GET":
             self.hub.downloads.append(path.name)
+            self.hub.gate.wait(60)
             if self.hub.failures > 0:
                 self.hub.failures -= 1
                 self._error(503, "")
