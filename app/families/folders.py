@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigurationError, first_line
+from app.errors import ConfigurationError
 from app.families.family import Family, ModelFolder
 from app.settings import Settings
 
@@ -131,9 +132,18 @@ def _is_whole_safetensors(path: Path) -> bool:
     return size == 8 + length + max(ends, default=0)
 
 
-def cannot_load(folder: Path, error: Exception) -> ConfigurationError:
-    """What a library threw while it loaded a model folder, as an error that says where and what to do."""
-    return ConfigurationError(f"cannot load the model in {folder}: {first_line(error)}; {HOW_TO_GET_A_MODEL}")
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """What a library throws while it loads a model folder, as a ConfigurationError that says where and what to do."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        said = textwrap.shorten(str(error) or type(error).__name__, 500)
+        raise ConfigurationError(
+            f"cannot load the model in {folder}: {said}; copy or bake the model again, or choose another"
+        ) from error
 
 
 @contextmanager
