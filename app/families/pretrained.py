@@ -10,7 +10,7 @@ import torch
 
 from app.errors import ConfigurationError
 from app.families.folders import loading, read_config, without_damaged_files
-from app.families.tokenizer import as_its_files_say
+from app.families.tokenizer import as_its_files_say, require_tokenizer
 from app.families.torch_towers import stay_offline
 from app.families.weights import lacks_weights, load_with_transformers
 
@@ -62,6 +62,7 @@ def load_processor(folder: Path, trust_remote_code: bool, lower_case: bool = Fal
     stay_offline()
     from transformers import AutoProcessor
 
+    require_tokenizer(folder)
     with loading(folder):
         processor = AutoProcessor.from_pretrained(
             folder.resolve(), backend="pil", local_files_only=True, trust_remote_code=trust_remote_code

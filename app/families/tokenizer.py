@@ -56,6 +56,12 @@ def as_its_files_say(tokenizer: Any, folder: Path, lower_case: bool = False) -> 
     return tokenizer
 
 
+def require_tokenizer(folder: Path) -> None:
+    """Raises ConfigurationError if nothing in `folder` can be the vocabulary of a tokenizer."""
+    if not any(any(folder.glob(pattern)) for pattern in ("tokenizer.json", "vocab*", "*.model")):
+        raise _no_vocabulary(folder, ["vocab.json", "vocab.txt", "spiece.model"])
+
+
 def put_lower_case_first(tokenizer: Any) -> None:
     """Let a tokenizer of transformers, made with the `tokenizers` library, begin with lower case."""
     backend = tokenizer.backend_tokenizer
@@ -66,11 +72,15 @@ def put_lower_case_first(tokenizer: Any) -> None:
 
 def _require_vocabulary(tokenizer: Any, folder: Path) -> None:
     files = [name for kind, name in tokenizer.vocab_files_names.items() if kind in ("vocab_file", "merges_file")]
-    if missing := [name for name in files or ["tokenizer.json"] if not (folder / name).is_file()]:
-        raise ConfigurationError(
-            f"{folder} has no {' and no '.join(missing)}, nor a tokenizer.json, so texts cannot be tokenized; add it "
-            "from the model that this one was made from, or choose another"
-        )
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise _no_vocabulary(folder, missing)
+
+
+def _no_vocabulary(folder: Path, missing: list[str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"{folder} has no {', no '.join(missing)} and no tokenizer.json, so texts cannot be tokenized; copy them from "
+        "the model that this one was made from, or choose another"
+    )
 
 
 def _agrees(tokenizer: Any, file: Path, lower_case: bool) -> bool:

@@ -118,7 +118,7 @@ def text_tower(
 def _tower(module: torch.nn.Module, processor: Processor, sample: Any, padding: Padding | None) -> TorchTower:
     """Raises ConfigurationError if it would compute with weights that its files lack."""
     if lacks_weights(module):
-        require_trained(module, {name: torch.from_numpy(each)[None] for name, each in processor(sample).items()})
+        require_trained(module, {name: torch.tensor(each)[None] for name, each in processor(sample).items()})
     return TorchTower(module, processor, sample, padding or Padding())
 
 

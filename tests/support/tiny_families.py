@@ -35,12 +35,14 @@ SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def openai_clip(hub: Path, model_class: Any = CLIPModel, config_class: Any = CLIPConfig) -> Path:
-    """A CLIP, or with other classes a MetaCLIP 2, as it lies on the hub."""
+def openai_clip(
+    hub: Path, model_class: Any = CLIPModel, config_class: Any = CLIPConfig, text: dict[str, Any] | None = None
+) -> Path:
+    """A CLIP, or with other classes a MetaCLIP 2, as it lies on the hub; `text` adds to the text tower's config."""
     torch.manual_seed(3)
     tokenizer = clip_tokenizer(hub.parent / f"{hub.name}-tokenizer")
     config = config_class(
-        text_config={**SHAPE, "vocab_size": len(tokenizer), "bos_token_id": 512, "eos_token_id": 513},
+        text_config={**SHAPE, "vocab_size": len(tokenizer), "bos_token_id": 512, "eos_token_id": 513, **(text or {})},
         vision_config={**SHAPE, "image_size": 32, "patch_size": 8},
         projection_dim=16,
     )
