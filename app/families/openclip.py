@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ class OpenCLIP:
         text = description["model_cfg"]["text_cfg"]
         tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
         if tower or tokenizer:
-            shutil.copytree(download(tokenizer or tower, downloads, TOKENIZER), folder / "text", ignore=_hidden)
+            shutil.copytree(download(tokenizer or tower, downloads, TOKENIZER), folder / "text", ignore=_not_of_text)
         if tower and tokenizer and tower != tokenizer:
             shutil.copy(download(tower, downloads, ("config.json",)) / "config.json", folder / "text")
         shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
@@ -176,8 +177,10 @@ def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.T
     return projected
 
 
-def _hidden(_: str, names: list[str]) -> list[str]:
-    return [name for name in names if name.startswith(".")]
+def _not_of_text(_: str, names: list[str]) -> list[str]:
+    from app.hub.download import TOKENIZER
+
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in TOKENIZER)]
 
 
 @contextmanager

@@ -78,8 +78,8 @@ def _require_vocabulary(tokenizer: Any, folder: Path) -> None:
 
 def _no_vocabulary(folder: Path, missing: list[str]) -> ConfigurationError:
     return ConfigurationError(
-        f"{folder} has no {', no '.join(missing)} and no tokenizer.json, so texts cannot be tokenized; copy them from "
-        "the model that this one was made from, or choose another"
+        f"{folder} has no {' and no '.join(missing)}, nor a tokenizer.json, which tells the tokens of a text; take "
+        "it from the model that this one was made from, or choose another"
     )
 
 
