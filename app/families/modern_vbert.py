@@ -38,9 +38,9 @@ class ModernVBERT:
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
+        from app.families.hub import download
         from app.families.pretrained import require_model_type
         from app.families.weights import lacks_weights
-        from app.hub.download import download
 
         name = names["COLPALI_ENGINE_MODEL_NAME"]
         source = download(name, downloads)

@@ -61,7 +61,7 @@ class OpenCLIP:
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
-        from app.hub.download import TOKENIZER, download
+        from app.families.hub import TOKENIZER, download
 
         folder = target / "openclip"
         folder.mkdir()
@@ -178,7 +178,7 @@ def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.T
 
 
 def _not_of_text(_: str, names: list[str]) -> list[str]:
-    from app.hub.download import TOKENIZER
+    from app.families.hub import TOKENIZER
 
     return [name for name in names if not any(fnmatch(name, pattern) for pattern in TOKENIZER)]
 

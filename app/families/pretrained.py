@@ -77,7 +77,7 @@ def download_model(name: str, downloads: Path, trust_remote_code: bool, model_ty
 
     A model with code of its own may be of any type. Raises ConfigurationError that names the setting to use.
     """
-    from app.hub.download import download
+    from app.families.hub import download
 
     source = download(name, downloads)
     check_remote_code(name, source, trust_remote_code)
@@ -150,7 +150,7 @@ def copy_with_code(source: Path, target: Path, downloads: Path) -> None:
 
     The code is pinned by being kept with the model: references to it become local ones.
     """
-    from app.hub.download import download
+    from app.families.hub import download
 
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
     for path, config in _code_references(target):

@@ -41,9 +41,9 @@ class SentenceTransformerPair:
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
+        from app.families.hub import download
         from app.families.pretrained import VARIABLES, check_remote_code, copy_with_code, has_code
         from app.families.weights import lacks_weights
-        from app.hub.download import download
 
         for folder, variable in (("clip", "CLIP_MODEL_NAME"), ("text", "TEXT_MODEL_NAME")):
             source = download(_full_name(names[variable]), downloads)
