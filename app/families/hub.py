@@ -158,7 +158,7 @@ def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
         raise ConfigurationError(_unreachable(repository, error)) from error
     except json.JSONDecodeError as error:
         raise ConfigurationError(
-            f"{constants.ENDPOINT} answers with a page, not in JSON as the hub does: so does a network that wants you "
+            f"{constants.ENDPOINT} answers with a page, not with JSON as the hub: so does a network that wants you "
             f"to log in. Open it in a browser, or check HF_ENDPOINT and the proxy; {repository} was not downloaded"
         ) from error
     except errors.HfHubHTTPError as error:
