@@ -7,7 +7,7 @@ PINS := requirements.txt $(wildcard requirements/*.txt)
 # What serving a compiled model needs; all that development needs holds it too.
 SERVING := $(or $(wildcard $(VENV)/.installed),$(VENV)/.serving)
 
-.PHONY: setup demo demo-compiled serve bake unit test browser prometheus dashboard lint bench soak fuzz constraints
+.PHONY: setup demo demo-compiled serve bake test browser prometheus dashboard lint bench soak fuzz constraints
 .PHONY: wheels docker-test ray-test
 
 setup: $(VENV)/.installed
@@ -37,7 +37,7 @@ demo: $(SERVING)
 # pin, or what is written of a compiled model, has changed: a test says so.
 demo-compiled: setup
 	rm -rf demo/models/compiled
-	MODELS_DIR=demo/models $(BIN)/python -m app.models.compiled demo/models/compiled
+	MODELS_DIR=demo/models $(BIN)/python -m app compile
 
 serve: export MODELS_DIR := $(or $(MODELS_DIR),models)
 serve: $(SERVING)
@@ -50,9 +50,6 @@ bake: $(SERVING)
 		$(if $(OPEN_CLIP_MODEL_NAME),requirements/openclip.txt) \
 		$(if $(COLPALI_ENGINE_MODEL_NAME),requirements/colpali.txt)
 	$(BIN)/python download.py
-
-unit: setup
-	$(BIN)/python -m pytest -q tests/unit
 
 test: setup browser prometheus $(VENV)/.families
 	$(BIN)/python -m pytest -q

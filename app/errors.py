@@ -1,15 +1,35 @@
 """The one tree of errors that a caller may read. It knows no HTTP: app/api/status.py maps it."""
 
 import traceback
+from typing import Self
 
 
 class ServiceError(Exception):
-    """Root of the tree: the message says what is wrong, with which item, and what to do.
+    """Root of the tree: `message` says what is wrong and what to do.
 
-    `cause` is the word for it in the metrics.
+    `parameter` names the part of the request that is at fault, such as "texts", and `position` the item in it,
+    counted from 0; str() puts both before the message: `texts[3]: is not base64`. `cause` is the word in the metrics.
     """
 
     cause = "internal"
+
+    def __init__(self, message: str, parameter: str | None = None, position: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.parameter = parameter
+        self.position = position
+
+    def __str__(self) -> str:
+        if self.parameter is None:
+            return self.message
+        place = "" if self.position is None else f"[{self.position}]"
+        return f"{self.parameter}{place}: {self.message}"
+
+    def again(self, parameter: str | None = None, position: int | None = None) -> Self:
+        """The same for another request or place: an error that is raised twice keeps what both raised it in."""
+        copy = type(self)(self.message, parameter, position)
+        copy.__cause__ = self
+        return copy
 
 
 class ConfigurationError(ServiceError):
@@ -22,6 +42,10 @@ class NotCompiled(ServiceError):
 
 class CompilingFailed(ServiceError):
     """Compiling came to no end for a reason that may pass; the message names it."""
+
+
+class DiskFull(CompilingFailed):
+    """There is no space for the model; there may be in another folder."""
 
 
 class Stopped(ServiceError):

@@ -1,27 +1,32 @@
-"""create_app(settings): wires the rooms."""
+"""create_app(settings): the one place that wires settings, model, processors, budget, batches and routes."""
 
 import asyncio
 import contextlib
-import functools
+import json
 import logging
 import os
 import signal
-import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
-from app.api import embeddings, page
+from app.api import embeddings, page, routes
 from app.api.entry import OPEN, Entry
-from app.api.openapi import ask_for_token
-from app.api.routes import router
+from app.api.schemas import describe_token
 from app.api.status import add_error_handlers
+from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import first_line
 from app.models.load import load_model
-from app.serving.service import Service
+from app.processors.picture import PictureProcessor, keep_decoded_memory
+from app.processors.text import TextPreparer
+from app.serving.budget import Budget, limits_for, max_pixels_for
+from app.serving.metrics import Metrics, seconds_since_start
+from app.serving.preparing import Preparing
+from app.serving.service import Running, Service
+from app.serving.vector_cache import VectorCache
 from app.settings import Settings
 from app.towers import LoadedModel
 from app.version import VERSION
@@ -32,10 +37,137 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+# What the interpreter and the libraries take beside the model and the budget, while they work.
+_HEADROOM = 64 * 2**20
+# A batch that takes longer counts as hung.
+_COMPUTE_TIMEOUT = 120.0
 
 
 def _terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def create_app(
+    settings: Settings,
+    load: Callable[[Settings], LoadedModel] | None = None,
+    on_failure: Callable[[], None] = _terminate,
+    tracer: "Tracer | None" = None,
+    compute_timeout: float = _COMPUTE_TIMEOUT,
+) -> FastAPI:
+    """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more, such as
+    one whose device works at a batch for `compute_timeout` seconds.
+
+    `tracer` makes spans in place of the one that OpenTelemetry's variables ask for, if they do.
+    """
+    tracer = tracer or _open_tracer(os.environ)
+    metrics = Metrics()
+    service = Service(
+        lambda stopping: load(settings) if load is not None else load_model(settings, stopping),
+        lambda model, on_broken: _serve(model, settings, metrics, on_broken),
+        on_failure,
+        patience=settings.patience,
+        compute_timeout=compute_timeout,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(service.run())
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        service.stop()
+        if tracer is not None:
+            tracer.close()
+
+    app = FastAPI(
+        title="multi2vec-clip",
+        version=VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        telemetry=tracer.telemetry if tracer is not None else _NO_TELEMETRY,
+    )
+    app.state.settings = settings
+    app.state.service = service
+    app.state.metrics = metrics
+    app.include_router(routes.router)
+    if settings.enable_page:
+        app.include_router(page.router)
+    if settings.enable_embeddings_api:
+        app.include_router(embeddings.router)
+    add_error_handlers(app)
+    token = settings.api_token.get_secret_value().strip() if settings.api_token else None
+    if token:
+        describe_token(app, OPEN)
+    app.add_middleware(Entry, vectorize=routes.vectorize, token=token, count=metrics.count_answer, tracer=tracer)
+    return app
+
+
+def _serve(model: LoadedModel, settings: Settings, metrics: Metrics, on_broken: Callable[[str], None]) -> Running:
+    """Serve a loaded model; `on_broken` is told when its device cannot go on. Called on the event loop."""
+    threads = settings.threads or usable_cpus()
+    free = (settings.max_memory or usable_memory()) - resident_memory() - settings.vector_cache_bytes - _HEADROOM
+    limits = limits_for(settings, free, model.width, threads)
+    budget = Budget(limits, settings.patience, lambda cause: metrics.refused.labels(cause).inc())
+    keep_decoded_memory(limits.kept_bytes)
+    pictures = PictureProcessor(
+        model.image.processor,
+        max_pixels=max_pixels_for(settings, budget.most_picture),
+        seconds=settings.decode_timeout,
+        legacy=settings.legacy_images,
+        fast=settings.fast_images,
+        memory=budget.preparing,
+    )
+    preparing = Preparing(
+        towers={"texts": model.text, "images": model.image},
+        preparers={"texts": TextPreparer(model.text.processor), "images": pictures},
+        width=model.width,
+        threads=threads + 1,
+        overlap=settings.enable_cuda,
+        cache=VectorCache(settings.vector_cache_bytes),
+        client_timeout=settings.client_timeout,
+        metrics=metrics,
+        on_broken=on_broken,
+    )
+    preparing.start()
+    metrics.waiting_bytes.set_function(lambda: budget.used()["requests"])
+    serves = _about(model)
+    metrics.model.info(serves)
+    metrics.ready_seconds.set(seconds_since_start())
+    fields = {
+        **serves,
+        "width": model.width,
+        "folder": model.folder,
+        "threads": threads,
+        "batch_texts": model.text.limits.items,
+        "batch_tokens": model.text.limits.tokens,
+        "batch_images": model.image.limits.items,
+        "budget": str(limits),
+        "seconds_to_ready": round(seconds_since_start(), 2),
+    }
+    line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value != "")
+    _log.info("ready: %s", line, extra={"fields": fields})
+    return Running(model, preparing, budget, _json(model.meta), serves, pictures.close)
+
+
+def _about(model: LoadedModel) -> dict[str, str]:
+    """What serves, in words: for the log, the metrics and the page."""
+    return {
+        "model": model.name,
+        "family": model.family,
+        "engine": model.engine,
+        "precision": model.precision,
+        "version": VERSION,
+    }
+
+
+def _json(meta: dict[str, Any]) -> bytes:
+    """JSON of a model's own configuration, whatever it holds: integers of any size, no number that JSON lacks."""
+    try:
+        return json.dumps(meta, allow_nan=False).encode()
+    except ValueError:
+        finite = json.loads(json.dumps(meta), parse_constant=lambda _: None)
+        return json.dumps(finite).encode()
 
 
 def _traces_are_wanted(environment: Mapping[str, str]) -> bool:
@@ -62,49 +194,3 @@ def _open_tracer(environment: Mapping[str, str]) -> "Tracer | None":
         cause = first_line(error)
     _log.warning("no traces, though OpenTelemetry's variables ask for them: %s", cause)
     return None
-
-
-def create_app(
-    settings: Settings,
-    load: Callable[[Settings], LoadedModel] | None = None,
-    on_failure: Callable[[], None] = _terminate,
-    tracer: "Tracer | None" = None,
-) -> FastAPI:
-    """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more.
-
-    `tracer` makes spans in place of the one that OpenTelemetry's variables ask for, if they do.
-    """
-    tracer = tracer or _open_tracer(os.environ)
-    stopping = threading.Event()
-    service = Service(settings, load or functools.partial(load_model, stop=stopping), on_failure, stopping)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(service.run())
-        yield
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        service.stop()
-        if tracer is not None:
-            tracer.close()
-
-    app = FastAPI(
-        title="multi2vec-clip",
-        version=VERSION,
-        lifespan=lifespan,
-        redirect_slashes=False,
-        telemetry=tracer.telemetry if tracer is not None else _NO_TELEMETRY,
-    )
-    app.state.service = service
-    app.include_router(router)
-    if settings.enable_page:
-        app.include_router(page.router)
-    if settings.enable_embeddings_api:
-        app.include_router(embeddings.router)
-    add_error_handlers(app)
-    token = settings.api_token.get_secret_value().strip() if settings.api_token else None
-    if token:
-        ask_for_token(app, OPEN)
-    app.add_middleware(Entry, token=token, count=service.metrics.count_answer, tracer=tracer)
-    return app

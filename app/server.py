@@ -52,9 +52,10 @@ class Server(uvicorn.Server):
     the server at once.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, settings: Settings) -> None:
         super().__init__(config)
         self._service = service
+        self._settings = settings
         self._asked_at: float | None = None
         self._asked_by: int | None = None
         self._at_once = False
@@ -93,7 +94,7 @@ class Server(uvicorn.Server):
             server.close()
         for sock in sockets or []:
             sock.close()
-        deadline = (self._asked_at or time.monotonic()) + self._service.settings.grace_period
+        deadline = (self._asked_at or time.monotonic()) + self._settings.grace_period
         while self.server_state.connections and not self._at_once and time.monotonic() < deadline:
             for connection in self._connections():
                 connection.shutdown()  # closes it, if nothing has begun to arrive
@@ -105,9 +106,9 @@ class Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
     def _begin_to_drain(self) -> None:
-        self._service.draining = True
+        self._service.drain()
         # Without a model nothing can be answered, and loading may take minutes.
-        self._at_once = self._at_once or (self._service.current is None and self._service.failure is None)
+        self._at_once = self._at_once or self._service.is_loading
         self.config.encoded_headers.append(_CLOSE)
         for connection in self._connections():
             if connection.cycle is not None:
@@ -119,7 +120,7 @@ class Server(uvicorn.Server):
     def _delay(self) -> float:
         if self._asked_by == signal.SIGINT or self._service.failure is not None:
             return 0.0
-        return drain_delay(self._service.settings)
+        return drain_delay(self._settings)
 
     def _connections(self) -> Sequence[Any]:
         return list(self.server_state.connections)
@@ -127,11 +128,11 @@ class Server(uvicorn.Server):
 
 def make_server(app: FastAPI) -> Server:
     """The server of an app that create_app made."""
-    service: Service = app.state.service
+    settings: Settings = app.state.settings
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol_for(service.settings),
+        http=protocol_for(settings),
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         access_log=False,
@@ -139,7 +140,7 @@ def make_server(app: FastAPI) -> Server:
         log_config=None,
         server_header=False,
     )
-    return Server(config, service)
+    return Server(config, app.state.service, settings)
 
 
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:

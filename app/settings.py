@@ -1,5 +1,6 @@
-"""Every environment variable: name, type, default, meaning."""
+"""The environment variables of the server and of baking: name, type, default, meaning."""
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -37,7 +38,9 @@ class Settings(BaseSettings):
     enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
-    engine: str = Field(default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU")
+    engine: Annotated[Literal["auto", "openvino", "torch"], BeforeValidator(_lower)] = Field(
+        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
+    )
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
         description="of the computation; vectors are float32 always; default: as baked, else float32",
@@ -47,7 +50,9 @@ class Settings(BaseSettings):
         description="where a compiled model is kept if MODELS_DIR is not writable",
     )
     trust_remote_code: bool = Field(default=False, description="execute code from the model folder")
-    max_pixels: int = Field(default=64_000_000, gt=0, description="largest picture, width x height")
+    max_pixels: int = Field(
+        default=0, ge=0, description="largest picture, width x height; 0 follows the memory, at most 178956970"
+    )
     legacy_images: bool = Field(
         default=False,
         description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
@@ -62,38 +67,21 @@ class Settings(BaseSettings):
         default=False, description="the old container's texts of SigLIP, which it did not pad when they came alone"
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
-    max_waiting_bytes: int = Field(
-        default=0, ge=0, description="most bytes of bodies in memory; 0 follows the container's memory"
+    max_memory: int = Field(
+        default=0, ge=0, description="bytes of memory that the server takes at most; 0 follows the container's memory"
     )
-    max_waiting_items: int = Field(
-        default=0, ge=0, description="most items of all requests; 0 follows the container's memory, at most 10000"
+    client_timeout: float = Field(
+        default=50.0, gt=0, description="seconds after which clients give up on an answer; Weaviate's does after 50"
     )
-    max_answer_bytes: int = Field(
-        default=0, ge=0, description="most bytes of answers in memory; 0 follows the container's memory"
-    )
-    max_picture_bytes: int = Field(
-        default=0, ge=0, description="most bytes of pictures being prepared; 0 follows the container's memory"
-    )
-    room_timeout: float = Field(
-        default=20.0, ge=0, description="seconds for which a request waits when the server is full; 0 refuses at once"
-    )
-    loading_timeout: float = Field(default=40.0, ge=0, description="seconds for which a request waits for the model")
     vector_cache_bytes: int = Field(
         default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
     )
-    image_batch: int = Field(default=0, ge=0, description="most pictures in a batch; 0 measures once")
-    text_batch: int = Field(default=0, ge=0, description="most texts in a batch; 0 measures once")
-    text_batch_tokens: int = Field(
-        default=0, ge=0, description="most tokens in a batch of texts, padding included; 0 follows TEXT_BATCH"
-    )
+    max_batch: int = Field(default=0, ge=0, description="most items in a batch; 0 measures what pays off")
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
-    header_timeout: float = Field(default=30.0, gt=0, description="seconds in which a request's head must arrive")
-    body_timeout: float = Field(default=60.0, gt=0, description="seconds in which a body must arrive")
-    write_timeout: float = Field(
-        default=60.0, gt=0, description="seconds in which a client must take each MiB or so of its answer"
-    )
-    compute_timeout: float = Field(
-        default=120.0, gt=0, description="seconds after which a batch counts as hung and the server exits"
+    stall_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="seconds in which a client must send its request, and take each MiB or so of its answer",
     )
     drain_delay: float | None = Field(
         default=None,
@@ -103,6 +91,11 @@ class Settings(BaseSettings):
     grace_period: float = Field(
         default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are finished"
     )
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a request waits for the model, or for memory: its client still reads why it got none."""
+        return 0.8 * self.client_timeout
 
 
 def not_installed(names: str, group: str, *known: str) -> str | None:
@@ -139,11 +132,24 @@ class TracingVariables(BaseSettings):
     otel_bsp_export_timeout: PositiveInt = 30_000
 
 
+_REPLACED = {
+    **dict.fromkeys((f"MAX_{what}" for what in ("WAITING_BYTES", "WAITING_ITEMS", "ANSWER_BYTES")), "MAX_MEMORY"),
+    "MAX_PICTURE_BYTES": "MAX_MEMORY",
+    **dict.fromkeys(("ROOM_TIMEOUT", "LOADING_TIMEOUT"), "CLIENT_TIMEOUT"),
+    **dict.fromkeys(("HEADER_TIMEOUT", "BODY_TIMEOUT", "WRITE_TIMEOUT"), "STALL_TIMEOUT"),
+    **dict.fromkeys(("IMAGE_BATCH", "TEXT_BATCH", "TEXT_BATCH_TOKENS"), "MAX_BATCH"),
+}
+"""Variables that earlier versions had, and what to set in their place."""
+
+
 def load_settings(options: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment; `options`, by the names of the fields, win.
 
     Raises ConfigurationError that names the variable and its value.
     """
+    for name, successor in _REPLACED.items():
+        if os.environ.get(name):
+            raise ConfigurationError(f"{name} is no longer a setting: {successor} replaces it; unset {name}")
     try:
         TracingVariables()
         return Settings(**(options or {}))  # type: ignore[arg-type]

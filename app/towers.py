@@ -10,6 +10,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
+_MAX_NAME = 200
+
 Vectors = npt.NDArray[np.float32]
 """Embeddings, float32, of shape (items, width)."""
 
@@ -59,14 +61,12 @@ class Padding:
 class BatchLimits:
     """A batch holds at most `items` items and `tokens` tokens, padding included; a picture may be one token.
 
-    With `same_length` its items have the same number of tokens. Where nobody waits for anything else, a batch may
-    take longer: it holds up to `alone` items then, if that is more, and as many times the tokens.
+    With `same_length` its items have the same number of tokens.
     """
 
     items: int
     tokens: int
     same_length: bool = False
-    alone: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,17 @@ class LoadedModel:
     precision: str = "float32"
     family: str = ""
     folder: str = ""
+
+    @property
+    def name(self) -> str:
+        """A name for the model from its own configuration, which need not have one."""
+        config = self.meta.get("clip_model", self.meta)
+        for key in ("model_name", "_name_or_path", "name_or_path", "model_type"):
+            name = config.get(key)
+            # A path of the machine on which it was saved is no name.
+            if isinstance(name, str) and name and not name.startswith("/"):
+                return name[:_MAX_NAME]
+        return "multi2vec-clip"
 
     @property
     def title(self) -> str:

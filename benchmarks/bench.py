@@ -21,10 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app.engines import FileEngine, ModuleEngine
+from app.engines import OPENVINO, choose_engine
 from app.families.registry import find_family
 from app.models.compile import form_of
-from app.models.engine import chosen_engine
 from app.models.store import is_whole, store_folders
 from app.settings import Settings
 from benchmarks import precision, report
@@ -103,14 +102,13 @@ def in_precisions(models: Path, seconds: float, step: Step) -> dict[str, Any]:
     for name in precision.PRECISIONS:
         step(f"in {name}")
         settings = Settings(models_dir=models, precision=name)  # type: ignore[arg-type]
-        engine = chosen_engine(settings)
-        if name not in engine.precisions(settings):
+        if name not in choose_engine(settings).precisions(settings):
             continue
         with compiled_server("app", models, {"PRECISION": name}) as (port, pid, seconds_to_ready):
             figures: dict[str, Any] = {"ready_after_s": seconds_to_ready, "loaded": memory(pid)}
             for kind, bodies in (("images", image_bodies()), ("texts", text_bodies())):
                 figures[f"{kind}_16"] = asyncio.run(load(port, bodies, 16, seconds)).per_second
-            measured[name] = {**figures, **memory(pid), "model_mb": compiled_mb(settings, engine)}
+            measured[name] = {**figures, **memory(pid), "model_mb": compiled_mb(settings)}
     return measured
 
 
@@ -124,11 +122,11 @@ def compiled_server(module: str, models: Path, env: dict[str, str]) -> Iterator[
         yield started
 
 
-def compiled_mb(settings: Settings, engine: FileEngine | ModuleEngine) -> float:
+def compiled_mb(settings: Settings) -> float:
     """The size in MB of what an image holds of the model; 0 if it is not compiled."""
-    if not isinstance(engine, FileEngine):
+    if choose_engine(settings) is not OPENVINO:
         return 0.0
-    form = form_of(settings, find_family(settings.models_dir), engine)
+    form = form_of(settings, find_family(settings.models_dir))
     folder = next(place / form.name for place in store_folders(settings) if is_whole(place / form.name))
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 

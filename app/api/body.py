@@ -2,12 +2,12 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
-from app.errors import BodyTimeout, ClientGone, InvalidRequest, UnsupportedEncoding
+from app.api.request import Client
+from app.errors import ClientGone, InvalidRequest, UnsupportedEncoding
 from app.serving.budget import Admission
 
 # Bytes that are decoded before anybody else has a turn.
@@ -20,33 +20,41 @@ def announced_bytes(request: Request) -> int | None:
     return int(length) if length.isdigit() and not _encoding(request) else None
 
 
-async def read_body(request: Request, admission: Admission, seconds: float) -> bytearray:
-    """The whole body, gzip and deflate decoded; raises as soon as it is known to be too much, or time is up.
+async def read_body(request: Request, client: Client, admission: Admission) -> bytes | bytearray:
+    """The whole body, gzip and deflate decoded; raises as soon as it is known to be too much.
 
-    Raises BodyTooLarge, Overloaded, BodyTimeout, UnsupportedEncoding, InvalidRequest or ClientGone.
+    Raises BodyTooLarge, Overloaded, UnsupportedEncoding, InvalidRequest or ClientGone. The connection sees to it that
+    a body arrives in time.
     """
     encoding = _encoding(request)
-    chunks = _decoded(request, encoding, admission) if encoding else request.stream()
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds) as deadline:
-            async for chunk in chunks:
-                await _grow(admission, len(chunk), deadline)
-                body += chunk
-    except TimeoutError as error:
-        raise BodyTimeout(f"the body did not arrive within {seconds:g} s") from error
-    except ClientDisconnect as error:
-        raise ClientGone("the client left in the middle of its body") from error
+    decoder = _Decoder(encoding) if encoding else None
+    body: bytes | bytearray = b""
+    while not client.has_sent:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client left in the middle of its body")
+        client.has_sent = not message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        if decoder is None:
+            await admission.take_body(len(chunk))
+            if client.has_sent and not body:
+                return chunk
+            body = _grown(body, chunk)
+            continue
+        admission.check_body(decoder.taken + len(chunk))  # what decodes to nothing must end, too
+        for piece in decoder.decode(chunk):
+            await admission.take_body(len(piece))
+            body = _grown(body, piece)
+            await asyncio.sleep(0)
+    if decoder is not None:
+        decoder.end()
     return body
 
 
-async def _grow(admission: Admission, size: int, deadline: asyncio.Timeout) -> None:
-    """Wait for room, which is not the sender's fault: his time stands still meanwhile."""
-    loop, end = asyncio.get_running_loop(), deadline.when()
-    asked = loop.time()
-    deadline.reschedule(None)
-    await admission.grow_body(size)
-    deadline.reschedule(None if end is None else end + loop.time() - asked)
+def _grown(body: bytes | bytearray, chunk: bytes) -> bytearray:
+    grown = body if isinstance(body, bytearray) else bytearray(body)
+    grown += chunk
+    return grown
 
 
 def _encoding(request: Request) -> str:
@@ -59,16 +67,6 @@ def _encoding(request: Request) -> str:
             f"the body is encoded as {encoding[:40]!r}, which is not read here; send it plain, or as gzip or deflate"
         )
     return encoding
-
-
-async def _decoded(request: Request, encoding: str, admission: Admission) -> AsyncIterator[bytes]:
-    decoder = _Decoder(encoding)
-    async for chunk in request.stream():
-        admission.check_body(decoder.taken + len(chunk))  # what decodes to nothing must end, too
-        for piece in decoder.decode(chunk):
-            yield piece
-            await asyncio.sleep(0)
-    decoder.end()
 
 
 class _Decoder:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import itertools
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,35 +14,37 @@ from starlette.exceptions import HTTPException
 
 from app.api.body import announced_bytes
 from app.api.parse_embeddings import parse_embeddings
-from app.api.routes import Answer, compute, receive, service_of, while_connected
+from app.api.request import Client
+from app.api.routes import Answer, metrics_of, receive, service_of
 from app.api.schemas import ROWS_AT_ONCE
 from app.errors import InvalidRequest, ServiceError
 from app.towers import Vectors
 
 router = APIRouter()
 
-_NAMED_ITEM = re.compile(r"(texts|images)\[(\d+)\]")
-
 
 @router.post("/v1/embeddings", include_in_schema=False)
 async def embeddings(request: Request) -> Response:
     """The vectors that POST /vectorize gives, in the order of the input."""
-    service = service_of(request)
     with contextlib.ExitStack() as share:
-        share.enter_context(service.metrics.request_seconds.time())
-        running = await service.running()
-        admission = share.enter_context(running.budget.admit(announced_bytes(request)))
-        payload = await receive(request, running, admission, parse_embeddings)
+        share.enter_context(metrics_of(request).request_seconds.time())
+        client = Client(request)
+        running = await service_of(request).running(client)
+        admission = running.budget.admit(client, announced_bytes(request))
+        share.callback(admission.release)
+        payload = await receive(request, client, admission, parse_embeddings)
         width = running.model.width
         if payload.dimensions not in (None, width):
             raise InvalidRequest(
-                f"dimensions: this model gives vectors of {width} numbers, which cannot be shortened to "
-                f"{payload.dimensions}; leave it out"
+                f"this model gives vectors of {width} numbers, which cannot be shortened to {payload.dimensions}; "
+                "leave it out",
+                "dimensions",
             )
+        await admission.take_items(len(payload.kinds))
         try:
-            texts, images = await while_connected(request, compute(request, running, admission, payload.items))
+            texts, images = await running.preparing.vectorize(payload.items.texts, payload.items.images, client)
         except ServiceError as error:
-            raise _named_by_input(error, payload.kinds) from error
+            raise _at_input(error, payload.kinds) from error
         tokens = await asyncio.to_thread(running.count_tokens, payload.items.texts)
         kinds, as_base64, name = payload.kinds, payload.as_base64, running.about["model"]
         del payload
@@ -94,13 +95,12 @@ def _joined(items: Iterator[bytes]) -> Iterator[bytes]:
         separator = b","
 
 
-def _named_by_input(error: ServiceError, kinds: list[str]) -> ServiceError:
-    """The same error, of the item's place in the input instead of that among the texts or the images."""
-    found = _NAMED_ITEM.match(str(error))
-    if not found:
+def _at_input(error: ServiceError, kinds: list[str]) -> ServiceError:
+    """The same error, at the item's place in the input instead of that among the texts or the images."""
+    if error.position is None:
         return error
-    places = [place for place, kind in enumerate(kinds) if kind == found[1]]
-    return type(error)(f"input[{places[int(found[2])]}]{str(error)[found.end() :]}")
+    places = [place for place, kind in enumerate(kinds) if kind == error.parameter]
+    return error.again("input", places[error.position])
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -1,19 +1,18 @@
 """What every request passes on its way to the routes, and every answer on its way back."""
 
 import asyncio
-import base64
-import hmac
 import logging
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from fastapi import Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
-from app.api.status import log_refusal, response_to
-from app.errors import ServiceError, Unauthorized, describe_unforeseen
+from app.api.request import TIMELINE, RequestIDs, check_token, one_spelling
+from app.api.status import response_to
+from app.errors import ServiceError, describe_unforeseen
 
 if TYPE_CHECKING:
     from app.api.tracing import Tracer
@@ -23,34 +22,37 @@ _log = logging.getLogger(__name__)
 # Health, for whoever watches the container, and the page, which asks its user for the token.
 OPEN = re.compile(r"/\.well-known/(live|ready)|/|/page/.*")
 
-# Where the scope of a request that is traced holds its Timeline.
-TIMELINE = "timeline"
-
-_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
-
 
 class Entry:
-    """Makes one path of its spellings, gives the request its X-Request-ID, asks for the `token`, and turns what
-    nobody foresaw into an answer.
+    """Makes one path of its spellings, gives the request its X-Request-ID, asks for the `token`, and answers every
+    error.
 
-    `count` is called with the path and the status of each answer. `tracer` adds to the span of each
+    POST /vectorize goes straight to `vectorize`: FastAPI's own way to it takes longer than all that is done for one
+    text. `count` is called with the path and the status of each answer. `tracer` adds to the span of each
     request what happened to it.
     """
 
     def __init__(
-        self, app: ASGIApp, token: str | None, count: Callable[[str, int], None], tracer: "Tracer | None" = None
+        self,
+        app: ASGIApp,
+        vectorize: Callable[[Request], Awaitable[Response]],
+        token: str | None,
+        count: Callable[[str, int], None],
+        tracer: "Tracer | None" = None,
     ) -> None:
         self._app = app
+        self._vectorize = vectorize
         self._token = token.encode() if token else None
         self._count = count
         self._tracer = tracer
+        self._ids = RequestIDs()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path = scope["path"] = one_spelling(scope["path"])
-        identifier = _request_id(scope)
+        identifier = self._ids.of(scope)
         logs.request_id.set(identifier)
         started = False
         trace = self._tracer.begin(identifier) if self._tracer is not None else None
@@ -69,49 +71,21 @@ class Entry:
 
         try:
             if self._token is not None and not OPEN.fullmatch(path):
-                _check_token(scope, self._token)
-            await self._app(scope, receive, send_counted)
-        except Unauthorized as error:
-            log_refusal(scope["method"], path, 401, error)
-            await response_to(error, path)(scope, receive, send_counted)
+                check_token(scope, self._token)
+            if path == "/vectorize" and scope["method"] == "POST" and trace is None:
+                response = await self._vectorize(Request(scope, receive))
+                await response(scope, receive, send_counted)
+            else:
+                await self._app(scope, receive, send_counted)
+        except ServiceError as error:
+            await response_to(error, scope["method"], path)(scope, receive, send_counted)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a native library's panic is no Exception
             _log.error("%s %s failed: %s", scope["method"], path, describe_unforeseen(error))
             if not started:
-                message = "the server failed on this request; its log says why"
-                await response_to(ServiceError(message), path)(scope, receive, send_counted)
+                failure = ServiceError("the server failed on this request; its log says why")
+                await response_to(failure, scope["method"], path)(scope, receive, send_counted)
         finally:
             if trace is not None:
                 trace.finish()
-
-
-def _request_id(scope: Scope) -> str:
-    """The X-Request-ID that the caller sent, if it can stand in a header and a log; else a new one."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
-
-
-def one_spelling(path: str) -> str:
-    """The path without doubled slashes and without one at its end."""
-    path = re.sub(r"//+", "/", path) if "//" in path else path
-    return path if path == "/" else path.removesuffix("/")
-
-
-def _check_token(scope: Scope, token: bytes) -> None:
-    """Raises Unauthorized. The token counts as bearer, and as the password of Basic whoever the user is."""
-    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    scheme, _, given = header.partition(b" ")
-    given = given.strip()
-    if scheme.lower() == b"basic":
-        try:
-            given = base64.b64decode(given, validate=True).partition(b":")[2]
-        except ValueError:
-            given = b""
-    elif scheme.lower() != b"bearer":
-        given = b""
-    if not hmac.compare_digest(given, token):
-        raise Unauthorized(
-            "a token is needed: send the header Authorization: Bearer TOKEN, or the token as the password in "
-            "http://user:TOKEN@host:port"
-        )

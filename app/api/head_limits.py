@@ -2,8 +2,8 @@
 
 import httptools
 
-_MOST_URL_BYTES = 8 * 1024
-_MOST_HEAD_BYTES = 64 * 1024
+_MAX_URL_BYTES = 8 * 1024
+_MAX_HEAD_BYTES = 64 * 1024
 # Of each header line, beside its bytes, as HTTP/2 counts them.
 _LINE_BYTES = 32
 
@@ -41,20 +41,20 @@ class HeadLimits:
 
     def url(self, url: bytes) -> None:
         """As much of the address as has come."""
-        if len(url) > _MOST_URL_BYTES:
-            raise Refused(414, _too_large("the address of the request", _MOST_URL_BYTES))
+        if len(url) > _MAX_URL_BYTES:
+            raise Refused(414, _too_large("the address of the request", _MAX_URL_BYTES))
 
     def header(self, name: bytes, value: bytes) -> None:
         """A whole header, also one after the body."""
         self.told()
         self._bytes += len(name) + len(value) + _LINE_BYTES
-        if self._bytes > _MOST_HEAD_BYTES:
-            raise Refused(431, _too_large("the head of the request", _MOST_HEAD_BYTES))
+        if self._bytes > _MAX_HEAD_BYTES:
+            raise Refused(431, _too_large("the head of the request", _MAX_HEAD_BYTES))
 
     def check_untold(self) -> None:
         """The parser has taken what has arrived."""
-        if self._untold_bytes > _MOST_HEAD_BYTES:
-            raise Refused(431, _too_large("a header", _MOST_HEAD_BYTES))
+        if self._untold_bytes > _MAX_HEAD_BYTES:
+            raise Refused(431, _too_large("a header", _MAX_HEAD_BYTES))
 
 
 def refusal(error: httptools.HttpParserError) -> Refused:

@@ -6,7 +6,7 @@ from app.api.reader import Reader, name_of, shown
 from app.errors import InvalidRequest
 
 _MISSPELT = {"text": "texts", "texts": "texts", "image": "images", "images": "images"}
-_LONGEST_KEY = 40
+_MAX_KEY = 40
 _EXAMPLE = '{"texts": ["a red car"], "images": ["<base64>"]}'
 
 
@@ -18,44 +18,43 @@ class VectorizeRequest:
     images: list[bytes] = field(default_factory=list)
 
 
-def parse_request(body: bytes | bytearray, most_items: int) -> VectorizeRequest:
-    """Parse a request body of at most `most_items` items.
+def parse_request(body: bytes | bytearray, max_items: int) -> VectorizeRequest:
+    """Parse a request body of at most `max_items` items.
 
-    Lets other threads run, however large the body is. Raises InvalidRequest that names the item, TooLarge.
+    Raises InvalidRequest that names the item, TooLarge.
     """
-    reader = Reader(body, most_items, "texts and images")
+    reader = Reader(body, max_items, "texts and images")
     reader.enter_object(_EXAMPLE)
     request = VectorizeRequest()
     others: list[str] = []
-    for key in reader.keys("the body"):
+    for key in reader.parameters():
         if key == "texts":
-            request.texts = _strings(reader, key)
+            request.texts = _strings(reader)
         elif key == "images":
-            request.images = _strings(reader, key)
+            request.images = _strings(reader)
         else:
-            others.append(key[:_LONGEST_KEY])
-            reader.other(f"the value of {shown(key)}", 1)
+            others.append(key[:_MAX_KEY])
+            reader.other()
     reader.end()
     if not request.texts and not request.images:
         _refuse_misspelt(others)
     return request
 
 
-def _strings(reader: Reader, key: str) -> list[bytes]:
+def _strings(reader: Reader) -> list[bytes]:
     first = reader.next()
     if first != ord("["):
-        reader.other(key, 1)
+        reader.other()
         if first == ord("n"):
             return []
-        raise InvalidRequest(f"{key}: expected an array of strings, got {name_of(first)}")
+        raise reader.invalid(f"expected an array of strings, got {name_of(first)}")
     items: list[bytes] = []
-    for _ in reader.elements():
-        name = f"{key}[{len(items)}]"
+    for _ in reader.items():
         if (first := reader.next()) != ord('"'):
-            reader.other(name, 2)
-            raise InvalidRequest(f"{name}: expected a string, got {name_of(first)}")
+            reader.other()
+            raise reader.invalid(f"expected a string, got {name_of(first)}")
         reader.count_item()
-        items.append(reader.item(name))
+        items.append(reader.item())
     return items
 
 

@@ -1,21 +1,19 @@
 """HTTP/1.1 on one connection: uvicorn's protocol, with limits, deadlines and errors in JSON.
 
-Whoever is slow, silent or wrong loses the own connection and nothing else: a head has a deadline and a size, an
-answer that nobody reads ends the connection, and what follows a valid request costs it no answer.
+Whoever is slow, silent or wrong loses the own connection and nothing else: a request has a deadline and its head a
+size, an answer that nobody reads ends the connection, and what follows a valid request costs it no answer.
 """
 
 import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import httptools
 import orjson
 from uvicorn import Config
-from uvicorn._types import ASGI3Application, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.api.head_limits import HeadLimits, Refused, refusal
@@ -28,13 +26,64 @@ _log.addFilter(Throttle())
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # After the end of what a client sends, it is asked at these times, in seconds, whether it still listens.
 _PROBES = (0.05, 1.0)
-# Seconds in which the rest of a refused request is read and thrown away: a reset would cost its sender the answer.
+# Seconds in which the rest of a refused request is read and thrown away.
 _LINGER = 5.0
 
 
+class _Connection(asyncio.Transport):
+    """The transport of a connection. While the client still sends, `close` goes on reading for a while.
+
+    Go's and Python's clients send a whole body before they read an answer; a connection that is closed meanwhile is
+    reset, and they report the reset in place of our 413.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, write_timeout: float) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._write_timeout = write_timeout
+        self._last_resort: asyncio.TimerHandle | None = None
+        self.receives = False
+
+    def write(self, data: Any) -> None:
+        if not self.is_closing():
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._last_resort is not None or self._transport.is_closing()
+
+    def close(self) -> None:
+        """End the connection when what was written is sent."""
+        if self.is_closing():
+            return
+        self._last_resort = self._loop.call_later(_LINGER if self.receives else self._write_timeout, self.abort)
+        if self.receives:
+            self._transport.resume_reading()
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def lost(self) -> None:
+        """The connection is no more."""
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+
 class HttpProtocol(HttpToolsProtocol):
-    """One connection. `header_timeout`: seconds in which a request's head must arrive. `write_timeout`: seconds in
-    which a client must take each part of an answer."""
+    """One connection. A request must arrive within `stall_timeout` seconds, and an answer be taken part by part."""
+
+    transport: _Connection
 
     def __init__(
         self,
@@ -43,52 +92,45 @@ class HttpProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        header_timeout: float,
-        write_timeout: float,
+        stall_timeout: float,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._header_timeout = header_timeout
-        self._write_timeout = write_timeout
+        self._stall_timeout = stall_timeout
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._running: RequestResponseCycle | None = None
-        self._holds_back = False
-        self._held_back: list[bytes] = []
         self._in_head = False
         self._head_limits = HeadLimits()
+        self._keeps_alive = True
         self._last = False
         self._deaf = False
-        self._lingers = False
         self.idle_since: float | None = None
 
     # The connection ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast(asyncio.Transport, transport))
-        self._wait_for_request()
+        connection = _Connection(cast(asyncio.Transport, transport), self.loop, self._stall_timeout)
+        super().connection_made(connection)
+        self.idle_since = time.monotonic()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for name in list(self._timers):
             self._stop(name)
         self._unset_keepalive_if_required()
-        self.pipeline.clear()
-        if self._running is not None:
-            self._running.disconnected = True
-            self._running.message_event.set()
+        self.transport.lost()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether to keep the connection, for an answer that the client may still wait for."""
+        """Whether to keep the connection: `nc -N` and socat close their writing half and wait for the answer."""
         if self._deaf or self._is_idle() or self.cycle.more_body or self.scope["http_version"] != "1.1":
             return False
-        # A client that has left and one that has closed its writing half look the same, until one writes to it.
-        self._last = True
-        self.cycle.keep_alive = False
+        # A client that has left, as Weaviate's does after its time-out, looks the same until one writes to it.
+        self._make_last()
         self._probe(*_PROBES)
         return True
 
     def _probe(self, *delays: float) -> None:
         """Write what every client ignores: to a client that has left it ends the connection."""
-        if self.pipeline or self.cycle.response_started or self.is_closing():
+        if self.pipeline or self.cycle.response_started or self.transport.is_closing():
             return
         self.transport.write(_CONTINUE)
         if delays:
@@ -101,36 +143,13 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    def is_closing(self) -> bool:
-        return self._lingers or self.transport.is_closing()
-
-    def close(self) -> None:
-        """End the connection when what was written is sent, and can be read by a client that still sends."""
-        if self.is_closing():
-            return
-        self._send()
-        if self._deaf or (self.cycle is not None and self.cycle.more_body):
-            self._deaf = self._lingers = True
-            self.flow.resume_reading()
-            self.transport.write_eof()
-            self._start("close", _LINGER, self.transport.abort)
-        else:
-            self.transport.close()
-            self._start("close", self._write_timeout, self.transport.abort)
-
-    def write(self, data: bytes) -> None:
-        self._held_back.append(data)
-        if not self._holds_back:
-            self._send()
-
-    def _send(self) -> None:
-        """What was held back goes out, in one call of the system."""
-        parts, self._held_back, self._holds_back = self._held_back, [], False
-        if parts and not self.is_closing():
-            self.transport.writelines(parts)
+    def _make_last(self) -> None:
+        """The connection ends with the answer to the request that came last."""
+        self._last = True
+        self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
-        self._start("write", self._write_timeout, self.transport.abort)
+        self._start("write", self._stall_timeout, self.transport.abort)
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -142,7 +161,7 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         parts: list[bytes | memoryview] = [data]
         try:
-            while parts and not self._deaf:
+            while parts and not self._deaf and not self.transport.is_closing():
                 part = parts.pop()
                 self._head_limits.arrived(len(part))
                 try:
@@ -154,9 +173,23 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(refusal(error))
         except Refused as refused:
             self._refuse(refused)
+        if not self.transport.receives:
+            self._stop("stall")
+        elif "stall" not in self._timers:
+            self._start("stall", self._stall_timeout, self._stalled)
+
+    def _stalled(self) -> None:
+        del self._timers["stall"]
+        if self.flow.read_paused:  # the client waits for us
+            self._start("stall", self._stall_timeout, self._stalled)
+        else:
+            self._refuse(Refused(408, f"the request did not arrive within {self._stall_timeout:g} s"))
 
     def _head_without_offer(self) -> bytes:
-        """The head to parse again, without the other protocol that it offers, such as HTTP/2: the body follows."""
+        """The head to parse again, without the other protocol that it offers; the parser takes its body for that.
+
+        Java's HttpClient offers HTTP/2 with each request, and so does curl --http2.
+        """
         version = self.parser.get_http_version()
         lines = [b"%b %b HTTP/%b" % (self.scope["method"].encode(), self.url, version.encode())]
         for name, value in self.headers:
@@ -172,10 +205,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._unset_keepalive_if_required()
         self.idle_since = None
-        self._in_head = True
+        self._in_head = self.transport.receives = True
         self._head_limits.begin()
-        late = Refused(408, "the head of the request did not arrive in time")
-        self._start("head", self._header_timeout, self._refuse, late)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -189,13 +220,14 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_limits.told()
-        self._stop("head")
-        if not self.parser.should_upgrade():
-            super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.scope["method"] = self.parser.get_method().decode("ascii")
+            if self.scope["method"] == "CONNECT":
+                raise Refused(405, "CONNECT is not allowed: this is no proxy")
             return
-        self.scope["method"] = self.parser.get_method().decode("ascii")
-        if self.scope["method"] == "CONNECT":
-            raise Refused(405, "CONNECT is not allowed: this is no proxy")
+        super().on_headers_complete()
+        # An answer that begins before the body has ended ends the connection.
+        self._keeps_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
 
     def on_body(self, body: bytes) -> None:
         self._head_limits.told()
@@ -203,41 +235,16 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._head_limits.told()
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
-
-    def _should_upgrade(self) -> bool:
-        return False
+        if self.parser.should_upgrade():
+            return
+        self.transport.receives = False
+        if not self.cycle.response_started and not self._last:
+            self.cycle.keep_alive = self._keeps_alive
+        super().on_message_complete()
 
     # What is answered -------------------------------------------------------------------------
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        async def run(
-            scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[ASGISendEvent], Awaitable[None]]
-        ) -> None:
-            async def send_with_close(message: ASGISendEvent) -> None:
-                is_head = message["type"] == "http.response.start"
-                if is_head and (cycle.more_body or self._last):
-                    cycle.keep_alive = False
-                self._holds_back = is_head  # it goes out with the beginning of the body
-                await send(message)
-                if not is_head:
-                    self._send()
-
-            try:
-                await app(scope, receive, send_with_close)
-            except asyncio.CancelledError:  # the server stops; a closed connection says so best
-                cycle.disconnected = True
-                self.transport.close()
-
-        self._running = cycle
-        cycle.transport = cast(asyncio.Transport, self)
-        super()._start_asgi_task(cycle, run)
-
     def on_response_complete(self) -> None:
-        if self.is_closing():
-            self.server_state.total_requests += 1
-            return
         super().on_response_complete()
         if self._is_idle():
             self.idle_since = time.monotonic()
@@ -246,11 +253,11 @@ class HttpProtocol(HttpToolsProtocol):
         """Nothing more of this connection is read; requests that came whole before are answered."""
         if self._deaf or self.transport.is_closing():
             return
-        self._deaf = self._last = True
+        self._deaf = True
         _log.info("a connection is refused: %d, %s", refused.status, refused)
         if not self._is_idle():
+            self._make_last()
             if not self.cycle.more_body:
-                self.cycle.keep_alive = False
                 return
             if self.pipeline or self.cycle.response_started:
                 self.transport.close()
@@ -266,18 +273,15 @@ class HttpProtocol(HttpToolsProtocol):
         ]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         self.transport.write(b"".join([STATUS_LINE[refused.status], *lines, b"\r\n", content]))
-        self.close()
+        self.transport.receives = True  # whatever the parser made of it, more may come
+        self.transport.close()
 
     # Timers -----------------------------------------------------------------------------------
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _wait_for_request(self) -> None:
-        self.idle_since = time.monotonic()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-    def _start(self, name: str, seconds: float, call: Callable[..., object], *args: Any) -> None:
+    def _start(self, name: str, seconds: float, call: Any, *args: Any) -> None:
         self._stop(name)
         self._timers[name] = self.loop.call_later(seconds, call, *args)
 
@@ -288,7 +292,4 @@ class HttpProtocol(HttpToolsProtocol):
 
 def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
     """What uvicorn makes a connection's protocol with."""
-    return cast(
-        type[asyncio.Protocol],
-        functools.partial(HttpProtocol, header_timeout=settings.header_timeout, write_timeout=settings.write_timeout),
-    )
+    return cast(type[asyncio.Protocol], functools.partial(HttpProtocol, stall_timeout=settings.stall_timeout))

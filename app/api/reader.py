@@ -17,46 +17,49 @@ from app.errors import InvalidRequest, TooLarge
 
 _PIECE = 128 * 1024
 _WORTH_A_LOOK = 4096
-_DEEPEST = 100
+_MAX_DEPTH = 100
 # Of the values that are neither texts nor images and mean nothing here.
-_MOST_OTHER_VALUES = 100_000
+_MAX_OTHER_VALUES = 100_000
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _SCALAR = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null")
-_LONGEST_SCALAR = 1024
+_MAX_SCALAR_BYTES = 1024
 # Whole characters of a string: none ends inside an escape, or between the two halves of a pair.
 _CHARACTERS = re.compile(
     rb'(?:[^"\\]++|\\(?:["\\/bfnrt]'
     rb"|u(?:[0-9a-ce-fA-CE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}"
     rb"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})))*+"
 )
-_LONGEST_CHARACTER = 12
+_MAX_CHARACTER_BYTES = 12
 _HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _CONTROL = re.compile(rb"[\x00-\x1f]")
 _string_decoder = msgspec.json.Decoder(str)
 
 _NAMES = {"{": "an object", "[": "an array", '"': "a string", "n": "null", "t": "true", "f": "false"}
-_LONGEST_SHOWN = 40
+_MAX_SHOWN = 40
 
 
-class BadString(Exception):
+class _BadString(Exception):
     """What is wrong with a string, to be read after its name."""
 
 
 class Reader:
-    """Reads a body of at most `most_items` items; `wanted` says what else is too much.
+    """Reads a body of at most `max_items` items; `wanted` says what else is too much.
 
-    Lets other threads run, however large the body is. What raises InvalidRequest names the value at fault.
+    What raises InvalidRequest names the parameter at fault, and the item.
     """
 
-    def __init__(self, body: bytes | bytearray, most_items: int, wanted: str) -> None:
+    def __init__(self, body: bytes | bytearray, max_items: int, wanted: str) -> None:
         self._body = body
         self._view = memoryview(body)
         self._at = 3 if body.startswith(b"\xef\xbb\xbf") else 0  # a byte-order mark
-        self._most_items = most_items
+        self._max_items = max_items
         self._wanted = wanted
         self._items = 0
         self._other_values = 0
+        self._depth = 0
+        self._parameter: str | None = None
+        self._position: int | None = None
         self._first: bytes | None = None
         self._known: dict[bytes, bytes] = {}
 
@@ -66,22 +69,37 @@ class Reader:
         if first == -1:
             raise InvalidRequest(f"the body is empty; send {example}")
         if first != ord("{"):
-            self.other("the body", 0)
+            self.other()
             self.end()
             raise InvalidRequest(f"the body is {name_of(first)}, not an object; send {example}")
+
+    def parameters(self) -> Iterator[str]:
+        """Stops before the value of each key of the body, which errors name from there on."""
+        for key in self.fields():
+            self._parameter = key if len(key) <= _MAX_SHOWN else f"{key[:_MAX_SHOWN]}…"
+            yield key
+            self._parameter = None
+
+    def items(self) -> Iterator[None]:
+        """Stops before each element of an array, which errors name by its position."""
+        for position, _ in enumerate(self.elements()):
+            self._position = position
+            yield
+            self._position = None
+
+    def invalid(self, message: str) -> InvalidRequest:
+        """The error to raise about what is being read."""
+        return InvalidRequest(message, self._parameter, self._position)
 
     def count_item(self) -> None:
         """One more item; raises TooLarge if that is one too many."""
         self._items += 1
-        if self._items > self._most_items:
-            raise TooLarge(f"the request has more than the {self._most_items} items allowed; split it")
+        if self._items > self._max_items:
+            raise TooLarge(f"the request has more than the {self._max_items} items allowed; split it")
 
-    def item(self, name: str) -> bytes:
+    def item(self) -> bytes:
         """The UTF-8 of the string that begins here; equal ones are one object. Raises InvalidRequest."""
-        try:
-            item = self.string()
-        except BadString as error:
-            raise InvalidRequest(f"{name}: {error}") from error
+        item = self.string()
         if self._first is None:  # usually the only one: it need not be hashed
             self._first = item
             return item
@@ -89,31 +107,26 @@ class Reader:
             self._known[self._first] = self._first
         return self._known.setdefault(item, item)
 
-    def other(self, name: str, depth: int) -> None:
+    def other(self) -> None:
         """Pass a value of any kind."""
         self._other_values += 1
-        if self._other_values > _MOST_OTHER_VALUES:
+        if self._other_values > _MAX_OTHER_VALUES:
             raise InvalidRequest(f"the body holds too much beside {self._wanted}; send only these")
-        if depth > _DEEPEST:
-            raise InvalidRequest(f"{name} is nested more than {_DEEPEST} deep")
         first = self.next()
         if first == ord('"'):
-            try:
-                self.string()
-            except BadString as error:
-                raise InvalidRequest(f"{name}: {error}") from error
+            self.string()
         elif first == ord("["):
             for _ in self.elements():
-                self.other(name, depth + 1)
+                self.other()
         elif first == ord("{"):
-            for _ in self.keys(name):
-                self.other(name, depth + 1)
+            for _ in self.fields():
+                self.other()
         else:
             self.scalar()
 
     def scalar(self) -> bytes:
         """The number, true, false or null that begins here."""
-        found = _SCALAR.match(self._body, self._at, self._at + _LONGEST_SCALAR)
+        found = _SCALAR.match(self._body, self._at, self._at + _MAX_SCALAR_BYTES)
         if not found:
             self.fail("expected a value")
         self._at = found.end()
@@ -121,36 +134,49 @@ class Reader:
 
     def elements(self) -> Iterator[None]:
         """Stops before each element of an array."""
-        self._at += 1
+        self._enter()
         if self.next() != ord("]"):
             yield
             while self.next() == ord(","):
                 self._at += 1
                 yield
-        self._expect("]")
+        self._leave("]")
 
-    def keys(self, name: str) -> Iterator[str]:
+    def fields(self) -> Iterator[str]:
         """Stops before the value of each key of an object."""
-        self._at += 1
+        self._enter()
         if self.next() != ord("}"):
-            yield self._key(name)
+            yield self._key()
             while self.next() == ord(","):
                 self._at += 1
-                yield self._key(name)
-        self._expect("}")
+                yield self._key()
+        self._leave("}")
 
-    def _key(self, name: str) -> str:
+    def _enter(self) -> None:
+        self._at += 1
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise self.invalid(f"the body is nested more than {_MAX_DEPTH} deep")
+
+    def _leave(self, token: str) -> None:
+        self._expect(token)
+        self._depth -= 1
+
+    def _key(self) -> str:
         if self.next() != ord('"'):
             self.fail("expected a key in quotes")
-        try:
-            key = self.string().decode()
-        except BadString as error:
-            raise InvalidRequest(f"a key of {name}: {error}") from error
+        key = self.string("a key of the body " if self._parameter is None else "a key ").decode()
         self._expect(":")
         return key
 
-    def string(self) -> bytes:
-        """The UTF-8 of the string that begins here; raises BadString."""
+    def string(self, what: str = "") -> bytes:
+        """The UTF-8 of the string that begins here; raises InvalidRequest, about `what` if that is not an item."""
+        try:
+            return self._string()
+        except _BadString as error:
+            raise self.invalid(f"{what}{error}") from error
+
+    def _string(self) -> bytes:
         start = self._at + 1
         parts: list[bytes | memoryview] = []
         while True:
@@ -172,7 +198,7 @@ class Reader:
             return quote
         while stop < len(body) and stop > start + _PIECE - 3 and body[stop] & 0xC0 == 0x80:
             stop -= 1  # no character of UTF-8 is cut
-        if quote == -1 and body.find(b"\\", max(start, stop - _LONGEST_CHARACTER), stop) == -1:
+        if quote == -1 and body.find(b"\\", max(start, stop - _MAX_CHARACTER_BYTES), stop) == -1:
             return stop
         return self._end_of_characters(start, stop)
 
@@ -194,17 +220,17 @@ class Reader:
         except (msgspec.DecodeError, UnicodeDecodeError):
             if found := _CONTROL.search(piece):
                 problem = f"holds the control character 0x{found[0][0]:02x}, which JSON wants escaped"
-                raise BadString(problem) from None
+                raise _BadString(problem) from None
             if (end := self._end_of_characters(start, stop)) < stop:
                 self._fail_at(end)
-            raise BadString("is not valid UTF-8") from None
+            raise _BadString("is not valid UTF-8") from None
 
     def _fail_at(self, at: int) -> NoReturn:
         if _HALF_A_PAIR.match(self._body, at):
-            raise BadString(f"holds half a surrogate pair, which is no character (byte {at})")
-        if len(self._body) - at < _LONGEST_CHARACTER:
-            raise BadString("does not end; the body seems to be cut off")
-        raise BadString(f"holds an escape that JSON does not know (byte {at})")
+            raise _BadString(f"holds half a surrogate pair, which is no character (byte {at})")
+        if len(self._body) - at < _MAX_CHARACTER_BYTES:
+            raise _BadString("does not end; the body seems to be cut off")
+        raise _BadString(f"holds an escape that JSON does not know (byte {at})")
 
     def next(self) -> int:
         """The byte at which the next token begins; -1 at the end."""
@@ -235,4 +261,4 @@ def name_of(first: int) -> str:
 
 
 def shown(key: str) -> str:
-    return f'"{key}"' if len(key) <= _LONGEST_SHOWN else f'"{key[:_LONGEST_SHOWN]}…"'
+    return f'"{key}"' if len(key) <= _MAX_SHOWN else f'"{key[:_MAX_SHOWN]}…"'

@@ -10,8 +10,8 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from app.api.body import announced_bytes, read_body
-from app.api.entry import TIMELINE
-from app.api.parse import VectorizeRequest, parse_request
+from app.api.parse import parse_request
+from app.api.request import Client
 from app.api.schemas import (
     ROWS_AT_ONCE,
     VECTORIZE_REQUEST,
@@ -20,17 +20,17 @@ from app.api.schemas import (
     errors,
     json_content,
 )
-from app.errors import ClientGone, TooLarge
+from app.errors import TooLarge
 from app.serving.budget import Admission
-from app.serving.service import Running, Service
-from app.towers import Vectors
+from app.serving.metrics import Metrics
+from app.serving.service import Service
 
 T = TypeVar("T")
 
 
 class _PlainRoute(APIRoute):
     """Gives the endpoint the request, and sends what it returns: FastAPI looks for parameters, a model of the body
-    and dependencies each time, which takes longer than all that is done here for one text."""
+    and dependencies each time, and there are none."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
@@ -53,22 +53,24 @@ class Answer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            for part in self._parts:
+            for part in self._parts[:-1]:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": self._parts[-1]})
         finally:
             self._end()
 
 
 @router.post("/vectorize", responses=VECTORIZE_RESPONSES, openapi_extra=VECTORIZE_REQUEST)
 async def vectorize(request: Request) -> Response:
-    service = service_of(request)
     with contextlib.ExitStack() as share:
-        share.enter_context(service.metrics.request_seconds.time())
-        running = await service.running()
-        admission = share.enter_context(running.budget.admit(announced_bytes(request)))
-        payload = await receive(request, running, admission, parse_request)
-        texts, images = await while_connected(request, compute(request, running, admission, payload))
+        share.enter_context(metrics_of(request).request_seconds.time())
+        client = Client(request)
+        running = await service_of(request).running(client)
+        admission = running.budget.admit(client, announced_bytes(request))
+        share.callback(admission.release)
+        payload = await receive(request, client, admission, parse_request)
+        await admission.take_items(len(payload.texts) + len(payload.images))
+        texts, images = await running.preparing.vectorize(payload.texts, payload.images, client)
         del payload
         if len(texts) + len(images) > ROWS_AT_ONCE:
             parts = await asyncio.to_thread(dump_response, texts, images)
@@ -103,63 +105,32 @@ async def ready(request: Request) -> Response:
     responses={200: {"description": "Counts, for Prometheus", "content": {"text/plain": {}}}, **errors()},
 )
 async def metrics(request: Request) -> Response:
-    return Response(service_of(request).metrics.dump(), media_type="text/plain; version=0.0.4")
+    return Response(metrics_of(request).dump(), media_type="text/plain; version=0.0.4")
 
 
 async def receive(
-    request: Request, running: Running, admission: Admission, parse: Callable[[bytearray, int], T]
+    request: Request, client: Client, admission: Admission, parse: Callable[[bytes | bytearray, int], T]
 ) -> T:
     """The body, read within the budget and parsed; raises what `read_body` and `parse` raise."""
-    service = service_of(request)
-    body = await read_body(request, admission, service.settings.body_timeout)
-    service.metrics.bytes_in.inc(len(body))
-    most_items = running.budget.most_items
+    metrics = metrics_of(request)
+    body = await read_body(request, client, admission)
+    metrics.bytes_in.inc(len(body))
     try:
         if len(body) > _PARSED_AT_ONCE:
-            return await asyncio.to_thread(parse, body, most_items)
-        return parse(body, most_items)
+            return await asyncio.to_thread(parse, body, admission.max_items)
+        return parse(body, admission.max_items)
     except TooLarge as error:
-        service.metrics.refused.labels(error.cause).inc()
+        metrics.refused.labels(error.cause).inc()
         raise
-
-
-async def compute(
-    request: Request, running: Running, admission: Admission, payload: VectorizeRequest
-) -> tuple[Vectors, Vectors]:
-    """The vectors, within the budget; raises what the budget and the batcher raise."""
-    await admission.take_items(len(payload.texts) + len(payload.images))
-    timeline = request.scope.get(TIMELINE)
-    return await running.batcher.vectorize(payload.texts, payload.images, admission.arrived, timeline)
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; if the client leaves it is cancelled, and ClientGone raised once that is done.
-
-    Call it after the body.
-    """
-    here = asyncio.current_task()
-    assert here is not None
-    gone = False
-
-    async def leave_with_the_client() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        here.cancel()
-
-    watching = asyncio.ensure_future(leave_with_the_client())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if gone and here.uncancel() == 0:  # nobody else has cancelled it
-            raise ClientGone("the client closed the connection") from None
-        raise
-    finally:
-        watching.cancel()
 
 
 def service_of(request: Request) -> Service:
     """The service that create_app made."""
     service: Service = request.app.state.service
     return service
+
+
+def metrics_of(request: Request) -> Metrics:
+    """The counts of the app that create_app made."""
+    metrics: Metrics = request.app.state.metrics
+    return metrics

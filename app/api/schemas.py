@@ -1,14 +1,17 @@
-"""What POST /vectorize takes and gives, as OpenAPI says it, and its response: JSON straight from the arrays."""
+"""What OpenAPI says of the routes, and the response of POST /vectorize: JSON straight from the arrays."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
+from fastapi import FastAPI
 
 from app.towers import Vectors
 
 ROWS_AT_ONCE = 64
 
+_SCHEMES = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
 _STRINGS = {"type": ["array", "null"], "items": {"type": "string"}}
 _VECTORS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
 _ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
@@ -61,6 +64,21 @@ VECTORIZE_RESPONSES: Responses = {
     },
     **errors(413, 415, 422, 503),
 }
+
+
+def describe_token(app: FastAPI, open_paths: re.Pattern[str]) -> None:
+    """Say that every path asks for the token but those that match `open_paths`."""
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        document = describe()
+        document.setdefault("components", {})["securitySchemes"] = _SCHEMES
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation["security"] = [] if open_paths.fullmatch(path) else [{name: []} for name in _SCHEMES]
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def dump_response(texts: Vectors, images: Vectors) -> list[bytes]:

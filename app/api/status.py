@@ -1,7 +1,6 @@
 """The one map from error to HTTP status, headers and body."""
 
 import logging
-import re
 from collections.abc import Mapping
 
 import orjson
@@ -43,7 +42,6 @@ _HEADERS: tuple[tuple[type[ServiceError], dict[str, str]], ...] = (
 # What OpenAI's API calls them; most errors have no code there.
 _CODES = {401: "invalid_api_key", 404: "not_found"}
 _PATHS = frozenset({"/", "/vectorize", "/meta", "/metrics", "/about", "/v1/embeddings", "/v1/models"})
-_PARAM = re.compile(r"(input|dimensions|encoding_format|model)\b")
 
 
 def status_of(error: ServiceError) -> int:
@@ -56,12 +54,17 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     return next((headers for kind, headers in _HEADERS if isinstance(error, kind)), {})
 
 
-def response_to(error: ServiceError, path: str) -> Response:
-    """JSON with a string `error`; for the routes of OpenAI's API in the form in which its clients expect it."""
-    return _json(str(error), status_of(error), headers_of(error), path)
+def response_to(error: ServiceError, method: str, path: str) -> Response:
+    """JSON with a string `error`, and a line in the log.
+
+    For the routes of OpenAI's API in the form in which its clients expect it.
+    """
+    if not path.startswith("/.well-known/"):
+        _log_refusal(method, path, status_of(error), error, _level(error))
+    return _json(str(error), status_of(error), headers_of(error), path, error.parameter)
 
 
-def log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
+def _log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
     """One line about a request that did not get what it asked for, at most so many a second.
 
     Of a path that is none of ours nothing is logged: it is whatever its sender likes.
@@ -74,26 +77,23 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        path, status = request.scope["path"], status_of(error)
-        if not path.startswith("/.well-known/"):
-            log_refusal(request.method, path, status, error, _level(error, status))
-        return response_to(error, path)
+        return response_to(error, request.method, request.scope["path"])
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         path = request.scope["path"]
         headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-        log_refusal(request.method, path, error.status_code, error.detail)
+        _log_refusal(request.method, path, error.status_code, error.detail)
         return _json(f"{request.method} {path}: {error.detail}", error.status_code, headers, path)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
 
 
-def _level(error: ServiceError, status: int) -> int:
+def _level(error: ServiceError) -> int:
     if isinstance(error, ClientGone):
         return logging.DEBUG
-    return logging.WARNING if status >= 500 else logging.INFO
+    return logging.WARNING if status_of(error) >= 500 else logging.INFO
 
 
 def _allowed(request: Request) -> str:
@@ -103,20 +103,21 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
 
 
-def _json(message: str, status: int, headers: Mapping[str, str] | None, path: str) -> Response:
+def _json(
+    message: str, status: int, headers: Mapping[str, str] | None, path: str, parameter: str | None = None
+) -> Response:
     error: str | dict[str, str | None] = message
     if path.startswith(("/v1/embeddings", "/v1/models")):
         status = 400 if status == 422 else status
-        error = _openai_error(message, status)
+        error = _openai_error(message, status, parameter)
     content = orjson.dumps({"error": error})
     return Response(content, status, dict(headers or {}), media_type="application/json")
 
 
-def _openai_error(message: str, status: int) -> dict[str, str | None]:
-    param = _PARAM.match(message)
+def _openai_error(message: str, status: int, parameter: str | None) -> dict[str, str | None]:
     return {
         "message": message,
         "type": "server_error" if status >= 500 else "invalid_request_error",
-        "param": param[0] if param else None,
+        "param": parameter,
         "code": _CODES.get(status),
     }

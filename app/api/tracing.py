@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Span, get_current_span, set_span_in_context
 
-from app.api.entry import one_spelling
+from app.api.request import one_spelling
 from app.serving.timeline import Passage, Timeline
 from app.settings import TracingVariables, not_installed
 from app.version import VERSION

@@ -1,11 +1,13 @@
 """Embedding from the command line, on the way that a request takes."""
 
+import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -15,8 +17,11 @@ from app.api.schemas import dump_response
 from app.errors import ConfigurationError, ServiceError
 from app.main import create_app
 from app.serving.service import Running, Service
+from app.serving.timeline import Timeline
 from app.settings import Settings
 from app.towers import Vectors
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,22 @@ class Embedded:
     model: str
 
 
+class _CommandLine:
+    """Who waits here: somebody who does not leave."""
+
+    timeline: Timeline | None = None
+
+    def __init__(self) -> None:
+        self.arrived = time.monotonic()
+
+    async def wait(self, future: asyncio.Future[T]) -> T:
+        return await future
+
+
 @asynccontextmanager
 async def running_model(settings: Settings) -> AsyncIterator[Running]:
     """The loaded model with all that serves it; raises ConfigurationError with the reason if it does not load."""
-    patient = settings.model_copy(update={"loading_timeout": 3600.0})
+    patient = settings.model_copy(update={"client_timeout": 3600.0})
     app = create_app(patient, on_failure=lambda: None)
     service: Service = app.state.service
     async with app.router.lifespan_context(app):
@@ -47,7 +64,7 @@ async def embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes
     async with running_model(settings) as running:
         encoded = [base64.b64encode(image) for image in images]
         started = time.perf_counter()
-        rows = await running.batcher.vectorize([text.encode() for text in texts], encoded)
+        rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, _CommandLine())
         return Embedded(*rows, time.perf_counter() - started, running.model.title)
 
 

@@ -1,83 +1,83 @@
-"""What computes towers. A new engine is one file in this folder and one line in ENGINES."""
+"""What computes towers: OpenVINO on a CPU, torch on a GPU and where OpenVINO cannot."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import logging
+from typing import Any, Protocol
 
 from app.engines.openvino import OpenVINO
 from app.engines.torch import Torch
 from app.errors import ConfigurationError
 from app.settings import Settings
-from app.towers import InferenceSession, Inputs
+from app.towers import InferenceSession
 
-if TYPE_CHECKING:
-    import torch
+_log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """A library that computes towers on a device. Its file imports that library only when it is used."""
+    """A library that computes towers on a device. Its file imports that library only when it is used.
 
-    name: str
-    """The value of ENGINE that chooses it; also a part of file names."""
+    OpenVINO opens files that it has made of torch modules once, without torch; torch opens the modules.
+    """
+
     title: str
-    """Its name for a reader."""
-    devices: tuple[str, ...]
-    """Of "cpu" and "cuda"."""
 
     def missing(self) -> str | None:
         """None if the library is installed, else what to do about it."""
         ...
 
     def device(self, settings: Settings) -> str:
-        """The device that the settings choose; raises ConfigurationError if it is not there."""
+        """The device that the settings choose, in words; raises ConfigurationError if it is not there."""
         ...
 
-    def precisions(self, settings: Settings) -> Sequence[str]:
+    def precisions(self, settings: Settings) -> list[str]:
         """The values of PRECISION in which this machine's device computes."""
         ...
 
-
-@runtime_checkable
-class ModuleEngine(Engine, Protocol):
-    """An engine that computes torch modules as they are."""
-
-    def open_module(self, module: "torch.nn.Module", precision: str, settings: Settings) -> InferenceSession:
-        """The module on the device; it takes a batch's arrays by name and gives (items, width)."""
+    def open(self, tower: Any, precision: str, settings: Settings) -> InferenceSession:
+        """The tower on the device; it takes a batch's arrays by name and gives float32 (items, width)."""
         ...
 
 
-@runtime_checkable
-class FileEngine(Engine, Protocol):
-    """An engine that computes what it has made of torch modules once, without torch."""
-
-    def version(self) -> str:
-        """What is written by another version is made again."""
-        ...
-
-    def export(
-        self, module: "torch.nn.Module", sample: Inputs, path: Path, *, any_length: bool, precision: str
-    ) -> None:
-        """Write a float32 module to files that begin with `path`, for batches of any size, as stored in `precision`.
-
-        `sample` is a batch of two items. With `any_length` the second axis of its arrays, tokens or tiles, must
-        be taken in any length. Raises NotCompiled if the engine does not take this module; anything else that is
-        raised says nothing of the module.
-        """
-        ...
-
-    def open_file(self, path: Path, precision: str, settings: Settings) -> InferenceSession:
-        """What export() wrote to `path` in this precision."""
-        ...
+OPENVINO, TORCH = OpenVINO(), Torch()
+ENGINES: dict[str, Engine] = {"openvino": OPENVINO, "torch": TORCH}
 
 
-ENGINES: list[FileEngine | ModuleEngine] = [OpenVINO(), Torch()]
-"""In the order in which ENGINE=auto asks for one that is there."""
+def choose_engine(settings: Settings) -> Engine:
+    """The engine of ENGINE and ENABLE_CUDA; raises ConfigurationError if it is not there."""
+    if settings.engine == "openvino" and settings.enable_cuda:
+        raise ConfigurationError("ENGINE=openvino does not compute on a GPU; unset ENABLE_CUDA or set ENGINE=auto")
+    automatic = "torch" if settings.enable_cuda else "openvino"
+    engine = ENGINES[automatic if settings.engine == "auto" else settings.engine]
+    if missing := engine.missing():
+        if engine is OPENVINO and settings.engine == "auto":
+            return torch_instead(settings, missing)
+        raise ConfigurationError(f"ENGINE={settings.engine}: {missing}")
+    return engine
 
 
-def engine_named(name: str) -> FileEngine | ModuleEngine:
-    """Raises ConfigurationError if there is no such engine."""
-    for engine in ENGINES:
-        if engine.name == name:
-            return engine
-    names = ", ".join(["auto", *(engine.name for engine in ENGINES)])
-    raise ConfigurationError(f"ENGINE={name!r}: there is no such engine; choose one of {names}")
+def torch_instead(settings: Settings, reason: str) -> Torch:
+    """torch, where OpenVINO cannot compute a model for this `reason`; raises ConfigurationError if it may not."""
+    if settings.engine != "auto":
+        raise ConfigurationError(f"ENGINE={settings.engine}: {reason}; set ENGINE=auto")
+    if missing := TORCH.missing():
+        raise ConfigurationError(f"{reason}; torch could compute it, but {missing}")
+    check_precision(TORCH, settings)
+    _log.warning("ENGINE=auto uses torch, which is slower: %s", reason)
+    return TORCH
+
+
+def chosen_precision(settings: Settings) -> str:
+    """The precision asked for, else the one that was baked (MODELS_DIR/precision), else float32."""
+    if settings.precision is not None:
+        return settings.precision
+    baked = settings.models_dir / "precision"
+    return baked.read_text(encoding="utf-8").strip() if baked.is_file() else "float32"
+
+
+def check_precision(engine: Engine, settings: Settings) -> None:
+    """Raises ConfigurationError if the device does not compute in the precision chosen."""
+    precision, able = chosen_precision(settings), engine.precisions(settings)
+    if precision not in able:
+        raise ConfigurationError(
+            f"PRECISION={precision}: {engine.title} on {engine.device(settings)} takes {', '.join(able)}; "
+            "choose one of them"
+        )

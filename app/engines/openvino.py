@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.cgroup import usable_cpus
-from app.engines.exported import exported_program
 from app.errors import NotCompiled, OutOfMemory, first_line
 from app.settings import Settings
 from app.towers import InferenceSession, Inputs, Vectors
@@ -24,8 +23,8 @@ _CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int8
 _MADV_DONTNEED = 4
 _NO_MEMORY = "the batch does not fit into memory; send fewer or smaller items"
 # Arrays with fewer values stay float32; a table of embeddings is quantized from so many values on.
-_LEAST_STORED = 1024
-_LEAST_TABLE = 2**20
+_MIN_STORED = 1024
+_MIN_TABLE = 2**20
 _STORED = "stored_"
 _MARK = '<rt_info><attribute name="decompression" version="0" /></rt_info>'
 # OpenVINO keeps kernels for this many shapes an operation; more grow the memory and save no time.
@@ -46,11 +45,9 @@ def library() -> Any:
 
 
 class OpenVINO:
-    """See FileEngine."""
+    """See Engine."""
 
-    name = "openvino"
     title = "OpenVINO"
-    devices: tuple[str, ...] = ("cpu",)
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:
@@ -65,12 +62,19 @@ class OpenVINO:
         return [name for name, capability in _CAPABILITIES.items() if capability in able]
 
     def version(self) -> str:
+        """What is written by another version is made again."""
         version: str = library().get_version()
         return version
 
     def export(
         self, module: "torch.nn.Module", sample: Inputs, path: Path, *, any_length: bool, precision: str
     ) -> None:
+        """Write a float32 module to files that begin with `path`, for batches of any size, as stored in `precision`.
+
+        `sample` is a batch of two items. With `any_length` the second axis of its arrays, tokens or tiles, is taken
+        in any length. Raises NotCompiled if OpenVINO does not take this module; anything else that is raised says
+        nothing of the module.
+        """
         try:
             model = _convert(module, sample, any_length)
         except MemoryError:
@@ -84,8 +88,9 @@ class OpenVINO:
         library().save_model(model, path.with_suffix(".xml"), compress_to_fp16=False)
         _mark_stored(path.with_suffix(".xml"))
 
-    def open_file(self, path: Path, precision: str, settings: Settings) -> InferenceSession:
-        return OpenVINOSession(path.with_suffix(".xml"), precision, settings.threads or usable_cpus())
+    def open(self, tower: Path, precision: str, settings: Settings) -> InferenceSession:
+        """What export() wrote to this path in this precision."""
+        return OpenVINOSession(tower.with_suffix(".xml"), precision, settings.threads or usable_cpus())
 
 
 class OpenVINOSession:
@@ -137,9 +142,29 @@ class OpenVINOSession:
 
 
 def _convert(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any:
-    """A module as OpenVINO's model, float32."""
+    """A module as OpenVINO's model, float32; see export()."""
+    import torch
+
+    tensors = tuple(torch.from_numpy(array) for array in sample.values())
+
+    class ByPosition(torch.nn.Module):
+        """Export does not take a module whose inputs are only known by name."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module.eval()
+
+        def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
+            vectors: torch.Tensor = self.module(**dict(zip(sample, arrays, strict=True)))
+            return vectors
+
+    # DYNAMIC: torch finds the bounds, and fails where an axis would be fixed.
+    dynamic = torch.export.Dim.DYNAMIC
+    axes = tuple({0: dynamic, 1: dynamic} if any_length else {0: dynamic} for _ in tensors)
+    with torch.no_grad():
+        program = torch.export.export(ByPosition(), tensors, dynamic_shapes=(axes,), strict=False)
     ov = library()
-    model = ov.convert_model(exported_program(module, sample, any_length))
+    model = ov.convert_model(program)
     for port, name in zip(model.inputs, sample, strict=True):
         port.get_tensor().set_names({name})
     free = 2 if any_length else 1
@@ -159,7 +184,7 @@ def _store_weights(model: Any, precision: str) -> None:
     weights = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
     for number, constant in enumerate(weights):
         values = constant.data
-        if values.dtype != np.float32 or values.size < _LEAST_STORED:
+        if values.dtype != np.float32 or values.size < _MIN_STORED:
             continue
         users = list(constant.output(0).get_target_inputs())
         axis = _scaled_axis(users[0], values) if precision == "int8" and len(users) == 1 else None
@@ -183,7 +208,7 @@ def _scaled_axis(user: Any, values: np.ndarray) -> int | None:
         return None
     if kind == "MatMul" and user.get_index() == 1:
         return 1 if node.get_attributes()["transpose_b"] else 0
-    return 1 if kind == "Gather" and values.size >= _LEAST_TABLE else None
+    return 1 if kind == "Gather" and values.size >= _MIN_TABLE else None
 
 
 def _bfloat16(values: np.ndarray) -> Any:

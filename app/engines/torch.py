@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 
 class Torch:
-    """See ModuleEngine."""
+    """See Engine."""
 
-    name = "torch"
     title = "torch"
-    devices: tuple[str, ...] = ("cpu", "cuda")
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("torch") is None:
@@ -37,11 +35,11 @@ class Torch:
             return ["float32", "bfloat16"]
         return ["float32", *(["bfloat16"] if torch.cuda.is_bf16_supported() else []), "float16"]
 
-    def open_module(self, module: "torch.nn.Module", precision: str, settings: Settings) -> InferenceSession:
+    def open(self, tower: "torch.nn.Module", precision: str, settings: Settings) -> InferenceSession:
         import torch
 
         torch.set_num_threads(settings.threads or usable_cpus())
-        return TorchSession(module, _device(settings), getattr(torch, precision))
+        return TorchSession(tower, _device(settings), getattr(torch, precision))
 
 
 def _device(settings: Settings) -> "torch.device":

@@ -2,12 +2,12 @@
 
 import json
 import logging
-import math
 import os
 import platform
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -21,43 +21,19 @@ from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor
 
 _log = logging.getLogger(__name__)
 
-# A batch that takes longer than this keeps a waiting query for too long; where nobody asks for anything else, one may
-# take longer. The smallest size is taken that reaches this share of the best rate: less of pictures, which keep a
-# query waiting.
-_BATCH_SECONDS, _ALONE_SECONDS = 0.1, 0.5
-_SHARE, _PICTURE_SHARE = 0.95, 0.8
-# A start does not measure for longer than this, for each tower.
+# A batch that takes longer than this many seconds keeps a waiting query for too long.
+MAX_BATCH_SECONDS = 0.1
+# The smallest batch is taken that reaches this share of the best rate: less of pictures, which keep a query waiting.
+_SHARES = {"text": 0.95, "image": 0.8}
+_MAX_ITEMS = {"cpu": 32, "cuda": 256}
+# Seconds of measuring in one start, for each tower.
 _MEASURING_SECONDS = 0.5
-# What one start has seen may have been a slow moment of the machine; so many are enough.
-_STARTS = 4
 _ROUNDS = 5
+# One start may have seen a slow moment of the machine; so many are enough.
+_STARTS = 4
 _FILE = "batches.json"
-_MOST_ITEMS = {"cpu": 32, "cuda": 256}
 # Usual items.
 _SAMPLES = {"image": Image.new("RGB", (320, 240)), "text": "a photo of a dog that sleeps beside a bicycle"}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many items a batch holds at most, and how many where nobody waits for anything else."""
-
-    items: int
-    alone: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of the fastest run of a batch, by its size, in so many starts."""
-
-    starts: int
-    seconds: dict[int, float]
-
-    def with_start(self, seconds: dict[int, float]) -> "Measured":
-        """This, and what one more start has measured."""
-        both = {
-            size: min(each.get(size, math.inf) for each in (self.seconds, seconds)) for size in self.seconds | seconds
-        }
-        return Measured(self.starts + 1, both)
 
 
 def open_tower(
@@ -82,26 +58,20 @@ def open_tower(
     started = time.monotonic()
     width = session.start(batch)().shape[1]
     first = time.monotonic() - started
-    items = settings.image_batch if kind == "image" else settings.text_batch
-    machine = f"{_cpu_model()}, {settings.threads or usable_cpus()} threads"
-    share = _PICTURE_SHARE if kind == "image" else _SHARE
-    if items:
-        sizes = Sizes(items, items)
-    elif first > 1:  # it takes longer than later runs, but there is no time to measure
-        sizes = Sizes(1, 1)
-    else:
-        kept = _kept(folder) if folder is not None else {}
-        measured = kept.get(machine, {}).get(kind, Measured(0, {}))
-        if measured.starts < _STARTS:
-            most = _MOST_ITEMS["cuda" if settings.enable_cuda else "cpu"]
-            measured = measured.with_start(measure_batches(session, inputs, padding, most, _MEASURING_SECONDS))
+    items = settings.max_batch
+    if not items and first > 1:  # it takes longer than later runs, but there is no time to measure
+        items = 1
+    if not items:
+        name = f"{kind}, {_cpu_model()}, {settings.threads or usable_cpus()} threads"
+        starts = _read_measured(folder).get(name, []) if folder is not None else []
+        if len(starts) < _STARTS:
+            most = _MAX_ITEMS["cuda" if settings.enable_cuda else "cpu"]
+            starts.append(measure_batches(session, inputs, padding, most, _MEASURING_SECONDS))
             if folder is not None:
-                _keep(folder, machine, kind, measured)
-        sizes = choose_sizes(measured.seconds, share)
-    tokens = settings.text_batch_tokens if kind == "text" else 0
-    tokens = tokens or sizes.items * len(inputs.get("input_ids", "1"))
-    limits = BatchLimits(sizes.items, tokens, padding.same_length, sizes.alone)
-    return Tower(processor, session, limits, padding), width
+                _keep_measured(folder, name, starts)
+        items = choose_size(_fastest(starts), _SHARES[kind])
+    tokens = items * len(inputs.get("input_ids", "1"))
+    return Tower(processor, session, BatchLimits(items, tokens, padding.same_length), padding), width
 
 
 def _legacy(processor: Processor, padding: Padding) -> tuple[Processor, Padding]:
@@ -122,11 +92,14 @@ def measure_batches(
     OutOfMemory where not even one item fits.
     """
     end = time.monotonic() + seconds
-    times: dict[int, float] = {}
+    rounds: list[dict[int, float]] = []
     for _ in range(_ROUNDS):
+        times: dict[int, float] = {}
+        rounds.append(times)
         size = 1
         while size <= most:
-            if size > 1 and (2 * times[size // 2] > _ALONE_SECONDS or time.monotonic() + 2 * times[size // 2] > end):
+            expected = 2 * _fastest(rounds).get(size // 2, 0.0)
+            if size > 1 and (expected > 2 * MAX_BATCH_SECONDS or time.monotonic() + expected > end):
                 break
             batch = collate([inputs] * size, padding)
             started = time.monotonic()
@@ -138,50 +111,47 @@ def measure_batches(
                 most = size // 2
                 _log.warning("out of memory with a batch of %d; batches hold at most %d", size, most)
                 break
-            times[size] = min(times.get(size, math.inf), time.monotonic() - started)
+            times[size] = time.monotonic() - started
             size *= 2
-    return times
+    return _fastest(rounds)
 
 
-def choose_sizes(times: dict[int, float], share: float) -> Sizes:
-    """The smallest sizes that reach their share of the best rate, by what measure_batches() saw."""
-    items = _smallest_that_pays(times, _BATCH_SECONDS, share)
-    return Sizes(items, max(items, _smallest_that_pays(times, _ALONE_SECONDS, _SHARE)))
+def _fastest(rounds: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """The fewest seconds that a batch of each size took."""
+    sizes = {size for times in rounds for size in times}
+    return {size: min(times[size] for times in rounds if size in times) for size in sizes}
 
 
-def _smallest_that_pays(times: dict[int, float], longest: float, share: float) -> int:
-    """The smallest batch that reaches this share of the best rate of all that compute in `longest` seconds."""
-    rates = {size: size / taken for size, taken in times.items() if taken <= longest or size == 1}
+def choose_size(times: Mapping[int, float], share: float) -> int:
+    """The smallest batch that reaches this share of the best rate, of all that compute in MAX_BATCH_SECONDS.
+
+    `times` is what measure_batches() saw.
+    """
+    rates = {size: size / taken for size, taken in times.items() if taken <= MAX_BATCH_SECONDS or size == 1}
     return min(size for size, rate in rates.items() if rate > share * max(rates.values()))
 
 
-def _kept(folder: Path) -> dict[str, dict[str, Measured]]:
-    """What was measured by kind of tower, by machine; empty if nothing was kept, or in another way."""
+def _read_measured(folder: Path) -> dict[str, list[dict[int, float]]]:
+    """What each start measured, by kind of tower and machine; empty if nothing was kept, or by another version."""
     try:
-        machines = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        kept = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return {
-            machine: {
-                kind: Measured(
-                    int(each["starts"]), {int(size): float(took) for size, took in each["seconds"].items()}
-                )
-                for kind, each in kinds.items()
-            }
-            for machine, kinds in machines.items()
+            name: [{int(size): float(seconds) for size, seconds in times.items()} for times in starts]
+            for name, starts in kept.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _keep(folder: Path, machine: str, kind: str, measured: Measured) -> None:
+def _keep_measured(folder: Path, name: str, starts: list[dict[int, float]]) -> None:
     """Where the folder cannot be written, the next start measures again."""
-    machines = _kept(folder)
-    machines.setdefault(machine, {})[kind] = measured
+    kept = {**_read_measured(folder), name: starts}
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{_FILE}-", dir=folder)
+        handle, temporary = tempfile.mkstemp(prefix=f".{_FILE}-", dir=folder)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(machines, file, default=asdict)
-        Path(name).chmod(0o644)
-        Path(name).replace(folder / _FILE)
+            json.dump(kept, file)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(folder / _FILE)
     except OSError as error:
         _log.debug("batches are measured again at the next start: %s", error)
 

@@ -6,7 +6,7 @@
         tokenizer.json
         batches.json            what was measured on machines that served it; may be absent
 
-A form's name tells the model's content, the engine, the precision, and the version of what wrote it. A folder
+A form's name tells the model's content, the precision, and the version of what wrote it. A folder
 appears under its name only when it is whole, by one rename, and goes away by one rename: what is loaded is
 never half, and servers that write, load and remove at once do not harm each other.
 """
@@ -19,7 +19,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,16 +39,13 @@ FORMAT = 9
 _READ_WHOLE = 2**20
 _SAMPLES = 1024
 _SAMPLE_BYTES = 512
-_UNUSED = 30 * 24 * 3600  # seconds after which another model's form in a shared folder is removed
-_INTERRUPTED = 24 * 3600  # seconds after which a folder that is being written counts as left behind, without locks
 
 
 @dataclass(frozen=True)
 class Form:
-    """One compiled form: of which content, by which engine, in which precision, written by which version."""
+    """One compiled form: of which content, in which precision, written by which version of OpenVINO."""
 
     content: str
-    engine: str
     precision: str
     version: str
 
@@ -57,11 +53,16 @@ class Form:
     def name(self) -> str:
         """The name of its folder: no path, time or machine decides it."""
         version = hashlib.sha256(f"{FORMAT} {self.version}".encode()).hexdigest()[:8]
-        return "-".join((self.content, self.engine, self.precision, version))
+        return f"{self.content}-openvino-{self.precision}-{version}"
 
-    def replaces(self, other: str) -> bool:
-        """Whether the form named `other` is the same of the same model, by another version."""
-        return other != self.name and other.startswith(f"{self.content}-{self.engine}-{self.precision}-")
+    def replaces(self, other: str, shared: bool) -> bool:
+        """Whether the form named `other` is the same by another version.
+
+        In a folder of one model, which is not `shared`, also whether it is of what the model was before.
+        """
+        of_another_model = not other.startswith(f"{self.content}-")
+        same = other != self.name and other.rpartition("-")[0] == self.name.rpartition("-")[0]
+        return same or (of_another_model and not shared)
 
 
 def store_folders(settings: Settings) -> Iterator[Path]:
@@ -94,7 +95,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def write_manifest(folder: Path, form: Form, family: str, towers: dict[str, Any], meta: dict[str, Any]) -> None:
     """The last thing written: with it a compiled form is whole."""
-    made_by = {"format": FORMAT, "engine": form.engine, "precision": form.precision, "version": form.version}
+    made_by = {"format": FORMAT, "engine": "openvino", "precision": form.precision, "version": form.version}
     text = json.dumps({**made_by, "family": family, "towers": towers, "meta": meta})
     (folder / "manifest.json").write_text(text, encoding="utf-8")
 
@@ -110,8 +111,8 @@ def is_writable(place: Path) -> bool:
 
 
 @contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Nobody removes the form in `folder` meanwhile. Raises FileNotFoundError if it is not there any more."""
+def in_use(folder: Path) -> Iterator[Path]:
+    """Gives `folder`, from which nobody removes the form meanwhile. Raises FileNotFoundError if it is not there."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -119,26 +120,25 @@ def in_use(folder: Path) -> Iterator[None]:
     try:
         if not _try_lock(handle, fcntl.LOCK_SH) or not _is_at(handle, folder) or not is_whole(folder):
             raise FileNotFoundError(folder)
-        yield
+        yield folder
     finally:
         os.close(handle)
 
 
 @contextmanager
-def written_by_one(place: Path, form: Form, stop: threading.Event) -> Iterator[None]:
-    """One process at a time writes this form; the lock goes with the process that holds it.
+def one_at_a_time(folder: Path, stop: threading.Event) -> Iterator[None]:
+    """One process at a time writes into `folder`; the lock goes with the process that holds it. Raises Stopped.
 
-    Where the file system has no locks two may write: the first rename counts. Raises Stopped.
+    Where the file system has no locks, nobody waits.
     """
-    path = place / f".{form.name}.lock"
-    with path.open("w", encoding="utf-8") as file:
-        while not _try_lock(file.fileno(), fcntl.LOCK_EX):
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        while not _try_lock(handle, fcntl.LOCK_EX):
             if stop.wait(0.1):
-                raise Stopped("stopped while another server compiled the model")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+                raise Stopped("stopped while another process prepared the model")
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -161,33 +161,13 @@ def being_written(place: Path, form: Form) -> Iterator[Path]:
 
 
 def remove_stale(place: Path, form: Form, shared: bool) -> None:
-    """What `form` replaces, and what interrupted processes left.
-
-    In a folder of one model, also the forms of what the model was before; in a `shared` one, those of other
-    models that were not loaded for a month.
-    """
+    """Remove what `form` replaces and nobody uses, and what interrupted processes left."""
     for folder in place.iterdir():
         if not folder.is_dir() or folder.name == form.name:
             continue
-        age = time.time() - _last_used(folder)
-        if folder.name.startswith("."):
-            stale = folder.name.startswith((".making-", ".removing-"))
-        elif not is_whole(folder):
-            stale = False  # not ours
-        elif folder.name.startswith(f"{form.content}-"):
-            stale = form.replaces(folder.name)
-        else:
-            stale = age > _UNUSED if shared else True
-        if stale:
-            _remove(folder, age)
-
-
-def mark_used(folder: Path) -> None:
-    """So that it is not removed as one that nobody loads."""
-    try:
-        os.utime(folder / "manifest.json")
-    except OSError:
-        _log.debug("%s cannot be marked", folder)
+        left_behind = folder.name.startswith((".making-", ".removing-"))
+        if left_behind or (is_whole(folder) and form.replaces(folder.name, shared)):
+            _remove(folder)
 
 
 def fingerprint(models_dir: Path, family: Family) -> str:
@@ -211,17 +191,8 @@ def fingerprint(models_dir: Path, family: Family) -> str:
     return whole.hexdigest()[:24]
 
 
-def _last_used(folder: Path) -> float:
-    for path in (folder / "manifest.json", folder):
-        try:
-            return path.stat().st_mtime
-        except OSError:
-            continue
-    return time.time()
-
-
-def _remove(folder: Path, age: float) -> None:
-    """Remove a folder that nobody uses; where there are no locks only what is old tells that."""
+def _remove(folder: Path) -> None:
+    """Remove a folder unless somebody uses it, or the file system has no locks to tell that."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -230,12 +201,8 @@ def _remove(folder: Path, age: float) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         folder.rename(gone)
-    except BlockingIOError:
-        return
     except OSError:
-        if age < _INTERRUPTED:
-            return
-        gone = folder
+        return
     finally:
         os.close(handle)
     shutil.rmtree(gone, ignore_errors=True)

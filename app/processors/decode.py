@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from app.errors import (
     BrokenPicture,
@@ -25,12 +25,15 @@ from app.errors import (
 )
 from app.processors.formats import format_of, is_cut_off, looks_like
 from app.processors.headers import Common
-from app.processors.orientation import exif_orientation, xmp_orientation
+from app.processors.layouts import alpha_is_unused, describe_tiff, mend_transparency, misread_layout, white_is_zero
 
 # What a library remarks on a stranger's picture is no business of the log; sizes are checked here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.MAX_IMAGE_PIXELS = None
+
+BYTES_A_PIXEL = 4
+"""What an ordinary picture takes while it is decoded: Pillow keeps RGB in four bytes."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,7 +81,9 @@ def named_errors(data: bytes) -> Iterator[None]:
         raise _not_identified(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.sub(r".*\((\d+) pixels\).*", r"\1", str(error), flags=re.DOTALL)
-        raise PictureTooLarge(f"has, or holds a picture that has, {pixels} pixels, more than are allowed") from error
+        raise PictureTooLarge(
+            f"has, or holds a picture that has, {pixels} pixels, more than are allowed by MAX_PIXELS"
+        ) from error
     except Exception as error:
         # Pillow's decoders raise nearly any exception on broken data.
         name = f"broken {format_of(data) or 'or unusual'} picture"
@@ -88,6 +93,8 @@ def named_errors(data: bytes) -> Iterator[None]:
         if isinstance(error, NotImplementedError) or "unsupported" in text or "not available" in text:
             kind = format_of(data)
             raise UnsupportedPicture(f"is a {kind} of a variant that is not supported; {_SAVE_AS}") from error
+        if layout := _tiff_tags(data):
+            name += f", or of a variant that is not supported{layout}"
         raise BrokenPicture(f"is a {name}; {_SAVE_AS}") from error
 
 
@@ -99,14 +106,23 @@ def _not_identified(data: bytes) -> InvalidRequest:
         return NoPicture(f"is no picture that can be read; {hint}")
     if is_cut_off(data):
         return BrokenPicture(f"begins like a {name} but its header cannot be read; it may be cut off")
-    return UnsupportedPicture(f"is a {name} of a variant that is not supported, or its header is broken; {_SAVE_AS}")
+    return UnsupportedPicture(
+        f"is a {name} of a variant that is not supported, or its header is broken{_tiff_tags(data)}; {_SAVE_AS}"
+    )
+
+
+def _tiff_tags(data: bytes) -> str:
+    layout = describe_tiff(data)
+    return f" ({layout})" if layout else ""
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """Raises InvalidRequest for a picture of more than `max_pixels`, or of none."""
     width, height = size
     if width * height > max_pixels:
-        raise PictureTooLarge(f"has {width} x {height} pixels, more than the {max_pixels} allowed; make it smaller")
+        raise PictureTooLarge(
+            f"has {width} x {height} pixels, more than the {max_pixels} allowed; make it smaller or raise MAX_PIXELS"
+        )
     if width < 1 or height < 1:
         raise BrokenPicture(f"has {width} x {height} pixels; send a picture")
 
@@ -123,6 +139,7 @@ class CommonPicture:
         self._legacy = legacy
         with named_errors(header.data):
             self._image = Image.open(io.BytesIO(header.data), formats=[header.format])
+        self._image.info.update(**header.info)
         if header.format == "JPEG":
             self._image.decodermaxblock = len(header.data)  # in pieces of 64 kB it takes 1.1 times as long
         self.size: tuple[int, int] = self._image.size
@@ -138,39 +155,49 @@ class CommonPicture:
             scale = 1
             if least is not None and (drafted := image.draft(None, least)) is not None:
                 scale = round(self.size[0] / drafted[1][2])
+            if not self._legacy:
+                _check_layout(image, self._header.data)
             image.load()
             check_pixels(image.size, self._max_pixels)
             orientation = 1 if self._legacy else self._orientation()
             return Decoded(flatten(image, self._legacy), self.size, orientation, scale)
 
     def _orientation(self) -> int:
-        info = self._image.info
-        exif, xmp = info.get("exif"), info.get("xmp")
-        if isinstance(exif, bytes) and (tag := exif_orientation(exif.removeprefix(b"Exif\0\0"))):
-            return tag
-        if isinstance(xmp, bytes) and (tag := xmp_orientation(xmp)):
-            return tag
-        return self._header.orientation
+        with _suppress_but_memory():  # a broken EXIF block must not cost the picture
+            if (tag := self._image.getexif().get(ExifTags.Base.Orientation)) in TURNS:
+                return int(tag)
+        return 1
 
 
 def _bytes_a_pixel(image: Image.Image, header: Common) -> int:
     if header.format == "JPEG":
         # A JPEG in several scans is kept as coefficients, 2 bytes for each sample, until the last one came.
-        return 4 if header.scans == 1 else 10
+        return BYTES_A_PIXEL if header.scans == 1 else 10
     if header.format == "WEBP":
         return 16
-    return 4 if image.mode in ("RGB", "L") and "transparency" not in image.info else 16
+    return BYTES_A_PIXEL if image.mode in ("RGB", "L") and "transparency" not in image.info else 16
 
 
 def decode_rare(data: bytes, image: Image.Image, max_pixels: int, legacy: bool) -> Image.Image:
     """The upright picture, of mode RGB or L, from one that was opened; called in the process apart."""
     with named_errors(data):
+        if not legacy:
+            _check_layout(image, data)
         image.load()
         check_pixels(image.size, max_pixels)
         if not legacy:
-            with _suppress_but_memory():  # a broken EXIF block must not cost the picture
+            if alpha_is_unused(image):
+                image.putalpha(255)
+            with _suppress_but_memory():
                 ImageOps.exif_transpose(image, in_place=True)
         return flatten(image, legacy)
+
+
+def _check_layout(image: Image.Image, data: bytes) -> None:
+    """Before the pixels are read: raises UnsupportedPicture if Pillow would read them wrong."""
+    if layout := misread_layout(image, data):
+        raise UnsupportedPicture(f"is a {format_of(data)} with {layout}, which is not supported; {_SAVE_AS}")
+    mend_transparency(image, data)
 
 
 @contextmanager
@@ -191,7 +218,8 @@ def flatten(image: Image.Image, legacy: bool) -> Image.Image:
     if legacy:
         return image.convert("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _grey_to_8_bit(image)
+        grey = _grey_to_8_bit(image)
+        return ImageOps.invert(grey) if white_is_zero(image) else grey
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -201,13 +229,21 @@ def flatten(image: Image.Image, legacy: bool) -> Image.Image:
 
 
 def _grey_to_8_bit(image: Image.Image) -> Image.Image:
-    """Deep grey to 8 bit: 16-bit values over 257, floats from 0 to 1 times 255, larger ones by the highest."""
-    tones = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=255.0, neginf=0.0)
+    """Deep grey to 8 bit: 16-bit values over 257, floats from 0 to 1 times 255, larger ones by the highest.
+
+    A transparent value becomes white.
+    """
+    samples = np.asarray(image)
+    if image.mode == "I" and samples.min(initial=0) < 0:
+        raise UnsupportedPicture(f"has samples below zero, which stand for no tone; {_SAVE_AS}")
+    tones = np.nan_to_num(samples.astype(np.float32), posinf=255.0, neginf=0.0)
     highest = float(tones.max(initial=0.0))
     if image.mode == "F" and highest <= 1.0:
         tones *= 255.0
-    elif image.mode.startswith("I;16") or 255.0 < highest <= 65535.0:
+    elif image.mode.startswith("I;16") or image.format == "PPM" or 255.0 < highest <= 65535.0:
         tones /= 257.0
     elif highest > 65535.0:
         tones *= 255.0 / highest
+    if "transparency" in image.info:
+        tones[samples == image.info["transparency"]] = 255.0
     return Image.fromarray(tones.clip(0, 255).round().astype(np.uint8))

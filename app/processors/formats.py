@@ -43,6 +43,10 @@ _FOREIGN = (
     (b"dds ", "a DDS texture"),
     (b"blp", "a BLP texture"),
     (b"icns", "an Apple icon (ICNS)"),
+    (b"fujifilmccd-raw", "a raw photo (RAF)"),
+    (b"iiro", "a raw photo (ORF)"),
+    (b"iiu\0", "a raw photo (RW2)"),
+    (b"fovb", "a raw photo (X3F)"),
     (b"pk\3\4", "a ZIP file"),
     (b"\x1f\x8b", "gzip"),
     # Base64 of the first bytes of PNG, JPEG, GIF, WebP, and of a data URI.
@@ -52,8 +56,13 @@ _FOREIGN = (
     (b"uklgr", "base64 that was encoded twice"),
     (b"data:image", "a data URI that was encoded twice"),
 )
-_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_AVIF = (b"avif", b"avis")
+# Brands of files that begin with "ftyp". HEVC, AVC, VVC, JPEG or JPEG 2000 may be in a HEIF.
+_CR3 = b"crx "
+_AVIF = frozenset(b"avif avis".split())
+_HEIF = frozenset(
+    b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 mif3 msf1 miaf 1pic unif MiHA MiHB MiHE MiAn MiPr "
+    b"avci avcs vvic vvis evbi evbs jpeg jpgs j2ki j2is".split()
+)
 
 
 def format_of(data: bytes) -> str:
@@ -61,8 +70,7 @@ def format_of(data: bytes) -> str:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP"
     if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        return "AVIF" if brand in _AVIF else "HEIF" if brand in _HEIF else ""
+        return "" if data[8:12] == _CR3 else _iso_picture(data)
     if data.startswith(b"BM") and data[6:10] == bytes(4):
         return "BMP"
     if data[:1] == b"P" and data[1:2] in b"1234567" and data[2:3].isspace():
@@ -70,11 +78,23 @@ def format_of(data: bytes) -> str:
     return next((name for start, name in _STARTS if data.startswith(start)), "")
 
 
+def _iso_picture(data: bytes) -> str:
+    """AVIF or HEIF, by the brands of a file that begins with "ftyp", or by what comes next; empty for a video."""
+    end = int.from_bytes(data[:4], "big")
+    compatible = {data[at : at + 4] for at in range(16, min(end, 256), 4)}
+    for brands in ({data[8:12]}, compatible):
+        if brands & _AVIF:
+            return "AVIF"
+        if brands & _HEIF:
+            return "HEIF"
+    return "HEIF" if data[end + 4 : end + 8] == b"meta" else ""  # a video's first box is another
+
+
 def looks_like(data: bytes) -> str:
     """What bytes, or the beginning of a text, are instead of a picture; empty if that is not known."""
     head = data[:512].lstrip(b" \r\n\t\xef\xbb\xbf").lower()
     if data[4:8] == b"ftyp" and not format_of(data):
-        return "a video (MP4)"
+        return "a raw photo (CR3)" if data[8:12] == _CR3 else "a video (MP4)"
     return next((name for start, name in _FOREIGN if head.startswith(start)), "")
 
 

@@ -1,22 +1,20 @@
-"""What the bytes of a picture of a common format say before anything is decoded: its rotation, and what it costs.
+"""What the bytes of a picture of a common format say before anything is decoded: its metadata, and what it costs.
 
 The metadata of JPEG and PNG is left out of what Pillow gets, which would keep, unpack and interpret all of it:
-what surrounds the pixels must cost nothing, whatever its size and content.
+what surrounds the pixels must cost nothing, whatever its size and content. What bears the rotation is handed to it.
 """
 
 import zlib
-from dataclasses import dataclass
-
-from app.processors.orientation import exif_orientation, xmp_orientation
+from dataclasses import dataclass, field
 
 # Seconds that one pixel takes, generously: of JPEG for each of its scans.
 _SECONDS_A_PIXEL = {"BMP": 1e-8, "GIF": 4e-8, "JPEG": 2e-8, "PNG": 1e-7, "WEBP": 6e-8}
 # JPEG with more scans, PNG with more chunks and GIF with more bytes than anybody makes go to the process apart.
-_MOST_SCANS = 30
-_MOST_PARTS = 2**16
-_MOST_GIF_BYTES = 2**21
+_MAX_SCANS = 30
+_MAX_PARTS = 2**16
+_MAX_GIF_BYTES = 2**21
 
-_MOST_TEXT = 2**20
+_MAX_TEXT = 2**20
 
 # The markers of a JPEG's frame, of which 0xC0 and 0xC1 are sequential, with Huffman codes.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -26,13 +24,13 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 class Common:
     """A picture of a common format as its own bytes describe it.
 
-    `data` is the picture without its metadata; `orientation` is the EXIF tag, 1 where there is none.
+    `data` is the picture without its metadata, of which `info` has, by Pillow's names, what may bear the rotation.
     `scans` is above 1 for a JPEG that is sent in several passes.
     """
 
     format: str
     data: bytes
-    orientation: int = 1
+    info: dict[str, bytes | str] = field(default_factory=dict)
     scans: int = 1
 
     def seconds(self, pixels: int) -> float:
@@ -46,7 +44,7 @@ def common_format(data: bytes) -> Common | None:
         return _jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png(data)
-    if data.startswith(b"GIF8") and len(data) <= _MOST_GIF_BYTES and b"!\xfe" not in data:
+    if data.startswith(b"GIF8") and len(data) <= _MAX_GIF_BYTES and b"!\xfe" not in data:
         return Common("GIF", data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return Common("WEBP", data)
@@ -59,11 +57,11 @@ def common_format(data: bytes) -> Common | None:
 def _jpeg(data: bytes) -> Common | None:
     """Without APP1 to APP13, APP15 and comments: APP0 and APP14 say how the colours are stored."""
     kept: list[bytes | memoryview] = [data[:2]]
-    exif, xmp = 0, 0
+    info: dict[str, bytes | str] = {}
     whole_frame = b""  # how many components a first scan holds if no other is read after it
     position = 2
     view = memoryview(data)
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         start = position
         while data[position : position + 1] == b"\xff":
             position += 1
@@ -81,28 +79,27 @@ def _jpeg(data: bytes) -> Common | None:
         metadata = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
         if not metadata:
             kept.append(view[start:end])
-        elif marker == 0xE1 and data.startswith(b"Exif\0\0", position + 3):
-            exif = exif or exif_orientation(data[position + 9 : end])
-        elif marker == 0xE1 and not xmp:
-            xmp = xmp_orientation(data[position + 3 : end])
+        elif marker == 0xE1:
+            is_exif = data.startswith(b"Exif\0\0", position + 3)
+            info.setdefault("exif" if is_exif else "xmp", data[position + 3 : end])
         position = end
     else:
         return None
     scans = 1 if whole_frame == data[position + 3 : position + 4] else data.count(b"\xff\xda", start)
-    if scans > _MOST_SCANS:
+    if scans > _MAX_SCANS:
         return None
     if sum(map(len, kept)) < start:
         data = b"".join([*kept, view[start:]])
-    return Common("JPEG", data, exif or xmp or 1, scans)
+    return Common("JPEG", data, info, scans)
 
 
 def _png(data: bytes) -> Common | None:
     """With the critical chunks and tRNS alone."""
     kept: list[memoryview] = []
-    exif, xmp = 0, 0
+    info: dict[str, bytes | str] = {}
     position = start = 8
     view = memoryview(data)
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         if position + 8 > len(data):
             break
         length = int.from_bytes(data[position : position + 4], "big")
@@ -113,10 +110,9 @@ def _png(data: bytes) -> Common | None:
             start = min(end, len(data))
             content = view[position + 8 : position + 8 + length]
             if kind == b"eXIf":
-                exif = exif or exif_orientation(bytes(content[: 2**16]))
+                info["exif"] = bytes(content[: 2**16])
             elif kind in (b"iTXt", b"zTXt", b"tEXt"):
-                found_exif, found_xmp = _png_text_orientation(kind, content)
-                exif, xmp = exif or found_exif, xmp or found_xmp
+                info.update(_png_text(kind, content))
         position = end
         if kind == b"IEND":
             break
@@ -124,28 +120,22 @@ def _png(data: bytes) -> Common | None:
         return None
     if kept:
         data = b"".join([view[:8], *kept, view[start:]])
-    return Common("PNG", data, exif or xmp or 1)
+    return Common("PNG", data, info)
 
 
-def _png_text_orientation(kind: bytes, content: memoryview) -> tuple[int, int]:
-    """EXIF and XMP orientation from a text chunk, each 0 where it has none."""
-    keyword, _, rest = bytes(content[:_MOST_TEXT]).partition(b"\0")
+def _png_text(kind: bytes, content: memoryview) -> dict[str, bytes | str]:
+    """XMP, or EXIF in hexadecimal digits, from a text chunk; empty for any other text."""
+    keyword, _, rest = bytes(content[:_MAX_TEXT]).partition(b"\0")
     if keyword == b"XML:com.adobe.xmp":
-        if kind == b"iTXt" and rest[:1] == b"\1":
-            rest = _inflate(rest[2:].split(b"\0", 2)[-1])
-        return 0, xmp_orientation(rest)
+        return {"xmp": _inflate(rest[2:].split(b"\0", 2)[-1]) if kind == b"iTXt" and rest[:1] == b"\1" else rest}
     if keyword == b"Raw profile type exif":
         text = _inflate(rest[1:]) if kind == b"zTXt" else rest
-        try:
-            profile = bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
-        except ValueError:
-            return 0, 0
-        return exif_orientation(profile.removeprefix(b"Exif\0\0")), 0
-    return 0, 0
+        return {keyword.decode(): text.decode("ascii", errors="replace")}
+    return {}
 
 
 def _inflate(data: bytes) -> bytes:
     try:
-        return zlib.decompressobj().decompress(data, _MOST_TEXT)
+        return zlib.decompressobj().decompress(data, _MAX_TEXT)
     except zlib.error:
         return b""

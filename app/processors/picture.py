@@ -1,7 +1,7 @@
 """The way of a picture: base64 text to the arrays of one item."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from PIL import Image
@@ -56,23 +56,39 @@ class PictureProcessor:
     float greys keep their tones; with `legacy` the picture is only converted to RGB. No picture of more than
     `max_pixels` is decoded, and none for longer than `seconds` of computing. With `fast` a large JPEG is decoded at a
     part of its size and pictures are resized by a library whose pixels are nearly those of Pillow, where the model
-    takes a plain crop. Safe on any thread.
+    takes a plain crop. Decoding waits for as many bytes of `memory` as it takes. Safe on any thread.
     """
 
     def __init__(
-        self, processor: Processor, *, max_pixels: int, seconds: float, legacy: bool = False, fast: bool = False
+        self,
+        processor: Processor,
+        *,
+        max_pixels: int,
+        seconds: float,
+        legacy: bool = False,
+        fast: bool = False,
+        memory: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self._processor = processor
         self._max_pixels = max_pixels
         self._seconds = seconds
         self._legacy = legacy
         self._fast = fast
+        self._memory = memory
         self._processes = DecoderProcesses(max_pixels, seconds, legacy)
 
-    def __call__(self, text: bytes) -> Inputs:
-        """The arrays of one picture; raises InvalidRequest or Unavailable."""
-        with self.open(text) as picture:
+    def is_quick(self, content: bytes) -> bool:
+        """No picture is prepared in less time than a thread takes to wake."""
+        return False
+
+    def __call__(self, content: bytes) -> Inputs:
+        """The arrays of the picture in a base64 text; raises InvalidRequest or Unavailable."""
+        with self.open(content) as picture, self._memory(picture.decoded_bytes):
             return picture.prepare()
+
+    def many(self, contents: list[bytes]) -> list[Inputs]:
+        """The same for several."""
+        return [self(content) for content in contents]
 
     @contextmanager
     def open(self, text: bytes) -> Iterator[OpenedPicture]:

@@ -27,6 +27,7 @@ _BLANKS = re.compile(rf"[ \t\n\r\f\v]{{{_FEW},}}")
 # A text that leaves no tokens up to here is cut.
 _MOST_CLEANED = 8 * 2**20
 _PIECE = 65_536
+_QUICK_BYTES = 512
 # Bytes for a tokenizer of another library, which reads all that it is given.
 _MOST_DECODED = 2**20
 
@@ -198,24 +199,32 @@ def _few_blanks(blanks: re.Match[str]) -> str:
     return blanks[0][:2] + ("\n" if "\n" in blanks[0] else "") + blanks[0][-2:]
 
 
-def prepare_text(processor: Processor, text: bytes) -> Inputs:
-    """The arrays of a text of UTF-8, of any tower's processor."""
-    if isinstance(processor, TextProcessor):
-        return processor(text)
-    return processor(text[:_MOST_DECODED].decode(errors="ignore"))
+class TextPreparer:
+    """Makes the arrays of texts of UTF-8 by the `processor` of any text tower. Safe on any thread."""
 
+    def __init__(self, processor: Processor) -> None:
+        self._processor = processor
 
-def prepare_texts(processor: Processor, texts: list[bytes]) -> list[Inputs]:
-    """The same for several texts."""
-    if isinstance(processor, TextProcessor):
-        return processor.many(texts)
-    return [prepare_text(processor, text) for text in texts]
+    def is_quick(self, content: bytes) -> bool:
+        """Whether tokenizing it takes less time than waking a thread."""
+        return len(content) <= _QUICK_BYTES and isinstance(self._processor, TextProcessor)
 
+    def __call__(self, content: bytes) -> Inputs:
+        """int64 arrays of shape (tokens,)."""
+        if isinstance(self._processor, TextProcessor):
+            return self._processor(content)
+        return self._processor(content[:_MOST_DECODED].decode(errors="ignore"))
 
-def count_tokens(processor: Processor, text: bytes) -> int:
-    """The tokens of a text of UTF-8 as the model reads it, of any tower's processor."""
-    if isinstance(processor, TextProcessor):
-        return processor.count_tokens(text)
-    inputs = prepare_text(processor, text)
-    mask = inputs.get("attention_mask")
-    return len(inputs["input_ids"]) if mask is None else int(mask.sum())
+    def many(self, contents: list[bytes]) -> list[Inputs]:
+        """The same for several texts."""
+        if isinstance(self._processor, TextProcessor):
+            return self._processor.many(contents)
+        return [self(content) for content in contents]
+
+    def count_tokens(self, content: bytes) -> int:
+        """The tokens of a text as the model reads it."""
+        if isinstance(self._processor, TextProcessor):
+            return self._processor.count_tokens(content)
+        inputs = self(content)
+        mask = inputs.get("attention_mask")
+        return len(inputs["input_ids"]) if mask is None else int(mask.sum())

@@ -10,6 +10,26 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+class KindMetrics:
+    """The counts of one kind, "texts" or "images"; each label is looked up once."""
+
+    def __init__(self, metrics: "Metrics", kind: str) -> None:
+        self.waiting_seconds = metrics.waiting_seconds.labels(kind)
+        self.preparing_seconds = metrics.preparing_seconds.labels(kind)
+        self.computing_seconds = metrics.computing_seconds.labels(kind)
+        self.batch_items = metrics.batch_items.labels(kind)
+        self.items = metrics.items.labels(kind)
+        self.joined = metrics.joined.labels(kind)
+        self.cached = metrics.cached.labels(kind)
+        self.dropped = metrics.dropped.labels(kind)
+        self._failed = metrics.failed
+        self._kind = kind
+
+    def count_failed(self, cause: str, items: int = 1) -> None:
+        """Count items at fault, by the word for what is wrong with them."""
+        self._failed.labels(self._kind, cause).inc(items)
+
+
 class Metrics:
     """The counts of one app, in a registry of its own. `kind` is "texts" or "images"."""
 
@@ -53,11 +73,16 @@ class Metrics:
         self.ready_seconds = gauge("clip_ready_seconds", "seconds from start to ready; 0 until then")
         self.model = Info("clip_model", "what serves", registry=registry)
         ProcessCollector(registry=registry)
+        self._answered = {200: self.responses.labels(200)}
+
+    def of_kind(self, kind: str) -> KindMetrics:
+        """The counts of "texts" or of "images"."""
+        return KindMetrics(self, kind)
 
     def count_answer(self, path: str, status: int) -> None:
         """Count an answer, if it is one to a request for vectors."""
         if path in ("/vectorize", "/v1/embeddings"):
-            self.responses.labels(status).inc()
+            (self._answered.get(status) or self.responses.labels(status)).inc()
 
     def dump(self) -> bytes:
         """All counts in the text format of Prometheus."""

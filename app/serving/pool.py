@@ -62,10 +62,13 @@ class Pool:
         The caller sees to it that the claim never becomes larger than `most`, and asks once at a time.
         """
         assert not claim.wanted and claim.held + amount <= self.most
-        if not amount:
-            return True
         if not claim.held:
             claim._tag = self._virtual_time + max(claim.expected, amount)
+        nobody_waits = not self._small and not self._large
+        if not amount or (nobody_waits and self._shared_used + amount <= self._shared):
+            self._shared_used += amount
+            claim.held += amount
+            return True
         order = _OVERFLOWING if claim is self._owner else _HOLDING if claim.held else _BEGINNING
         claim.wanted = amount
         claim._key = key = (order, claim._tag, next(self._sequence))
@@ -77,23 +80,16 @@ class Pool:
         claim._granted = granted
         return False
 
-    def withdraw(self, claim: Claim) -> None:
-        """The claim waits no longer; what it holds it goes on holding."""
-        if claim.wanted:
-            claim.wanted, claim._key, claim._granted = 0, None, None
-            self._grant()
-
-    def give_back(self, claim: Claim, amount: int) -> None:
-        """The claim holds `amount` less."""
-        assert amount <= claim.held
-        reserved = min(amount, claim._reserved)
-        claim._reserved -= reserved
-        claim.held -= amount
-        self._reserve_used -= reserved
-        self._shared_used -= amount - reserved
+    def release(self, claim: Claim) -> None:
+        """The claim waits no longer, and gives back what it holds."""
+        claim.wanted, claim._key, claim._granted = 0, None, None
+        self._reserve_used -= claim._reserved
+        self._shared_used -= claim.held - claim._reserved
+        claim.held = claim._reserved = 0
         if self._shared_used <= self._shared:
             self._owner = None
-        self._grant()
+        if self._small or self._large:
+            self._grant()
 
     def _grant(self) -> None:
         while True:

@@ -39,5 +39,4 @@ if torch.version.cuda:
     cp -a /opt/venv /out/opt/venv
   fi
 fi
-rm -f /out/app/models/compiled/.*.lock
 chmod -R a+rX /out/app/models

@@ -87,7 +87,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name in ("clip", "text"):
         shutil.copytree(ROOT / "demo" / "models" / name, folder / name)
-    command = [sys.executable, "-m", "app.models.compiled", str(folder / "compiled")]
+    command = [sys.executable, "-m", "app", "compile"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "MODELS_DIR": str(folder)}, check=True, capture_output=True)
     return folder
 

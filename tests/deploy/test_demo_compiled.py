@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from app.engines.openvino import OpenVINO
 from app.families.registry import find_family
 from app.models.compile import form_of
 from app.models.store import read_manifest
@@ -30,7 +29,7 @@ def in_the_repository(folder: Path) -> list[str]:
 
 
 def test_the_compiled_form_in_the_repository_is_the_one_of_the_pinned_openvino() -> None:
-    form = form_of(Settings(models_dir=DEMO, precision="float32"), find_family(DEMO), OpenVINO())
+    form = form_of(Settings(models_dir=DEMO, precision="float32"), find_family(DEMO))
     folder = DEMO / "compiled" / form.name
     assert "manifest.json" in in_the_repository(folder), "run `make demo-compiled` and commit demo/models/compiled"
     assert in_the_repository(DEMO / "compiled") == in_the_repository(folder), "of several only one is served"

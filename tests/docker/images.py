@@ -304,7 +304,7 @@ def test_two_lines_that_copy_a_model(custom: str, tmp_path: Path) -> None:
         assert container.compiles()
         check_contract(container.url)
         assert container.find("*nvidia*", "libcud*", "libcublas*") == []
-    compiled = "RUN python -m app.models.compiled models/compiled\n"  # the third line of docs/operations.md
+    compiled = "RUN python -m app compile\n"  # the third line of docs/operations.md
     (tmp_path / "Dockerfile").write_text(lines + compiled)
     with running(built("multi2vec-clip:copied", tmp_path)) as container:
         print(f"  ready {container.seconds_to_ready:.2f} s after docker run, compiled in the build")
@@ -320,7 +320,7 @@ def test_your_own_model_without_torch(custom: str, tmp_path: Path) -> None:
         f"FROM {custom} AS bake\n"
         "COPY --chmod=755 ./my-text-model /app/models/text\n"
         "COPY --chmod=755 ./my-clip-model /app/models/clip\n"
-        "RUN python -m app.models.compiled models/compiled\n"
+        "RUN python -m app compile\n"
         f"FROM {server}\n"
         "COPY --from=bake /app/models/compiled /app/models/compiled\n"
     )

@@ -15,7 +15,6 @@ from tests.support.server import ROOT
 
 DOWNLOAD = """
 import sys
-import time
 from pathlib import Path
 from app.errors import ConfigurationError
 from app.families.hub import download

@@ -54,19 +54,26 @@ def test_a_batch_beyond_memory_ends_the_search() -> None:
 
 def test_what_was_measured_is_kept_for_the_machine(tmp_path: Path) -> None:
     first = [limit(Session(0.002), tmp_path) for _ in range(4)][-1]
-    (machine,) = json.loads((tmp_path / "batches.json").read_text())
+    (name,) = json.loads((tmp_path / "batches.json").read_text())
     session = Session(0.002)
     assert limit(session, tmp_path) == first and session.sizes == [1]
     other = Session(0.002)
     assert limit(other, tmp_path, threads=7) and len(other.sizes) > 1
     assert len(json.loads((tmp_path / "batches.json").read_text())) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["batches.json"]
-    assert machine.endswith("threads")
+    assert name.startswith("image, ") and name.endswith("threads")
 
 
 def test_a_slow_first_start_does_not_decide_for_good(tmp_path: Path) -> None:
     assert limit(Session(0.04), tmp_path) < 8  # 0.2 s for one item
     assert limit(Session(0.002), tmp_path) >= 8
+
+
+def test_what_another_version_kept_is_measured_again(tmp_path: Path) -> None:
+    (tmp_path / "batches.json").write_text('{"a machine": {"image": {"starts": 4, "seconds": {"1": 0.1}}}}')
+    assert limit(Session(0.002), tmp_path) >= 8
+    (name,) = json.loads((tmp_path / "batches.json").read_text())
+    assert name.startswith("image, ")
 
 
 def test_a_folder_that_cannot_keep_it_does_no_harm(tmp_path: Path) -> None:

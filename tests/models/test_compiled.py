@@ -140,7 +140,7 @@ def test_no_folder_can_be_written(serve: Serve, models: Path) -> None:
 
 def test_an_interrupted_write_is_never_loaded(serve: Serve, models: Path) -> None:
     place = models / "compiled"
-    command = [sys.executable, "-m", "app.models.compiled", str(place)]
+    command = [sys.executable, "-m", "app", "compile", "--output", str(place)]
     process = subprocess.Popen(command, env={**os.environ, "MODELS_DIR": str(models)}, stderr=subprocess.DEVNULL)
     while not list(place.glob(".making-*/*.xml")):
         assert process.poll() is None, "finished before it could be interrupted"

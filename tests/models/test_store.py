@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,33 +19,25 @@ from app.models.store import (
     being_written,
     in_use,
     is_whole,
-    mark_used,
+    one_at_a_time,
     remove_stale,
     store_folders,
     write_manifest,
-    written_by_one,
 )
 from app.settings import Settings
 from tests.support.compiled import compiled
 from tests.support.tiny import clip_pair
 from tests.support.vectors import embed
 
-ONE = Form("one", "openvino", "float32", "2")
-BEFORE = Form("one", "openvino", "float32", "1")
-OTHER = Form("other", "openvino", "float32", "2")
-DAY = 24 * 3600
+ONE = Form("one", "float32", "2")
+BEFORE = Form("one", "float32", "1")
+OTHER = Form("other", "float32", "2")
 
 
 def write(place: Path, form: Form) -> Path:
     with being_written(place, form) as folder:
         write_manifest(folder, form, "a family", {}, {})
     return place / form.name
-
-
-def age(folder: Path, seconds: float) -> None:
-    for path in (folder / "manifest.json", folder):
-        if path.exists():
-            os.utime(path, (time.time() - seconds,) * 2)
 
 
 def left(place: Path) -> set[str]:
@@ -64,21 +55,11 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_model_of_a_shared_folder_keeps_its_own(tmp_path: Path) -> None:
-    for form in (BEFORE, OTHER, Form("one", "openvino", "int8", "1"), ONE):
+    for form in (BEFORE, OTHER, Form("one", "int8", "1"), ONE):
         write(tmp_path, form)
     remove_stale(tmp_path, ONE, shared=True)
-    kept = {ONE.name, OTHER.name, Form("one", "openvino", "int8", "1").name}
+    kept = {ONE.name, OTHER.name, Form("one", "int8", "1").name}
     assert left(tmp_path) == kept, "what it replaces is the same of the same model, by another version"
-    age(tmp_path / OTHER.name, 29 * DAY)
-    remove_stale(tmp_path, ONE, shared=True)
-    assert left(tmp_path) == kept
-    age(tmp_path / OTHER.name, 31 * DAY)
-    mark_used(tmp_path / OTHER.name)
-    remove_stale(tmp_path, ONE, shared=True)
-    assert left(tmp_path) == kept
-    age(tmp_path / OTHER.name, 31 * DAY)
-    remove_stale(tmp_path, ONE, shared=True)
-    assert left(tmp_path) == kept - {OTHER.name}
 
 
 def test_beside_one_model_nothing_is_kept_of_what_it_was(tmp_path: Path) -> None:
@@ -150,32 +131,26 @@ def test_of_two_that_write_the_first_counts(tmp_path: Path) -> None:
     assert store.read_manifest(tmp_path / ONE.name)["family"] == "first" and left(tmp_path) == {ONE.name}
 
 
-def test_one_at_a_time_writes_a_form_and_who_waits_can_be_stopped(tmp_path: Path) -> None:
+def test_one_at_a_time_writes_into_a_folder_and_who_waits_can_be_stopped(tmp_path: Path) -> None:
     stop = threading.Event()
-    with written_by_one(tmp_path, ONE, stop):
-        with written_by_one(tmp_path, OTHER, stop):
-            pass
+    with one_at_a_time(tmp_path, stop):
         threading.Timer(0.2, stop.set).start()
-        with pytest.raises(Stopped), written_by_one(tmp_path, ONE, stop):
+        with pytest.raises(Stopped), one_at_a_time(tmp_path, stop):
             pass
-    with written_by_one(tmp_path, ONE, threading.Event()):
+    with one_at_a_time(tmp_path, threading.Event()):
         pass
     assert not left(tmp_path)
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_only_what_is_old_is_removed(tmp_path: Path) -> None:
-    with written_by_one(tmp_path, ONE, threading.Event()), written_by_one(tmp_path, ONE, threading.Event()):
+def test_without_locks_nobody_waits_and_nothing_is_removed(tmp_path: Path) -> None:
+    with one_at_a_time(tmp_path, threading.Event()), one_at_a_time(tmp_path, threading.Event()):
         write(tmp_path, BEFORE)
         write(tmp_path, ONE)
     (tmp_path / ".making-left").mkdir()
     with in_use(tmp_path / ONE.name):
         remove_stale(tmp_path, ONE, shared=True)
     assert left(tmp_path) == {ONE.name, BEFORE.name, ".making-left"}
-    for name in (BEFORE.name, ".making-left"):
-        age(tmp_path / name, 2 * DAY)
-    remove_stale(tmp_path, ONE, shared=True)
-    assert left(tmp_path) == {ONE.name}
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+from app.serving.batcher import Batcher
 
 from app.errors import EngineBroken
-from app.serving.batcher import Batcher
 from app.serving.metrics import Metrics
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Inputs, Tower, Vectors

@@ -25,7 +25,7 @@ def compiled(place: Path) -> list[Path]:
 
 
 def compile_now(models: Path, place: Path) -> None:
-    command = [sys.executable, "-m", "app.models.compiled", str(place)]
+    command = [sys.executable, "-m", "app", "compile", "--output", str(place)]
     subprocess.run(command, env={**os.environ, "MODELS_DIR": str(models)}, check=True, capture_output=True, cwd=ROOT)
 
 

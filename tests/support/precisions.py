@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engines import FileEngine, ModuleEngine, engine_named
+from app.engines import ENGINES, OPENVINO, TORCH
 from app.errors import ConfigurationError
 from app.families.registry import find_family
 from app.models.compile import form_of
-from app.models.convert import write_form
+from app.models.compiler import write_form
 from app.models.load import load_model
 from app.models.store import is_whole
 from app.processors.padding import collate
@@ -26,14 +26,13 @@ LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.9999, "int8"
 def load_in(models: Path, engine_name: str, precision: str) -> LoadedModel:
     """What has to be compiled is compiled here, which saves a process for each."""
     settings = Settings(models_dir=models, engine=engine_name, precision=precision)
-    engine = engine_named(engine_name)
-    if isinstance(engine, FileEngine) and precision in engine.precisions(settings):
+    if engine_name == "openvino" and precision in OPENVINO.precisions(settings):
         family = find_family(models)
-        form = form_of(settings, family, engine)
+        form = form_of(settings, family)
         folder = models / "compiled" / form.name
         if not is_whole(folder):
             folder.mkdir(parents=True)
-            write_form(family.load(models, False), family.name, engine, form, folder)
+            write_form(family.load(models, False), family.name, form, folder, settings)
     return load_model(settings)
 
 
@@ -42,7 +41,7 @@ def assert_precision(models: Path, engine_name: str, precision: str, texts: Vect
 
     Or the documented refusal comes.
     """
-    engine = engine_named(engine_name)
+    engine = ENGINES[engine_name]
     able = engine.precisions(Settings())
     if precision not in able:
         with pytest.raises(ConfigurationError, match=f"PRECISION={precision}: .* takes {', '.join(able)}; choose"):
@@ -60,13 +59,11 @@ def assert_precision(models: Path, engine_name: str, precision: str, texts: Vect
 
 def _assert_half_precision_as_on_a_gpu(models: Path, texts: Vectors, images: Vectors) -> None:
     """torch offers float16 on a GPU alone; the module is the same here, so a mixed-up dtype shows."""
-    torch = engine_named("torch")
-    assert isinstance(torch, ModuleEngine)
     model = find_family(models).load(models, False)
     samples: list[tuple[TorchTower, list[Any], Vectors]]
     samples = [(model.text, TEXTS, texts), (model.image, pictures(), images)]
     for tower, items, want in samples:
-        session = torch.open_module(tower.module, "float16", Settings())
+        session = TORCH.open(tower.module, "float16", Settings())
         rows = [session.start(collate([tower.processor(item)], tower.padding))() for item in items]
         assert_near(np.concatenate(rows), want, "float16")
 

@@ -9,10 +9,8 @@ import numpy as np
 from PIL import Image
 
 from app.processors.picture import PictureProcessor
-from app.settings import Settings
+from app.serving.budget import MAX_PIXELS
 from app.towers import Inputs
-
-MAX_PIXELS = Settings().max_pixels
 
 # How an upright picture is stored that bears a rotation tag.
 STORED = {

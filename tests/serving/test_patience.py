@@ -3,7 +3,6 @@
 import random
 
 import pytest
-
 from app.serving.patience import Patience
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from app.serving.queue import Batch, Queue, Wanted
 
 from app.serving.item import Item, Request
-from app.serving.queue import Batch, Queue, Wanted
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits
 

@@ -3,13 +3,13 @@
 from typing import Any
 
 import numpy as np
+from app.serving.queue import Batch, Queue, Wanted
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.errors import EngineBroken, InvalidRequest, OutOfMemory, ServiceError, Unavailable
 from app.serving.item import Item, Request, Stage
-from app.serving.queue import Batch, Queue, Wanted
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits
 
@@ -29,6 +29,12 @@ def key(content: str) -> bytes:
     return content.encode()
 
 
+def at_fault(wanted: dict[str, list[str]], error: Exception) -> str:
+    """The item that the error names by kind and position."""
+    assert isinstance(error, ServiceError) and error.parameter is not None and error.position is not None
+    return wanted[error.parameter][error.position]
+
+
 class Worker:
     """A thread of the batcher: asleep until it is woken, then it looks for work before it sleeps again."""
 
@@ -42,7 +48,6 @@ class Machine(RuleBasedStateMachine):
         preparing=st.integers(1, 3),
         device=st.integers(1, 2),
         limit=st.integers(1, 4),
-        alone=st.integers(0, 6),
         cache=st.sampled_from([0, 1000, 10**6]),
         patience=st.sampled_from([None, 0.05, 0.5]),
         most=st.sampled_from([None, 1, 2]),
@@ -52,7 +57,6 @@ class Machine(RuleBasedStateMachine):
         preparing: int,
         device: int,
         limit: int,
-        alone: int,
         cache: int,
         patience: float | None,
         most: int | None,
@@ -60,7 +64,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.queue = Queue(VectorCache(cache))
         for kind in CONTENTS:
-            limits = BatchLimits(limit, limit * 10, alone=alone)
+            limits = BatchLimits(limit, limit * 10)
             self.queue.add_lane(kind, limits, most if kind == "images" else None)
         for _ in range(100 if patience else 0):
             self.queue._patience.observe(patience or 0.0, left=True)
@@ -87,11 +91,9 @@ class Machine(RuleBasedStateMachine):
                 for kind, contents in wanted.items():
                     assert request.rows[kind].tolist() == [row(content) for content in contents]
             elif isinstance(request.error, InvalidRequest):
-                kind, _, rest = str(request.error).partition("[")
-                assert wanted[kind][int(rest.partition("]")[0])] in BAD
+                assert at_fault(wanted, request.error) in BAD
             elif not isinstance(request.error, Unavailable):
-                kind, _, rest = str(request.error).partition("[")
-                assert wanted[kind][int(rest.partition("]")[0])] in FAILING
+                assert at_fault(wanted, request.error) in FAILING
 
     # requests
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PLACES = ("app", "benchmarks", "demo", "deploy", "examples", "requirements")
 FILES = sorted([ROOT / "download.py", *(path for place in PLACES for path in (ROOT / place).rglob("*.py"))])
 

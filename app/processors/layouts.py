@@ -1,0 +1,110 @@
+"""What Pillow reads otherwise than it is meant: named, so that it is refused or mended, never a wrong picture.
+
+Found by holding Pillow against tifffile, OpenJPEG and the formats' specifications: tests/processors/test_layouts.py.
+"""
+
+import io
+from typing import Any
+
+from PIL import Image, TiffTags
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    COMPRESSION,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
+    YCBCRSUBSAMPLING,
+    ImageFileDirectory_v2,
+)
+
+_INK_SET = 332
+_WHITE_IS_ZERO, _INKS, _YCBCR = 0, 5, 6
+_UNSIGNED, _SIGNED = 1, 2
+# Of the "colr" box of JP2: CMYK, sRGB, grey, YCbCr.
+_JP2_SPACES = (12, 16, 17, 18)
+
+
+def misread_layout(image: Image.Image, data: bytes) -> str:
+    """What of the layout of `data`, opened as `image`, Pillow reads wrong, in words; empty if nothing."""
+    if image.format == "TIFF":
+        return _misread_tiff(image)
+    if image.format == "JPEG2000":
+        return _misread_jpeg2000(data)
+    if image.format == "PNG" and data[24] == 16 and image.mode == "RGB" and "transparency" in image.info:
+        return "a transparent colour of 16 bits a sample"
+    return ""
+
+
+def white_is_zero(image: Image.Image) -> bool:
+    """Whether it is a TIFF whose white is 0; Pillow turns that round up to 8 bits only."""
+    return image.format == "TIFF" and _tags(image).get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
+
+
+def mend_transparency(image: Image.Image, data: bytes) -> None:
+    """Give the transparent grey of a PNG, whose `image` is not loaded yet, the depth of its pixels.
+
+    Pillow makes 8 bits of 2 and of 4, and leaves that grey as it is in the file.
+    """
+    if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+        image.info["transparency"] *= 255 // (2 ** data[24] - 1)
+
+
+def alpha_is_unused(image: Image.Image) -> bool:
+    """Whether it is a TGA, loaded, whose writer left the fourth sample at 0 throughout."""
+    return image.format == "TGA" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+
+
+def describe_tiff(data: bytes) -> str:
+    """The layout of a TIFF's first picture, by the names of its tags; empty if they cannot be read, or of no TIFF."""
+    try:
+        tags = ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+    except Exception:  # of nearly any kind, for what is broken
+        return ""
+    named = (PHOTOMETRIC_INTERPRETATION, BITSPERSAMPLE, SAMPLEFORMAT, COMPRESSION)
+    return ", ".join(f"{TiffTags.lookup(tag).name} {tags[tag]}" for tag in named if tag in tags)
+
+
+def _misread_tiff(image: Image.Image) -> str:
+    tags = _tags(image)
+    bits = max(tags.get(BITSPERSAMPLE, (1,)))
+    kind = max(tags.get(SAMPLEFORMAT, (_UNSIGNED,)))
+    colours = tags.get(PHOTOMETRIC_INTERPRETATION)
+    compressed = image.info["compression"] != "raw"
+    in_planes = tags.get(PLANAR_CONFIGURATION) == 2
+    if kind == _SIGNED and bits < 32:
+        return f"signed samples of {bits} bits"
+    if bits == 12 or (bits == 32 and kind == _UNSIGNED):
+        return f"samples of {bits} bits"
+    if compressed and bits == 32 and tags.prefix == b"MM":
+        return "compressed samples of 32 bits whose highest byte comes first"
+    if in_planes and not compressed and bits > 8:
+        return f"planes of {bits} bits that are not compressed"
+    if in_planes and compressed and image.mode in ("LA", "La", "PA"):
+        return "transparency in a compressed plane of its own"
+    if colours == _INKS and tags.get(_INK_SET, 1) != 1:
+        return "inks that are not those of CMYK"
+    if colours == _YCBCR and not compressed and tags.get(YCBCRSUBSAMPLING, (2, 2)) != (1, 1):
+        return "YCbCr colours at a part of its size that are not compressed"
+    return ""
+
+
+def _misread_jpeg2000(data: bytes) -> str:
+    stream = data.find(b"\xff\x4f\xff\x51")
+    components = data[stream + 42 :][: 3 * data[stream + 41]]
+    bits = [(depth & 0x7F) + 1 for depth in components[::3]]
+    if min(bits) < 8:
+        return f"samples of {min(bits)} bits"
+    if max(bits) > 8 and len(bits) > 1:  # it rounds the brightest to 256, which is 0
+        return f"{len(bits)} samples of {max(bits)} bits"
+    space = data.find(b"colr", 0, stream)
+    number = int.from_bytes(data[space + 7 : space + 11], "big")
+    if space >= 0 and data[space + 4] == 1 and number not in _JP2_SPACES:
+        return f"colour space {number}"
+    return ""
+
+
+def _tags(image: Image.Image) -> Any:
+    return getattr(image, "tag_v2")  # noqa: B009 - Pillow's stubs know it of TIFF images alone

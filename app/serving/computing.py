@@ -1,0 +1,216 @@
+"""What is ready, and the device that computes it: one thread owns both, so nothing here is locked.
+
+The device takes what is ready as soon as it is free: no timer, no minimum. Pictures and texts take turns, so that a
+query never waits behind an import.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+
+from app.errors import EngineBroken, OutOfMemory, ServiceError, describe_unforeseen
+from app.processors.padding import collate
+from app.serving.item import Item, Stage
+from app.towers import BatchLimits, Tower, Vectors
+
+_log = logging.getLogger(__name__)
+
+# A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
+_MAX_PADDING = 0.1
+
+Outcome = Vectors | ServiceError
+"""float32 rows of shape (items, width), or what is wrong with the item."""
+
+
+class Ready:
+    """The prepared items, and which of them are computed next. Pure: no threads, no clock."""
+
+    def __init__(self, limits: Mapping[str, BatchLimits]) -> None:
+        self._limits = limits
+        self._items: dict[str, list[Item]] = {kind: [] for kind in limits}
+        self._last_items = {kind: each.items for kind, each in limits.items()}
+        self._parts: list[list[Item]] = []
+        self._last_kind = ""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._parts and not any(self._items.values())
+
+    def add(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self._items[item.kind].append(item)
+
+    def add_halves(self, batch: list[Item]) -> None:
+        """A batch that failed is tried again in halves, down to the item that is at fault."""
+        middle = (len(batch) + 1) // 2
+        self._parts += [batch[:middle], batch[middle:]]
+
+    def next_batch(self) -> list[Item]:
+        """What the device computes next, of each kind in turn; empty if nothing is ready that anybody wants."""
+        while self._parts:
+            if part := [item for item in self._parts.pop(0) if item.stage is not Stage.OVER]:
+                return part
+        for kind in sorted(self._items, key=lambda kind: kind == self._last_kind):
+            self._items[kind] = wanted = [item for item in self._items[kind] if item.stage is not Stage.OVER]
+            if wanted:
+                self._last_kind = kind
+                return self._choose(kind, wanted)
+        return []
+
+    def _choose(self, kind: str, items: list[Item]) -> list[Item]:
+        """The first in turn and those that fit it."""
+        limits = self._limits[kind]
+        # Those who were just answered ask again: with all that is there the device would then wait for them, so each
+        # batch is half of what takes part.
+        size = min(limits.items, -(-(len(items) + self._last_items[kind]) // 2))
+        head, *rest = sorted(items, key=lambda item: item.tag)
+        batch, total, longest = [head], head.tokens, head.tokens
+        max_padding = 0.0 if limits.same_length else _MAX_PADDING
+        for item in sorted(rest, key=lambda item: abs(item.tokens - head.tokens)):
+            if len(batch) == size:
+                break
+            padded = (len(batch) + 1) * max(longest, item.tokens)
+            if padded <= limits.tokens and total + item.tokens >= (1 - max_padding) * padded:
+                batch.append(item)
+                total += item.tokens
+                longest = max(longest, item.tokens)
+        taken = set(batch)
+        self._items[kind] = [item for item in items if item not in taken]
+        self._last_items[kind] = len(batch)
+        return batch
+
+
+class Computing:
+    """The threads around the device.
+
+    What becomes of a batch goes to `deliver`, on one of these threads: the items, their outcome, and how many seconds
+    they took. `on_broken` is called, on any thread, when the device cannot go on.
+    """
+
+    def __init__(
+        self,
+        towers: Mapping[str, Tower],
+        width: int,
+        deliver: Callable[[list[Item], Outcome, float], None],
+        on_broken: Callable[[str], None],
+        *,
+        overlap: bool,
+    ) -> None:
+        """With `overlap` the device, a GPU, is given a batch while it computes another."""
+        self._towers = towers
+        self._width = width
+        self._deliver = deliver
+        self._on_broken = on_broken
+        self._arrivals: SimpleQueue[tuple[list[Item], bool] | None] = SimpleQueue()
+        self._launched: SimpleQueue[tuple[list[Item], Callable[[], Vectors]] | None] = SimpleQueue()
+        self._slots = Semaphore(2) if overlap else None
+        self._started: dict[int, float] = {}
+        steps = [self._launch, self._finish_launched] if overlap else [self._launch]
+        self._threads = [Thread(target=self._work, args=(step,), name="device", daemon=True) for step in steps]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads once they are through with what they have."""
+        self._arrivals.put(None)
+        self._launched.put(None)
+
+    def submit(self, items: list[Item]) -> None:
+        """Prepared items, from any thread."""
+        self._arrivals.put((items, False))
+
+    def running_since(self) -> float | None:
+        """When the oldest batch under way was begun, by time.monotonic()."""
+        return min([*self._started.values()], default=None)
+
+    def _work(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except BaseException as error:  # a thread that ended unseen would leave requests waiting for ever
+            _log.critical("the device's thread failed: %s", describe_unforeseen(error))
+            self._on_broken(f"the device's thread failed ({type(error).__name__}); the server's log says why")
+
+    def _launch(self) -> None:
+        ready = Ready({kind: tower.limits for kind, tower in self._towers.items()})
+        while True:
+            if self._slots is not None:
+                self._slots.acquire()
+            batch: list[Item] = []
+            while not batch:
+                if not self._take_arrivals(ready):
+                    return
+                batch = ready.next_batch()
+            self._begin(batch)
+
+    def _take_arrivals(self, ready: Ready) -> bool:
+        """Add all that has arrived, and wait for it where nothing is ready; False once stopped."""
+        while ready.is_empty or not self._arrivals.empty():
+            if (arrival := self._arrivals.get()) is None:
+                return False
+            items, failed = arrival
+            if failed:
+                ready.add_halves(items)
+            else:
+                ready.add(items)
+        return True
+
+    def _begin(self, batch: list[Item]) -> None:
+        now = self._started[id(batch)] = time.monotonic()
+        for item in batch:
+            item.started = now
+        tower = self._towers[batch[0].kind]
+        try:
+            finish = tower.session.start(collate([item.inputs for item in batch], tower.padding))
+        except BaseException as cause:  # the panic of a native library is no Exception
+            self._recover(batch, cause)
+            return
+        if self._slots is None:
+            self._finish(batch, finish)
+        else:
+            self._launched.put((batch, finish))
+
+    def _finish_launched(self) -> None:
+        while (launched := self._launched.get()) is not None:
+            self._finish(*launched)
+
+    def _finish(self, batch: list[Item], finish: Callable[[], Vectors]) -> None:
+        try:
+            vectors = finish()
+            if vectors.shape != (len(batch), self._width):
+                raise ValueError(f"the engine gave shape {vectors.shape} for {len(batch)} items")
+        except BaseException as cause:
+            self._recover(batch, cause)
+            return
+        seconds = self._end(batch)
+        self._deliver(batch, vectors, seconds)
+
+    def _recover(self, batch: list[Item], cause: BaseException) -> None:
+        """A batch of several is tried again in halves, a single item fails its jobs."""
+        seconds = self._end(batch)
+        if isinstance(cause, EngineBroken):
+            self._on_broken(str(cause))
+        elif len(batch) > 1:
+            kind = batch[0].kind
+            _log.warning("a batch of %d %s failed (%s); trying its halves", len(batch), kind, type(cause).__name__)
+            self._arrivals.put((batch, True))
+        else:
+            self._deliver(batch, error_for(cause, batch[0].kind, "computed"), seconds)
+
+    def _end(self, batch: list[Item]) -> float:
+        if self._slots is not None:
+            self._slots.release()
+        return time.monotonic() - self._started.pop(id(batch))
+
+
+def error_for(cause: BaseException, kind: str, done: str) -> ServiceError:
+    """What a caller may read of an error; whatever a library raised is logged, and stays inside."""
+    if isinstance(cause, ServiceError):
+        return cause
+    if isinstance(cause, MemoryError):
+        return OutOfMemory("does not fit into memory now; send it smaller, or try again")
+    _log.error("an item of %s could not be %s: %s", kind, done, describe_unforeseen(cause))
+    return ServiceError(f"could not be {done}; the server's log says why")

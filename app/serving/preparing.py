@@ -1,0 +1,296 @@
+"""From items to rows: what the event loop, the threads that prepare and the device do for each other.
+
+The event loop owns the state of all that waits (see turns.py). It hands items to threads that prepare them, these
+hand them on to the device, and what becomes of them comes back to the loop. What is small is prepared on the loop
+itself: waking a thread takes longer than tokenizing a caption.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol
+
+import numpy as np
+
+from app.errors import EngineBroken, ServiceError, Unavailable, describe_unforeseen
+from app.serving.computing import Computing, Outcome, error_for
+from app.serving.item import Caller, Item, Job, Stage
+from app.serving.metrics import Metrics
+from app.serving.turns import Turns, Wanted
+from app.serving.vector_cache import VectorCache, digest
+from app.towers import CutInputs, Inputs, Tower, Vectors
+
+_log = logging.getLogger(__name__)
+
+# Above this many bytes, or items, the hashes of a request are made off the event loop.
+_MANY_BYTES = 500_000
+_MANY_ITEMS = 500
+# Items that are prepared together have not many more bytes.
+_TOGETHER_BYTES = 2048
+# So many items are prepared on the event loop at once.
+_TOGETHER_ON_THE_LOOP = 32
+
+
+class Preparer(Protocol):
+    """Makes the arrays of the items of one tower. Safe on any thread."""
+
+    def is_quick(self, content: bytes) -> bool:
+        """Whether preparing takes less time than waking a thread."""
+        ...
+
+    def __call__(self, content: bytes) -> Inputs:
+        """The arrays of one item. Raises ServiceError, or whatever a library raises."""
+        ...
+
+    def many(self, contents: list[bytes]) -> list[Inputs]:
+        """The arrays of several quick items."""
+        ...
+
+
+class Preparing:
+    """Owns the threads that prepare, and all that waits. Used on the event loop.
+
+    `on_broken` is called once, with what is wrong, when the device cannot go on.
+    """
+
+    def __init__(
+        self,
+        *,
+        towers: Mapping[str, Tower],
+        preparers: Mapping[str, Preparer],
+        width: int,
+        threads: int,
+        overlap: bool,
+        cache: VectorCache,
+        client_timeout: float,
+        metrics: Metrics,
+        on_broken: Callable[[str], None],
+    ) -> None:
+        """So many `threads` prepare. For `overlap` see Computing."""
+        self._preparers = preparers
+        self._width = width
+        self._loop = asyncio.get_running_loop()
+        self._on_broken = on_broken
+        limits = {kind: tower.limits for kind, tower in towers.items()}
+        # One thread is always left for texts: pictures may take long, whatever prepares them.
+        self._turns = Turns(limits, {"images": max(1, threads - 1)}, cache, client_timeout)
+        self._preparing: dict[Item, None] = {}
+        self._handing_out = False
+        self._tasks: SimpleQueue[list[Item] | None] = SimpleQueue()
+        self._threads = [Thread(target=self._work, name=f"prepare-{i}", daemon=True) for i in range(threads)]
+        self._computing = Computing(
+            towers,
+            width,
+            lambda items, outcome, seconds: self._on_loop(self._computed, items, outcome, seconds),
+            lambda message: self._on_loop(self.give_up, message),
+            overlap=overlap,
+        )
+        self._metrics = metrics
+        self._kind_metrics = {kind: metrics.of_kind(kind) for kind in towers}
+        metrics.waiting.set_function(lambda: self._turns.waiting)
+
+    def start(self) -> None:
+        self._computing.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads; what still waits fails with Unavailable."""
+        self._stop(Unavailable("the server is shutting down"))
+
+    def give_up(self, message: str) -> None:
+        """The device cannot go on: fail all that waits and call `on_broken`, once."""
+        if self._turns.stopped is None:
+            self._stop(EngineBroken(message))
+            self._on_broken(message)
+
+    def _stop(self, error: ServiceError) -> None:
+        self._turns.stop(error)
+        self._computing.stop()
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def watch(self, limit: float) -> None:
+        """Give up if one batch or preparation goes on, or jobs wait and nothing is done for them, for `limit` s."""
+        now = time.monotonic()
+        begun = [item.taken for item in self._preparing]
+        if (running := self._computing.running_since()) is not None:
+            begun.append(running)
+        if now - min(begun, default=now) > limit:
+            self.give_up(f"a batch or an item has been worked at for more than {limit:g} s; the device hangs")
+        elif not begun and self._turns.jobs and now - self._turns.progress > limit:
+            self.give_up(f"requests have waited for more than {limit:g} s and nothing was done for them")
+
+    async def vectorize(self, texts: list[bytes], images: list[bytes], caller: Caller) -> tuple[Vectors, Vectors]:
+        """Text vectors and image vectors, float32, each of shape (items, width), in order.
+
+        Texts are UTF-8, images base64. Raises InvalidRequest that names the first item at fault, Unavailable, or
+        ClientGone, after which nothing more is computed for the caller.
+        """
+        contents = {"texts": texts, "images": images}
+        if len(texts) + len(images) > _MANY_ITEMS or sum(map(len, texts)) + sum(map(len, images)) > _MANY_BYTES:
+            wanted = await caller.wait(asyncio.ensure_future(asyncio.to_thread(_wanted, contents)))
+        else:
+            wanted = _wanted(contents)
+        rows = {kind: np.empty((len(items), self._width), np.float32) for kind, items in contents.items()}
+        job = Job(rows, caller.arrived, timeline=caller.timeline)
+        now = time.monotonic()
+        cached, joined = self._turns.add(job, wanted, now)
+        if caller.timeline is not None:
+            caller.timeline.added, caller.timeline.cached = now, cached.total()
+            caller.timeline.wanted = {kind: len(items) for kind, items in contents.items() if items}
+        for kind, count in cached.items():
+            self._kind_metrics[kind].cached.inc(count)
+        for kind, count in joined.items():
+            self._kind_metrics[kind].joined.inc(count)
+        if not job.over:
+            await self._finish(job, caller)
+        if job.error is not None:
+            raise job.error
+        return rows["texts"], rows["images"]
+
+    async def _finish(self, job: Job, caller: Caller) -> None:
+        """Returns once the job is over; leaves with its caller."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        job.on_over = lambda: None if future.done() else future.set_result(None)
+        self._hand_out_soon()
+        try:
+            await caller.wait(future)
+        finally:
+            if not job.over:
+                for item in job.items:
+                    self._kind_metrics[item.kind].dropped.inc()
+                self._metrics.left_seconds.observe(time.monotonic() - job.arrived)
+                self._turns.leave(job)
+                self._hand_out_soon()
+
+    def _hand_out_soon(self) -> None:
+        """Called after each change. What changes in one turn of the event loop is handed out together, for then the
+        device is woken once."""
+        if not self._handing_out:
+            self._handing_out = True
+            self._loop.call_soon(self._hand_out)
+
+    def _hand_out(self) -> None:
+        """Give what may be prepared now to the threads, or prepare it here."""
+        self._handing_out = False
+        on_loop: list[Item] = []
+        while items := self._take_together():
+            quick = self._preparers[items[0].kind].is_quick(items[0].content)
+            if quick and len(on_loop) + len(items) <= _TOGETHER_ON_THE_LOOP:
+                on_loop += items
+            else:
+                self._preparing.update(dict.fromkeys(items))
+                self._tasks.put(items)
+        if on_loop:
+            self._prepared(on_loop, self._prepare(on_loop))
+
+    def _take_together(self) -> list[Item]:
+        """What one thread prepares next: one item, or several quick ones."""
+        items: list[Item] = []
+        size = 0
+        while (item := self._turns.take(time.monotonic(), items[0].kind if items else None)) is not None:
+            items.append(item)
+            size += len(item.content)
+            if size > _TOGETHER_BYTES or not self._preparers[item.kind].is_quick(item.content):
+                break
+        return items
+
+    def _prepared(self, items: list[Item], errors: list[ServiceError | None]) -> None:
+        """Items were prepared, and handed on to the device if there was no error."""
+        now = time.monotonic()
+        metrics = self._kind_metrics[items[0].kind]
+        for item, error in zip(items, errors, strict=True):
+            self._preparing.pop(item, None)
+            self._turns.prepared(item, now)
+            if error is not None:
+                metrics.count_failed(error.cause)
+                self._turns.failed(item, error, now)
+            elif item.inputs:
+                metrics.preparing_seconds.observe((item.prepared - item.taken) / len(items))
+                if isinstance(item.inputs, CutInputs):
+                    self._metrics.texts_cut.inc()
+
+    def _computed(self, items: list[Item], outcome: Outcome, seconds: float) -> None:
+        now = time.monotonic()
+        metrics = self._kind_metrics[items[0].kind]
+        if isinstance(outcome, ServiceError):
+            metrics.count_failed(outcome.cause)
+            self._turns.failed(items[0], outcome, now)
+        else:
+            bad = self._turns.computed(items, outcome, seconds, now)
+            metrics.computing_seconds.observe(seconds)
+            metrics.batch_items.observe(len(items))
+            metrics.items.inc(len(items) - bad)
+            if bad:
+                metrics.count_failed("not_finite", bad)
+            for item in items:
+                metrics.waiting_seconds.observe(item.taken - item.added + item.started - item.prepared)
+        self._hand_out_soon()
+
+    # on the threads ---------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """What each thread that prepares does."""
+        try:
+            while (items := self._tasks.get()) is not None:
+                errors = self._prepare(items)
+                self._on_loop(self._prepared_on_thread, items, errors)
+        except BaseException as error:  # a thread that ended unseen would leave requests waiting for ever
+            _log.critical("a thread that prepares failed: %s", describe_unforeseen(error))
+            message = f"a thread that prepares failed ({type(error).__name__}); the server's log says why"
+            self._on_loop(self.give_up, message)
+
+    def _prepared_on_thread(self, items: list[Item], errors: list[ServiceError | None]) -> None:
+        self._prepared(items, errors)
+        self._hand_out_soon()
+
+    def _prepare(self, items: list[Item]) -> list[ServiceError | None]:
+        """Prepare the items and hand them to the device; returns what is wrong with each, if anything."""
+        wanted = [item for item in items if item.stage is not Stage.OVER]
+        outcomes = dict(zip(wanted, self._arrays(wanted), strict=True))
+        now = time.monotonic()
+        for item, outcome in outcomes.items():
+            if not isinstance(outcome, ServiceError):
+                item.inputs, item.prepared = outcome, now
+        if ready := [item for item in wanted if item.inputs]:
+            self._computing.submit(ready)
+        errors = {item: outcome for item, outcome in outcomes.items() if isinstance(outcome, ServiceError)}
+        return [errors.get(item) for item in items]
+
+    def _arrays(self, items: list[Item]) -> list[Inputs | ServiceError]:
+        if not items:
+            return []
+        kind = items[0].kind
+        preparer = self._preparers[kind]
+        if len(items) > 1:
+            with suppress(BaseException):  # a library's panic, too; below it is found which of them is at fault
+                return [*preparer.many([item.content for item in items])]
+        outcomes: list[Inputs | ServiceError] = []
+        for item in items:
+            try:
+                outcomes.append(preparer(item.content))
+            except BaseException as cause:
+                outcomes.append(error_for(cause, kind, "prepared"))
+        return outcomes
+
+    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _wanted(contents: Mapping[str, list[bytes]]) -> list[Wanted]:
+    """The different items of a request: each is computed once."""
+    wanted: dict[bytes, Wanted] = {}
+    for kind, items in contents.items():
+        for position, content in enumerate(items):
+            key = digest(kind, content)
+            if key in wanted:
+                wanted[key].positions.append(position)
+            else:
+                wanted[key] = Wanted(kind, key, content, [position])
+    return list(wanted.values())

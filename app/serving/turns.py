@@ -1,0 +1,321 @@
+"""Whose turn it is: the items that wait to be prepared. Pure: no threads, no clock; seconds are passed in.
+
+The way of an item: waiting -> taken, to be prepared and computed -> a row of each job that wants it.
+
+The order is start-time fair queueing: item i of a job gets the tag `virtual time + i`, and each batch moves virtual
+time on by its items over the number of jobs that wait. A small job that arrives behind a huge one is next, and the
+huge one still gets its share (after Goyal, Vin and Cheng, "Start-time Fair Queueing", 1996).
+
+Clients leave after CLIENT_TIMEOUT, so fair turns help nobody once the oldest cannot be answered within it: every
+answer would come too late. Then jobs that were begun come first, then the newest that can still be answered in time,
+and those past their time are refused. Nobody's leaving changes anything for the others.
+"""
+
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.errors import Overloaded, ServiceError
+from app.serving.item import Item, Job, Stage
+from app.serving.timeline import Timeline
+from app.serving.vector_cache import VectorCache
+from app.towers import BatchLimits, Vectors
+
+# Of the time that a client waits, the way of request and answer takes a part, and estimates are off by some.
+_CERTAIN = 0.8
+# Items are taken for so many full batches ahead: enough for the device to choose texts of equal length from.
+_BATCHES_AHEAD = 5
+# How much of an average the newest value is.
+_NEWEST = 0.2
+# Among so many of the newest jobs one is looked for that can be answered in time.
+_NEWEST_JOBS = 32
+
+
+@dataclass(eq=False, slots=True)
+class Wanted:
+    """One of the different items of a job, and where its rows belong."""
+
+    kind: str
+    key: bytes
+    content: bytes
+    positions: list[int]
+
+
+@dataclass(eq=False, slots=True)
+class _Backlog:
+    """The items of a job that are not taken yet; the first of them has this tag."""
+
+    tag: float
+    items: deque[Item]
+
+
+@dataclass(eq=False)
+class _Lane:
+    """The items of one kind. `ahead` counts those taken and not computed, `preparing` those of them not prepared.
+
+    `begun` are the jobs of which some items are taken and some wait.
+    """
+
+    max_ahead: int
+    max_preparing: int
+    jobs: set[Job] = field(default_factory=set)
+    backlogs: dict[Job, _Backlog] = field(default_factory=dict)
+    begun: dict[Job, None] = field(default_factory=dict)
+    turns: list[tuple[float, int, Job]] = field(default_factory=list)
+    waiting: int = 0
+    ahead: int = 0
+    preparing: int = 0
+    virtual_time: float = 0.0
+    item_seconds: float = 0.0
+
+    @property
+    def can_take(self) -> bool:
+        return bool(self.waiting) and self.ahead < self.max_ahead and self.preparing < self.max_preparing
+
+
+class Turns:
+    """The state of all jobs and their items. Not safe for threads: the event loop owns it."""
+
+    def __init__(
+        self,
+        limits: Mapping[str, BatchLimits],
+        max_preparing: Mapping[str, int],
+        cache: VectorCache,
+        client_timeout: float,
+    ) -> None:
+        """Items of the kind named first in `limits` are prepared first; `max_preparing` of a kind at once."""
+        self.stopped: ServiceError | None = None
+        self.waiting = 0
+        """Rows that are missing."""
+        self.progress = 0.0
+        """When something was last done."""
+        self.jobs: dict[Job, None] = {}
+        self._lanes = {
+            kind: _Lane(_BATCHES_AHEAD * each.items, max_preparing.get(kind, _BATCHES_AHEAD * each.items))
+            for kind, each in limits.items()
+        }
+        self._cache = cache
+        self._client_timeout = client_timeout
+        self._items: dict[bytes, Item] = {}
+        self._sequence = itertools.count()
+
+    # jobs -------------------------------------------------------------------------------------
+
+    def add(self, job: Job, wanted: Iterable[Wanted], now: float) -> tuple[Counter[str], Counter[str]]:
+        """Take a job; returns by kind how many of its items were computed before, and how many are under way.
+
+        Raises what it was stopped with.
+        """
+        if self.stopped is not None:
+            raise self.stopped.again()
+        cached: Counter[str] = Counter()
+        joined: Counter[str] = Counter()
+        waiting: dict[str, list[Item]] = {}
+        for want in wanted:
+            if (row := self._cache.get(want.key)) is not None:
+                job.rows[want.kind][want.positions] = row
+                cached[want.kind] += 1
+                continue
+            lane = self._lanes[want.kind]
+            item = self._items.get(want.key)
+            if item is None:
+                item = self._items[want.key] = Item(want.kind, want.key, want.content, now, lane.virtual_time)
+                lane.waiting += 1
+            else:
+                joined[want.kind] += 1
+            item.jobs[job] = None
+            job.items[item] = want.positions
+            lane.jobs.add(job)
+            if item.stage is Stage.WAITING:
+                waiting.setdefault(want.kind, []).append(item)
+        if not job.items:
+            self._end(job)
+            return cached, joined
+        if not self.jobs:
+            self.progress = now
+        self.jobs[job] = None
+        self.waiting += job.unfinished
+        for kind, items in waiting.items():
+            lane = self._lanes[kind]
+            lane.backlogs[job] = _Backlog(lane.virtual_time, deque(items))
+            self._push(lane, job)
+        return cached, joined
+
+    def leave(self, job: Job) -> None:
+        """The caller waits no longer; nothing more is done for it."""
+        if not job.over:
+            job.on_over = lambda: None
+            self._end(job)
+
+    def stop(self, error: ServiceError) -> None:
+        """Whatever waits fails with `error`, and so does whatever is added. A second call changes nothing."""
+        if self.stopped is None:
+            self.stopped = error
+            for job in list(self.jobs):
+                self._end(job, error.again())
+
+    def _end(self, job: Job, error: ServiceError | None = None) -> None:
+        job.over, job.error = True, error
+        if job in self.jobs:
+            del self.jobs[job]
+            self.waiting -= job.unfinished
+        for lane in self._lanes.values():
+            lane.jobs.discard(job)
+            self._forget_backlog(lane, job)
+        items = list(job.items)
+        if job.timeline is not None:
+            for item in items:
+                _note(job.timeline, item)
+        job.items.clear()
+        for item in items:
+            del item.jobs[job]
+            if not item.jobs:
+                self._forget(item)
+        job.on_over()
+
+    def _forget(self, item: Item) -> None:
+        """Nobody wants it any more: whoever has it passes it over."""
+        if item.stage is Stage.OVER:
+            return
+        lane = self._lanes[item.kind]
+        if item.stage is Stage.WAITING:
+            lane.waiting -= 1
+            item.content = b""
+        else:
+            lane.ahead -= 1
+        item.stage = Stage.OVER
+        del self._items[item.key]
+
+    # turns ------------------------------------------------------------------------------------
+
+    def take(self, now: float, of: str | None = None) -> Item | None:
+        """The item to prepare next, of the kind `of` if that is given; None while enough are under way."""
+        for kind, lane in self._lanes.items():
+            while lane.can_take and of in (None, kind):
+                if (job := self._next_job(lane, now)) is None:
+                    continue  # some were refused
+                backlog = lane.backlogs[job]
+                item = backlog.items.popleft()
+                item.tag = backlog.tag
+                backlog.tag += 1
+                if self._has_items(lane, job):
+                    lane.begun[job] = None
+                    self._push(lane, job)
+                lane.waiting -= 1
+                lane.ahead += 1
+                lane.preparing += 1
+                item.stage = Stage.TAKEN
+                item.taken = self.progress = now
+                return item
+        return None
+
+    def prepared(self, item: Item, now: float) -> None:
+        """An item that was taken is prepared, or cannot be."""
+        self._lanes[item.kind].preparing -= 1
+        self.progress = now
+        item.content = b""
+
+    def computed(self, items: list[Item], vectors: Vectors, seconds: float, now: float) -> int:
+        """Give each job its rows of `vectors`, float32 (items, width); returns how many of them are not finite.
+
+        The batch took so many seconds.
+        """
+        lane = self._lanes[items[0].kind]
+        lane.item_seconds = _smoothed(lane.item_seconds, seconds / len(items))
+        lane.virtual_time += len(items) / max(1, len(lane.jobs))
+        self.progress = now
+        finite: list[bool] = np.all(np.isfinite(vectors), axis=1).tolist()
+        for item, vector, good in zip(items, vectors, finite, strict=True):
+            if not good:
+                self.failed(item, ServiceError("the model gives no finite vector for this item"), now)
+                continue
+            self._cache.put(item.key, vector)
+            for job in list(item.jobs):
+                positions = job.items.pop(item)
+                del item.jobs[job]
+                rows = job.rows[item.kind]
+                for position in positions:
+                    rows[position] = vector
+                if job.timeline is not None:
+                    _note(job.timeline, item, now, len(items))
+                self.waiting -= len(positions)
+                if not job.items:
+                    self._end(job)
+            self._forget(item)
+        return len(items) - sum(finite)
+
+    def failed(self, item: Item, error: ServiceError, now: float) -> None:
+        """An item that was taken cannot be prepared or computed: the jobs that want it fail."""
+        self.progress = now
+        for job in list(item.jobs):
+            self._end(job, error.again(item.kind, job.items[item][0]))
+        self._forget(item)
+
+    def _next_job(self, lane: _Lane, now: float) -> Job | None:
+        """Whose item is taken next; None if that has changed who waits."""
+        while not self._has_items(lane, oldest := next(iter(lane.backlogs))):
+            pass
+        first = self._first_in_turn(lane)
+        if self._in_time(lane, oldest, now):
+            return first
+        for job in [*lane.begun, *itertools.islice(reversed(lane.backlogs), _NEWEST_JOBS)]:
+            if job in lane.backlogs and self._in_time(lane, job, now) and self._has_items(lane, job):
+                return None if self._refuse_past(lane, now) else job
+        return first  # an answer that may come too late is better than none
+
+    def _in_time(self, lane: _Lane, job: Job, now: float) -> bool:
+        """Whether its client would still be there if its items came next."""
+        ahead = sum(each.ahead * each.item_seconds for each in self._lanes.values())
+        return now - job.arrived + ahead + len(job.items) * lane.item_seconds < _CERTAIN * self._client_timeout
+
+    def _refuse_past(self, lane: _Lane, now: float) -> bool:
+        """Refuse the jobs of the lane whose clients must have left; whether there were any."""
+        past = [job for job in lane.backlogs if now - job.arrived > self._client_timeout]
+        for job in past:
+            self._end(
+                job,
+                Overloaded(
+                    f"the server is full: no answer within the {self._client_timeout:g} s that clients wait "
+                    "(CLIENT_TIMEOUT); send fewer requests at once"
+                ),
+            )
+        return bool(past)
+
+    def _first_in_turn(self, lane: _Lane) -> Job:
+        while True:
+            tag, _, job = lane.turns[0]
+            backlog = lane.backlogs.get(job)
+            if backlog is not None and backlog.tag == tag and self._has_items(lane, job):
+                return job
+            heapq.heappop(lane.turns)  # it was served out of turn, or is over
+
+    def _push(self, lane: _Lane, job: Job) -> None:
+        heapq.heappush(lane.turns, (lane.backlogs[job].tag, next(self._sequence), job))
+        if len(lane.turns) > 2 * len(lane.backlogs) + 100:  # of whoever is served out of turn an old entry is left
+            lane.turns = [(backlog.tag, next(self._sequence), job) for job, backlog in lane.backlogs.items()]
+            heapq.heapify(lane.turns)
+
+    def _has_items(self, lane: _Lane, job: Job) -> bool:
+        """Whether one waits: they may have been taken for other jobs. Forgets the backlog if not."""
+        backlog = lane.backlogs[job]
+        while backlog.items and backlog.items[0].stage is not Stage.WAITING:
+            backlog.items.popleft()
+        if not backlog.items:
+            self._forget_backlog(lane, job)
+        return bool(backlog.items)
+
+    def _forget_backlog(self, lane: _Lane, job: Job) -> None:
+        lane.backlogs.pop(job, None)
+        lane.begun.pop(job, None)
+
+
+def _smoothed(average: float, value: float) -> float:
+    return value if average == 0.0 else average + _NEWEST * (value - average)
+
+
+def _note(timeline: Timeline, item: Item, ended: float = 0.0, batch: int = 0) -> None:
+    timeline.of(item.kind).add(item.taken, item.prepared, item.started, ended, batch)
