@@ -204,7 +204,7 @@ def _model(place: Path, folder: Path) -> Any:
     import open_clip
     from safetensors.torch import save_file
 
-    from app.families.weights import report_tensors, shared_prefix
+    from app.families.weights import prefixes_to_try, report_tensors
 
     logging.disable(logging.WARNING)  # it warns that the weights, which follow, are random
     try:
@@ -213,12 +213,15 @@ def _model(place: Path, folder: Path) -> Any:
         logging.disable(logging.NOTSET)
     weights = weights_in(folder)
     report = open_clip.load_checkpoint(model, str(weights), strict=False)
-    if prefix := shared_prefix(report.missing_keys, report.unexpected_keys):
-        _log.warning("the names of all tensors in %s begin with %r, which is left out", weights, prefix)
+    for prefix in prefixes_to_try(model, report.missing_keys, report.unexpected_keys):
         tensors = open_clip.factory.load_state_dict(str(weights))
         renamed = place / "renamed.safetensors"
         save_file({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, renamed)
-        report = open_clip.load_checkpoint(model, str(renamed), strict=False)
+        again = open_clip.load_checkpoint(model, str(renamed), strict=False)
+        if not again.missing_keys:
+            _log.warning("the names of all tensors in %s begin with %r, which is left out", weights, prefix)
+            report = again
+            break
     report_tensors(folder, model, report.missing_keys, report.unexpected_keys)
     return model.eval()  # open_clip leaves text towers of transformers in training mode
 

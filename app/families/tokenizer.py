@@ -42,7 +42,11 @@ def as_its_files_say(tokenizer: Any, folder: Path, lower_case: bool = False) -> 
             file,
             type(tokenizer).__name__,
         )
+        named = tokenizer.special_tokens_map
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder.resolve(), local_files_only=True)
+        for name, token in named.items():  # which the repository may have left to the class
+            if getattr(tokenizer, name, None) is None and token in tokenizer.get_vocab():
+                setattr(tokenizer, name, token)
         if not _agrees(tokenizer, file, lower_case):
             raise ConfigurationError(
                 f"{file} gives other tokens than the tokenizer that transformers makes of it and of "

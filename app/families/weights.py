@@ -25,11 +25,17 @@ def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model
     """
     with _reports() as reports:
         model = load({})
-        if prefix := max((shared_prefix(info.missing_keys, info.unexpected_keys) for _, info in reports), default=""):
-            _log.warning("the names of all tensors in %s begin with %r, which is left out", folder, prefix)
+        whole = list(reports)
+        for prefix in [
+            p for own, info in whole for p in prefixes_to_try(own, info.missing_keys, info.unexpected_keys)
+        ]:
             reports.clear()
-            model = load({"key_mapping": {f"^{re.escape(prefix)}": ""}})
-    for loaded, info in reports:
+            renamed = load({"key_mapping": {f"^{re.escape(prefix)}": ""}})
+            if not any(info.missing_keys for _, info in reports):
+                _log.warning("the names of all tensors in %s begin with %r, which is left out", folder, prefix)
+                model, whole = renamed, reports
+                break
+    for loaded, info in whole:
         if info.mismatched_keys:
             shapes = (f"{name} {tuple(stored)} instead of {tuple(own)}" for name, stored, own in info.mismatched_keys)
             raise wrong_weights(folder, f"tensors of another shape than config.json says: {some(shapes)}")
@@ -69,15 +75,13 @@ def lacks_weights(module: torch.nn.Module) -> bool:
     return any(hasattr(parameter, "missing_from") for parameter in module.parameters())
 
 
-def shared_prefix(missing: Collection[str], unexpected: Collection[str]) -> str:
-    """What begins all unexpected names, with a dot at its end, and leaves the missing ones of them; "" if nothing."""
+def prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]) -> list[str]:
+    """What begins all unexpected names, with a dot at its end, if most of the model is missing; the shortest first."""
+    if 2 * len(missing) < len(list(model.parameters())):
+        return []
     first = next(iter(unexpected), "")
-    for dot in re.finditer(r"\.", first) if missing else ():
-        prefix = first[: dot.end()]
-        shortened = {name.removeprefix(prefix) for name in unexpected}
-        if set(missing) <= shortened and shortened.isdisjoint(unexpected):
-            return prefix
-    return ""
+    prefixes = (first[: dot.end()] for dot in re.finditer(r"\.", first))
+    return [prefix for prefix in prefixes if all(name.startswith(prefix) for name in unexpected)]
 
 
 def missing_weights(folder: Path, names: Collection[str]) -> ConfigurationError:
