@@ -9,7 +9,7 @@ from typing import Any
 
 from app.errors import ConfigurationError
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import read_config
+from app.families.folders import loading, read_config
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel
@@ -60,7 +60,8 @@ class OpenAICLIP:
         folder = models_dir / "openai_clip"
         model = load_model(folder, trust_remote_code)
         processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
-        return _towers(model, processor, read_config(folder))
+        with loading(folder):
+            return _towers(model, processor, read_config(folder))
 
     def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
         require_libraries(self)

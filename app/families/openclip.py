@@ -103,28 +103,32 @@ class OpenCLIP:
         with loading(folder), _as_open_clip_lays_it(folder, description) as place:
             model = _model(place, folder)
             tokenizer = _tokenizer(place, folder, description["model_cfg"])
-        text, pad_id = _text_reference(tokenizer), _pad_id(tokenizer)
-        full = Embeds(model, _embed_text)
-        shortened = _shortened(text, pad_id)
-        takes_any_length = next(
-            (each for each in (full, Embeds(model, _embed_text_of_any_length)) if _same(full, text, each, shortened)),
-            None,
-        )
-        preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        return TorchModel(
-            text=text_tower(
-                Normalized(takes_any_length or full),
-                _text_processor(tokenizer, None if takes_any_length else pad_id),
-                shortened if takes_any_length else text,
-                Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
-            ),
-            image=image_tower(
-                Normalized(Embeds(model, _embed_image)),
-                ImageProcessor.from_processor(_processor_config(preprocess)),
-                _image_reference(preprocess),
-            ),
-            meta=read_config(folder),
-        )
+            text, pad_id = _text_reference(tokenizer), _pad_id(tokenizer)
+            full = Embeds(model, _embed_text)
+            shortened = _shortened(text, pad_id)
+            takes_any_length = next(
+                (
+                    each
+                    for each in (full, Embeds(model, _embed_text_of_any_length))
+                    if _same(full, text, each, shortened)
+                ),
+                None,
+            )
+            preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+            return TorchModel(
+                text=text_tower(
+                    Normalized(takes_any_length or full),
+                    _text_processor(tokenizer, None if takes_any_length else pad_id),
+                    shortened if takes_any_length else text,
+                    Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
+                ),
+                image=image_tower(
+                    Normalized(Embeds(model, _embed_image)),
+                    ImageProcessor.from_processor(_processor_config(preprocess)),
+                    _image_reference(preprocess),
+                ),
+                meta=read_config(folder),
+            )
 
     def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
         require_libraries(self)
@@ -243,7 +247,7 @@ def _tokenizer(place: Path, folder: Path, model_config: dict[str, Any]) -> Any:
 
 def _pad_id(tokenizer: Any) -> int:
     inner = getattr(tokenizer, "tokenizer", None)
-    return 0 if inner is None else int(inner.pad_token_id)
+    return 0 if inner is None else int(inner.pad_token_id or 0)
 
 
 def _text_reference(tokenizer: Any) -> Processor:

@@ -52,6 +52,11 @@ class SentenceTransformerPair:
                 raise ConfigurationError(
                     f"{variable}={names[variable]}: that is a {kind} model; set {VARIABLES[kind]} instead"
                 )
+            if kind == "vision-text-dual-encoder":
+                raise ConfigurationError(
+                    f"{variable}={names[variable]}: that is a {kind}, two towers of any kind, which no family here takes; "
+                    "choose a CLIP, a SigLIP or a model of sentence-transformers"
+                )
             check_remote_code(names[variable], source, trust_remote_code)
             with without_damaged_files(source):
                 if trust_remote_code and has_code(source):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import hub_snapshot, read_config
+from app.families.folders import hub_snapshot, loading, read_config
 from app.families.tokenizer import from_sentencepiece, put_lower_case_first
 from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
@@ -46,7 +46,8 @@ class SigLIP:
         folder = models_dir / "siglip"
         model = load_model(folder, trust_remote_code)
         processor = load_processor(_processor_folder(folder), trust_remote_code, lower_case=True)
-        return _towers(model, processor, read_config(folder))
+        with loading(folder):
+            return _towers(model, processor, read_config(folder))
 
     def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
         require_libraries(self)

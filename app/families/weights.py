@@ -76,7 +76,7 @@ def lacks_weights(module: torch.nn.Module) -> bool:
 
 
 def prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]) -> list[str]:
-    """What begins all unexpected names, with a dot at its end, if most of the model is missing; the shortest first."""
+    """What begins all unexpected names and ends in a dot, if most of the model is missing; the shortest first."""
     if 2 * len(missing) < len(list(model.parameters())):
         return []
     first = next(iter(unexpected), "")
