@@ -3,9 +3,9 @@
 A tokenizer reads a text of any length to its end: a second for a megabyte. Here it reads a beginning, and what it
 makes of it counts if it does not depend on where the beginning ends: if two more words follow, since tokenizers
 split words one by one, or, inside of one endless word, if several ends in a row give the same tokens. With Unigram
-that is a proof, if the ends are as many as the longest piece of the vocabulary has characters: the tokens of the whole
-word end at one of them, and the best way to there is the same whatever follows. With BPE it is a margin, which the
-tests compare with the tokens of whole texts. Everything else is read further, to the end if need be.
+that is a proof, if the ends are as many as the longest piece of the vocabulary has characters: the tokens of the
+whole word end at one of them, and the best way to there is the same whatever follows. With BPE it is a margin, which
+the tests compare with the tokens of whole texts. Everything else is read further, to the end if need be.
 """
 
 import json

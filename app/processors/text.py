@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from app.processors.cut import LONGER, LONGEST_RUN, TextCutter, past_marks
 from app.towers import CutInputs, Inputs, Processor
@@ -43,12 +43,19 @@ def clean_text(text: str, name: str) -> str:
     return text if name == "open_clip.whitespace" else text.lower()
 
 
+def normalizers_of(tokenizer: Tokenizer) -> list[Any]:
+    """What a tokenizer does to a text, in order, before it looks for words."""
+    steps: Any = tokenizer.normalizer
+    is_many = isinstance(steps, normalizers.Sequence)
+    return list(steps) if is_many else [steps] if steps is not None else []
+
+
 class TextProcessor:
     """Tokenize with the `tokenizers` library, cut at `max_length` tokens with the end token kept.
 
     `names` are the arrays that the model takes. With `pad_id` each text is padded on the right to
-    `max_length`. `clean` names what comes first (see clean_text). Safe to call from several threads:
-    nothing is changed after construction.
+    `max_length`. `clean` names what comes first (see clean_text). With `has_legacy` LEGACY_TEXTS has a say (see
+    legacy). Safe to call from several threads: nothing is changed after construction.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class TextProcessor:
         prompt: str = "",
         pad_id: int | None = None,
         clean: str = "",
+        has_legacy: bool = False,
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._max_length = max_length
@@ -66,6 +74,7 @@ class TextProcessor:
         self._prompt = prompt
         self._pad_id = pad_id
         self._clean = clean
+        self.has_legacy = has_legacy
         self._cut = TextCutter(self._tokenizer, tokenizer_json, max_length)
         self._tokenizer.enable_truncation(max_length)
         if pad_id is None:
@@ -75,13 +84,11 @@ class TextProcessor:
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = "", pad_to_length: bool = False
+        cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = ""
     ) -> "TextProcessor | None":
         """From a tokenizer of transformers; None if that is not made with the `tokenizers` library."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            return None
-        return cls(backend.to_str(), max_length, names, prompt, tokenizer.pad_token_id if pad_to_length else None)
+        return cls(backend.to_str(), max_length, names, prompt) if isinstance(backend, Tokenizer) else None
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
@@ -92,22 +99,20 @@ class TextProcessor:
             "prompt": self._prompt,
             "pad_id": self._pad_id,
             "clean": self._clean,
+            "has_legacy": self.has_legacy,
         }
 
     @classmethod
     def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
         return cls((folder / "tokenizer.json").read_text(encoding="utf-8"), **description)
 
-    @property
-    def pads(self) -> bool:
-        """Whether every text is padded to `max_length`."""
-        return self._pad_id is not None
-
-    def unpadded(self) -> "TextProcessor":
-        """The same without padding to `max_length`."""
-        return TextProcessor(
-            self._tokenizer.to_str(), self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
-        )
+    def legacy(self) -> "TextProcessor":
+        """As the old container tokenized: without padding, and without the Lowercase that comes first."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        steps = normalizers_of(tokenizer)
+        if steps and isinstance(steps[0], normalizers.Lowercase):
+            tokenizer.normalizer = normalizers.Sequence(steps[1:])
+        return TextProcessor(tokenizer.to_str(), self._max_length, self._names, self._prompt, clean=self._clean)
 
     def __call__(self, text: str | bytes) -> Inputs:
         """Text, bytes of it as UTF-8, to int64 arrays of shape (tokens,), those that the model takes.
