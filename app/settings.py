@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     legacy_texts: bool = Field(
         default=False,
-        description="the old container's texts of SigLIP: not padded when they came alone, not in lower case for SigLIP 2",
+        description="the old container's texts of SigLIP: not padded if they came alone, and not in lower case",
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_memory: int = Field(

@@ -54,7 +54,7 @@ class SentenceTransformerPair:
                 )
             if kind == "vision-text-dual-encoder":
                 raise ConfigurationError(
-                    f"{variable}={names[variable]}: that is a {kind}, two towers of any kind, which no family here takes; "
+                    f"{variable}={names[variable]}: that is a {kind}, two towers of any kind, which no family takes; "
                     "choose a CLIP, a SigLIP or a model of sentence-transformers"
                 )
             check_remote_code(names[variable], source, trust_remote_code)
