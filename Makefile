@@ -39,21 +39,27 @@ demo-compiled: setup
 	rm -rf demo/models/compiled
 	MODELS_DIR=demo/models $(BIN)/python -m app compile
 
+# A model that is named is baked where there is none.
+MODEL_NAMES := $(CLIP_MODEL_NAME)$(OPEN_CLIP_MODEL_NAME)$(SIGLIP_MODEL_NAME)$(COLPALI_ENGINE_MODEL_NAME)
+INSTALL_FOR_NAMES = $(BIN)/python requirements/install.py requirements.txt \
+	$(if $(OPEN_CLIP_MODEL_NAME),requirements/openclip.txt) \
+	$(if $(COLPALI_ENGINE_MODEL_NAME),requirements/colpali.txt)
+
 serve: export MODELS_DIR := $(or $(MODELS_DIR),models)
 serve: $(SERVING)
-	$(BIN)/python requirements/for_model.py
+	$(if $(MODEL_NAMES),$(INSTALL_FOR_NAMES),$(BIN)/python requirements/for_model.py)
 	PORT=$(PORT) $(BIN)/python -m app
 
 # make bake CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32
 bake: $(SERVING)
-	$(BIN)/python requirements/install.py requirements.txt \
-		$(if $(OPEN_CLIP_MODEL_NAME),requirements/openclip.txt) \
-		$(if $(COLPALI_ENGINE_MODEL_NAME),requirements/colpali.txt)
+	$(INSTALL_FOR_NAMES)
 	$(BIN)/python download.py
 
+# Two files at a time, each as a whole, and beside them the families that need libraries of their own.
 test: setup browser prometheus $(VENV)/.families
-	$(BIN)/python -m pytest -q
-	$$(cat $(VENV)/.families) -m pytest -q tests/more_families
+	$$(cat $(VENV)/.families) -m pytest -q tests/more_families >$(VENV)/more_families.log 2>&1 & families=$$!; \
+		$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder; status=$$?; \
+		wait $$families || status=1; cat $(VENV)/more_families.log; exit $$status
 
 # The page is tested in Debian's Chromium, behind Debian's nginx.
 browser:
@@ -82,6 +88,7 @@ soak: setup
 fuzz: setup
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.fuzz_pictures
+	SEARCH=20 $(BIN)/python -m pytest -q -m "hypothesis or search"
 
 # Pins all that the requirement files ask for, and what that asks for in turn; what is pinned already stays as it is,
 # unless UPGRADE=--upgrade. The file is empty meanwhile, for the others name it.

@@ -1,6 +1,11 @@
-# No model inside: bake one in a second Dockerfile. docs/operations.md explains the build arguments.
+# No model inside: name one at the start, or bake it in a second Dockerfile. docs/operations.md explains the build
+# arguments.
 #
 #   docker build -f custom.Dockerfile -t multi2vec-clip:custom .
+#
+#   docker run -v clip:/app/models -e CLIP_MODEL_NAME=clip-ViT-B-32 -e TEXT_MODEL_NAME=clip-ViT-B-32 multi2vec-clip:custom
+#
+# or
 #
 #   FROM multi2vec-clip:custom
 #   RUN CLIP_MODEL_NAME=clip-ViT-B-32 TEXT_MODEL_NAME=clip-ViT-B-32 ./download.py
@@ -69,7 +74,8 @@ COPY deploy/docker/healthcheck.py /opt/
 # Bytecode of all that a start imports, the standard library's too: at run time nobody may write it.
 RUN python -m compileall -q app && python -c "import app.__main__, app.models.compile, http.client"
 EXPOSE 8080
-HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
+# The first start may download and compile a model.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=30m --retries=3 \
     CMD ["python", "-IS", "/opt/healthcheck.py"]
 USER 10001:0
 CMD ["python", "-m", "app"]

@@ -47,7 +47,7 @@ def command(arguments: Sequence[str]) -> int:
 
         return bake.main(arguments[1:], "python -m app bake")
     from app.cli.arguments import parse_arguments
-    from app.cli.run import run
+    from app.cli.commands import run
 
     return run(parse_arguments(arguments))
 

@@ -19,7 +19,7 @@ from app.api.schemas import describe_token
 from app.api.status import add_error_handlers
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import first_line
-from app.models.load import load_model
+from app.models.bake import load_named_model
 from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.processors.text import TextPreparer
 from app.serving.budget import Budget, limits_for, max_pixels_for
@@ -27,9 +27,8 @@ from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.preparing import Preparing
 from app.serving.service import Running, Service
 from app.serving.vector_cache import VectorCache
-from app.settings import Settings
+from app.settings import VERSION, Settings
 from app.towers import LoadedModel
-from app.version import VERSION
 
 if TYPE_CHECKING:
     from app.api.tracing import Tracer
@@ -62,7 +61,7 @@ def create_app(
     tracer = tracer or _open_tracer(os.environ)
     metrics = Metrics()
     service = Service(
-        lambda stopping: load(settings) if load is not None else load_model(settings, stopping),
+        lambda stopping: load(settings) if load else load_named_model(settings, os.environ, stopping),
         lambda model, on_broken: _serve(model, settings, metrics, on_broken),
         on_failure,
         patience=settings.patience,
@@ -85,6 +84,8 @@ def create_app(
         version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # pages that load their scripts from other hosts
+        redoc_url=None,
         telemetry=tracer.telemetry if tracer is not None else _NO_TELEMETRY,
     )
     app.state.settings = settings
@@ -95,7 +96,7 @@ def create_app(
         app.include_router(page.router)
     if settings.enable_embeddings_api:
         app.include_router(embeddings.router)
-    add_error_handlers(app)
+    add_error_handlers(app, settings.enable_embeddings_api)
     token = settings.api_token.get_secret_value().strip() if settings.api_token else None
     if token:
         describe_token(app, OPEN)

@@ -17,11 +17,10 @@ from fastapi import FastAPI
 
 from app import logs
 from app.api.protocol import protocol_for
-from app.connections import Room, raise_open_files
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
-from app.sockets import shown
+from app.sockets import ConnectionLimit, raise_open_files, shown
 
 _log = logging.getLogger(__name__)
 
@@ -69,10 +68,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and close the connections that have been idle longest before there are too many."""
-        make_protocol, room = self.config.http_protocol_class, Room(raise_open_files())
+        make_protocol, limit = self.config.http_protocol_class, ConnectionLimit(raise_open_files())
 
         def connected(*args: Any, **kwargs: Any) -> asyncio.Protocol:
-            room.make(self.server_state.connections)
+            limit.before_another(self.server_state.connections)
             return make_protocol(*args, **kwargs)
 
         self.config.http_protocol_class = cast(type[asyncio.Protocol], connected)
@@ -100,7 +99,10 @@ class Server(uvicorn.Server):
                 connection.shutdown()  # closes it, if nothing has begun to arrive
             await asyncio.sleep(_TICK)
         if left := self._connections():
-            _log.warning("%d connections are closed unanswered, for GRACE_PERIOD is over", len(left))
+            cause = "GRACE_PERIOD is over"
+            if self._at_once:
+                cause = "the model is not loaded" if self._service.is_loading else "a second signal came"
+            _log.warning("%d connections are closed unanswered, for %s", len(left), cause)
         for connection in left:
             connection.transport.abort()
         await self.lifespan.shutdown()
@@ -111,8 +113,7 @@ class Server(uvicorn.Server):
         self._at_once = self._at_once or self._service.is_loading
         self.config.encoded_headers.append(_CLOSE)
         for connection in self._connections():
-            if connection.cycle is not None:
-                connection.cycle.keep_alive = False
+            connection.make_last()
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         cause = "the failure" if self._service.failure else signal.Signals(self._asked_by or signal.SIGTERM).name
         _log.info("shutting down on %s", cause)

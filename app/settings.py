@@ -1,6 +1,7 @@
 """The environment variables of the server and of baking: name, type, default, meaning."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,9 +13,30 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
 
+VERSION = "1.0.0"
+"""Of this server."""
+
+# What other programs call the levels of their logs.
+_LOG_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
+
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _log_level(value: Any) -> Any:
+    value = _lower(value)
+    return _LOG_LEVELS.get(value, value) if isinstance(value, str) else value
+
+
+def _token(value: SecretStr) -> SecretStr:
+    """Without blanks around it, as a file may end in a line break."""
+    token = value.get_secret_value().strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ValueError(
+            "no client can send this in a header; a token is ASCII letters, digits and signs, without blanks"
+        )
+    return SecretStr(token)
 
 
 class Settings(BaseSettings):
@@ -29,10 +51,10 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["plain", "json"], BeforeValidator(_lower)] = Field(
         default="plain", description="of the log: plain or json"
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)] = Field(
         default="info", description="what is logged: debug, info, warning or error"
     )
-    api_token: SecretStr | None = Field(
+    api_token: Annotated[SecretStr, AfterValidator(_token)] | None = Field(
         default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
     )
     enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
@@ -65,7 +87,7 @@ class Settings(BaseSettings):
     )
     legacy_texts: bool = Field(
         default=False,
-        description="the old container's texts of SigLIP: not padded if they came alone, and not in lower case",
+        description="the old container's texts of SigLIP: not padded when alone, not in lower case for SigLIP 2",
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_memory: int = Field(
@@ -160,4 +182,6 @@ def load_settings(options: Mapping[str, str] | None = None) -> Settings:
 
 def _problems(error: ValidationError) -> Iterator[str]:
     for each in error.errors(include_url=False):
-        yield f"{str(each['loc'][0]).upper()}={each['input']!r}: {each['msg']}"
+        name = str(each["loc"][0])
+        value = "" if name == "api_token" else f"={each['input']!r}"  # a secret is not for the log
+        yield f"{name.upper()}{value}: {each['msg'].removeprefix('Value error, ')}"

@@ -1,12 +1,28 @@
-"""The port: bound before anything slow is imported or loaded, so that clients wait instead of being refused."""
+"""The port, and how many connections there may be.
+
+The port is bound before anything slow is imported or loaded, so that clients wait instead of being refused.
+"""
 
 import contextlib
+import logging
+import os
+import resource
 import socket
+import time
+from collections.abc import Callable, Collection
+from typing import Any
 
 from app.errors import ConfigurationError
 
+_log = logging.getLogger(__name__)
+
 _ANY = "::"
 _BACKLOG = 2048
+# More is of no use, and some systems say "no limit" where they mean less.
+_MAX_FILES = 2**20
+# Files that the server opens while it serves, and connections that arrive before one that was closed is gone.
+_SPARE = 32
+_LOG_EVERY = 60.0
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -59,3 +75,54 @@ def _bind(family: int, address: tuple[object, ...], dual: bool = False) -> socke
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).lower()
+
+
+def raise_open_files() -> int:
+    """Allow this process as many open files as the system lets it have; returns how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return _MAX_FILES if soft == resource.RLIM_INFINITY else soft
+    for limit in (wanted, 10_240):  # macOS calls it infinity, and takes this
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return limit
+    return soft
+
+
+class ConnectionLimit:
+    """Closes the connections that have been idle longest when a new one would be one too many.
+
+    Past the limit the system closes each new connection without a word, those of health probes too.
+    """
+
+    def __init__(self, open_files: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = max(16, open_files - _open_now() - max(_SPARE, open_files // 8))
+        self._open_files = open_files
+        self._clock = clock
+        self._logged_at = float("-inf")
+
+    def before_another(self, connections: Collection[Any]) -> None:
+        """Called before one is added to `connections`, each of which knows since when it is idle."""
+        if len(connections) < self._most:
+            return
+        idle = sorted((each for each in connections if each.idle_since is not None), key=lambda each: each.idle_since)
+        closed = idle[: max(1, self._most // 16)]
+        for each in closed:
+            each.transport.abort()
+        if self._clock() - self._logged_at > _LOG_EVERY:
+            self._logged_at = self._clock()
+            _log.warning(
+                "%d connections are open and the system allows %d open files: the %d that have been idle longest are "
+                "closed; raise the limit (ulimit -n) if clients need them",
+                len(connections),
+                self._open_files,
+                len(closed),
+            )
+
+
+def _open_now() -> int:
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:
+        return _SPARE

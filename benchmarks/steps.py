@@ -70,7 +70,8 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
     body = b'{"texts": ["%b"]}' % _TEXT
     preparer = TextPreparer(model.text.processor)
     inputs = preparer(_TEXT)
-    rows, nothing = np.random.default_rng(1).normal(size=(1, _WIDTH)).astype(np.float32), np.empty((0, _WIDTH), np.float32)
+    rows = np.random.default_rng(1).normal(size=(1, _WIDTH)).astype(np.float32)
+    nothing = np.empty((0, _WIDTH), np.float32)
     pool, metrics = Pool(2**30, reserve=2**20, overflow=2**29), Metrics()
     counts = metrics.of_kind("texts")
 

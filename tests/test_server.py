@@ -151,7 +151,9 @@ def test_interrupted_by_hand_it_does_not_wait(run_app: Callable[..., RunningApp]
     running.wait_for_end()
 
 
-def test_a_second_signal_ends_it_at_once(run_app: Callable[..., RunningApp]) -> None:
+def test_a_second_signal_ends_it_at_once(
+    run_app: Callable[..., RunningApp], caplog: pytest.LogCaptureFixture
+) -> None:
     running = run_app(fake_model(FakeSession()), drain_delay=60, **BATCH)
     client = connect(running.url)
     client.sendall(HEAD)
@@ -159,9 +161,12 @@ def test_a_second_signal_ends_it_at_once(run_app: Callable[..., RunningApp]) -> 
     stop(running)
     running.wait_for_end()
     assert unanswered(client)
+    assert "1 connections are closed unanswered, for a second signal came" in caplog.text
 
 
-def test_the_grace_period_is_the_longest(run_app: Callable[..., RunningApp]) -> None:
+def test_the_grace_period_is_the_longest(
+    run_app: Callable[..., RunningApp], caplog: pytest.LogCaptureFixture
+) -> None:
     running = run_app(fake_model(FakeSession()), grace_period=0.5, **BATCH)
     client = connect(running.url)
     client.sendall(HEAD)
@@ -169,6 +174,7 @@ def test_the_grace_period_is_the_longest(run_app: Callable[..., RunningApp]) -> 
     stop(running)
     running.wait_for_end()
     assert unanswered(client)
+    assert "1 connections are closed unanswered, for GRACE_PERIOD is over" in caplog.text
 
 
 def descendants(pid: int) -> list[int]:
@@ -250,7 +256,9 @@ def test_a_signal_during_the_imports_ends_it() -> None:
 
 def test_decoders_at_work_do_not_keep_the_server_nor_outlive_it(tiny_models: Path) -> None:
     port = free_port()
-    process = start_server(tiny_models, PORT=str(port), DECODE_TIMEOUT="120", GRACE_PERIOD="1", THREADS="2")
+    process = start_server(
+        tiny_models, measured=True, PORT=str(port), DECODE_TIMEOUT="120", GRACE_PERIOD="1", THREADS="2"
+    )
     url = f"http://127.0.0.1:{port}"
     wait_for_ready(url)
     body = (ROOT / "tests" / "cases" / "ccitt_request.json").read_bytes()

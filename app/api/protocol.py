@@ -124,7 +124,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._deaf or self._is_idle() or self.cycle.more_body or self.scope["http_version"] != "1.1":
             return False
         # A client that has left, as Weaviate's does after its time-out, looks the same until one writes to it.
-        self._make_last()
+        self.make_last()
         self._probe(*_PROBES)
         return True
 
@@ -138,15 +138,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End the connection once what has begun to arrive is answered."""
-        if self._in_head:
-            self._last = True
+        if self._in_head or not self._is_idle():
+            self.make_last()
         else:
-            super().shutdown()
+            self.transport.close()
 
-    def _make_last(self) -> None:
-        """The connection ends with the answer to the request that came last."""
-        self._last = True
-        self.cycle.keep_alive = False
+    def make_last(self) -> None:
+        """Whatever has begun to arrive is the last request of this connection."""
+        if self._in_head or not self._is_idle():
+            self._last = True
+        if not self._is_idle():
+            self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
         self._start("write", self._stall_timeout, self.transport.abort)
@@ -170,7 +172,7 @@ class HttpProtocol(HttpToolsProtocol):
                     parts = [memoryview(part)[offer.args[0] :], self._head_without_offer()]
             self._head_limits.check_untold()
         except httptools.HttpParserError as error:
-            self._refuse(refusal(error))
+            self._refuse(refusal(error, data))
         except Refused as refused:
             self._refuse(refused)
         if not self.transport.receives:
@@ -256,7 +258,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._deaf = True
         _log.info("a connection is refused: %d, %s", refused.status, refused)
         if not self._is_idle():
-            self._make_last()
+            self.make_last()
             if not self.cycle.more_body:
                 return
             if self.pipeline or self.cycle.response_started:
@@ -270,6 +272,7 @@ class HttpProtocol(HttpToolsProtocol):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
             (b"connection", b"close"),
+            *([(b"allow", b"GET, HEAD, POST")] if refused.status == 405 else []),
         ]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         self.transport.write(b"".join([STATUS_LINE[refused.status], *lines, b"\r\n", content]))

@@ -100,6 +100,14 @@ async def ready(request: Request) -> Response:
     return Response(status_code=204)
 
 
+@router.get("/health", responses={200: {"description": "Ready", **json_content({"type": "object"})}, **errors(503)})
+@router.head("/health", responses=errors(503))
+async def health(request: Request) -> Response:
+    """The same as /.well-known/ready, for platforms that take nothing but 200."""
+    service_of(request).check_ready()
+    return Response(b'{"status":"ready"}', media_type="application/json")
+
+
 @router.get(
     "/metrics",
     responses={200: {"description": "Counts, for Prometheus", "content": {"text/plain": {}}}, **errors()},

@@ -23,12 +23,11 @@ from opentelemetry.trace import Span, get_current_span, set_span_in_context
 
 from app.api.request import one_spelling
 from app.serving.timeline import Passage, Timeline
-from app.settings import TracingVariables, not_installed
-from app.version import VERSION
+from app.settings import VERSION, TracingVariables, not_installed
 
 _log = logging.getLogger(__name__)
 
-_UNTRACED = frozenset({"/.well-known/live", "/.well-known/ready", "/metrics"})
+_UNTRACED = frozenset({"/.well-known/live", "/.well-known/ready", "/health", "/metrics"})
 # For the last spans to reach the collector, before the process ends without them.
 _CLOSE_SECONDS = 1.0
 # Their warnings quote what a client sent in its headers, once a request.
@@ -36,6 +35,7 @@ _QUOTING = ("opentelemetry.baggage", "opentelemetry.trace")
 _QUEUE_OF_SPANS = "opentelemetry.sdk._shared_internal"
 _SAY_EVERY = 60.0
 _DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
+_EXPORTERS = "opentelemetry_traces_exporter"
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
@@ -205,16 +205,19 @@ def _exporter_names(environment: Mapping[str, str]) -> Iterator[str]:
         environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
         or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
         or "http/protobuf"
-    )
-    for name in (environment.get("OTEL_TRACES_EXPORTER") or "otlp").split(","):
-        yield _PROTOCOLS.get(protocol.strip(), protocol) if name.strip() == "otlp" else name.strip()
+    ).strip()
+    for name in map(str.strip, (environment.get("OTEL_TRACES_EXPORTER") or "otlp").split(",")):
+        if name == "otlp" and protocol not in _PROTOCOLS:
+            raise LookupError(f"spans cannot be sent by OTEL_EXPORTER_OTLP_PROTOCOL={protocol}; choose http/protobuf")
+        yield _PROTOCOLS[protocol] if name == "otlp" else name
 
 
 def _exporter(name: str) -> SpanExporter:
-    for entry_point in entry_points(group="opentelemetry_traces_exporter", name=name):
+    for entry_point in entry_points(group=_EXPORTERS, name=name):
         return _Exporter(entry_point.load()())
-    package = f"opentelemetry-exporter-{name.replace('_', '-')}"
-    raise LookupError(f"no package that is installed exports spans as {name}; pip install {package}")
+    if name == _PROTOCOLS["grpc"]:
+        raise LookupError("spans over gRPC need a package: pip install opentelemetry-exporter-otlp-proto-grpc")
+    raise LookupError(f"OTEL_TRACES_EXPORTER={name}: {not_installed(name, _EXPORTERS)}")
 
 
 def _phases(passage: Passage, added: float, over: float) -> Iterator[tuple[str, float, float]]:

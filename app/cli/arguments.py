@@ -16,7 +16,7 @@ _COMMANDS: dict[Command, tuple[str, str]] = {
         "python -m app serve --models-dir demo/models --port 9090",
     ),
     "check": (
-        "load the model, embed a text and a picture, and print the settings with where each came from",
+        "load the model, embed a text and a picture, and print the settings that are not at their default",
         "python -m app check --models-dir demo/models",
     ),
     "embed": (
@@ -38,7 +38,7 @@ _COMMANDS: dict[Command, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """A command, the settings that options name, and the items of `embed`."""
+    """A command, the settings that options name, and the command's own options."""
 
     command: Command
     settings: dict[str, str]
@@ -46,6 +46,7 @@ class Arguments:
     images: list[Path] = field(default_factory=list)
     as_json: bool = False
     output: Path | None = None
+    show_all: bool = False
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
@@ -76,6 +77,10 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             command.add_argument(
                 "--json", dest="as_json", action="store_true", help="vectors, also where both are given"
             )
+        if name == "check":
+            command.add_argument(
+                "--all", dest="show_all", action="store_true", help="print all settings, with where each came from"
+            )
         if name == "compile":
             command.add_argument(
                 "--output", type=Path, help="where the compiled model is kept; default: MODELS_DIR/compiled"
@@ -83,7 +88,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
         _add_settings(command)
     values = vars(parser.parse_args(arguments))
     settings = {name: values.pop(name) for name in Settings.model_fields if values.get(name) is not None}
-    own = {name: values[name] for name in ("texts", "images", "as_json", "output") if name in values}
+    own = {name: values[name] for name in ("texts", "images", "as_json", "output", "show_all") if name in values}
     return Arguments(values["command"] or "serve", settings, **own)
 
 

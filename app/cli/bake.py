@@ -3,9 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from app.cli.busy import busy
 from app.errors import ConfigurationError
 from app.families.registry import variables
 from app.models.bake import bake
@@ -26,33 +26,43 @@ def main(arguments: Sequence[str], program: str | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    switch = argparse.BooleanOptionalAction
+    for variable in variables().values():
+        option = f"--{variable.name.removesuffix('_NAME').lower().replace('_', '-')}"
+        default = os.environ.get(variable.name)
+        parser.add_argument(option, dest=variable.name, default=default, help=f"{variable.name}: {variable.meaning}")
+    parser.add_argument("--trust-remote-code", action=switch, help="execute code that comes with the model")
+    parser.add_argument("--models-dir", help="the folder to bake into")
+    parser.add_argument(
+        "--compile",
+        action=switch,
+        default=True,
+        help="compile the model for the CPU (--no-compile for an image that serves on a GPU)",
+    )
+    options = parser.parse_args(arguments)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    settings = {name: getattr(options, name) for name in ("models_dir", "trust_remote_code")}
+    names = {name: value for name in variables() if (value := getattr(options, name))}
     try:
-        settings = load_settings()
-        for variable in variables().values():
-            option = f"--{variable.name.removesuffix('_NAME').lower().replace('_', '-')}"
-            default = os.environ.get(variable.name) or None
-            parser.add_argument(
-                option, dest=variable.name, default=default, help=f"{variable.name}: {variable.meaning}"
-            )
-        parser.add_argument(
-            "--trust-remote-code",
-            action=argparse.BooleanOptionalAction,
-            default=settings.trust_remote_code,
-            help="TRUST_REMOTE_CODE: execute code that comes with the model",
-        )
-        parser.add_argument("--models-dir", type=type(settings.models_dir), default=settings.models_dir)
-        parser.add_argument(
-            "--compile",
-            action=argparse.BooleanOptionalAction,
-            default=True,
-            help="compile the model for the CPU (--no-compile for an image that serves on a GPU)",
-        )
-        options = parser.parse_args(arguments)
-        names = {name: getattr(options, name) for name in variables() if getattr(options, name)}
-        bake(options.models_dir, names, options.trust_remote_code, compile_towers=options.compile, busy=busy)
+        given = {name: str(value) for name, value in settings.items() if value is not None}
+        bake(load_settings(given), names, compile_towers=options.compile, busy=busy)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def busy(doing: str) -> Iterator[None]:
+    """A sign of life with the time that has passed, where the output is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(doing)
+        yield

@@ -1,56 +1,131 @@
-"""Baking: a model from the hub into the folders that the server reads."""
+"""Baking: a model from the hub into the folders that the server reads, by hand or at a start that names it."""
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigurationError
+from app.engines import OPENVINO, choose_engine
+from app.errors import CompilingFailed, ConfigurationError
 from app.families.family import Family
 from app.families.folders import BEING_REPLACED
-from app.families.registry import FAMILIES, find_family, named_family
+from app.families.registry import FAMILIES, find_family, named_family, variables
+from app.models.child import run_in_child
 from app.models.load import load_model
+from app.models.store import compiled_only, is_writable, one_at_a_time
 from app.settings import Settings
+from app.towers import LoadedModel
 
 _RECORD = "baked.json"
+_DOWNLOADS = ".downloading"
+_PROGRESS_SECONDS = 10.0
+
+
+def load_named_model(
+    settings: Settings, environment: Mapping[str, str], stop: threading.Event | None = None
+) -> LoadedModel:
+    """The model of MODELS_DIR, as load_model() loads it. The one that `environment` names is baked first, if need be.
+
+    Raises ConfigurationError, also where the folder holds another model than the one named, and Stopped.
+    """
+    names = {name: environment[name] for name in variables() if environment.get(name)}
+    # The others say how a model is baked, not which.
+    if any(name.endswith("_MODEL_NAME") for name in names):
+        _bake_if_absent(settings, names, stop or threading.Event())
+    return load_model(settings, stop)
+
+
+def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threading.Event) -> None:
+    """In a process of its own, for a download can only be stopped with its process."""
+    models_dir, family = settings.models_dir, named_family(names)
+    own = _own_names(family, names)
+    if not (models_dir / BEING_REPLACED).exists():
+        record = _read_record(models_dir)
+        if record is not None and (record["wanted"]["family"], record["wanted"]["names"]) == (family.name, own):
+            return
+        if held := _held(models_dir, record):
+            raise ConfigurationError(
+                f"{models_dir} holds {held}, but the environment names {_in_words(own)}; set MODELS_DIR to a folder "
+                "of its own for that model, or unset its name to serve what is there"
+            )
+    fields = {"models_dir": str(models_dir), "threads": settings.threads, "precision": settings.precision}
+    task = {
+        "folder": str(models_dir),
+        "settings": {**fields, "trust_remote_code": settings.trust_remote_code},
+        "names": own,
+        "compile_towers": choose_engine(settings) is OPENVINO,
+    }
+    try:
+        run_in_child("app.models.bake", "baking", task, stop)
+    except CompilingFailed as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _held(models_dir: Path, record: Mapping[str, Any] | None) -> str:
+    """What the folder holds, in words; empty if that is nothing."""
+    if record is not None:
+        return f"the model of {_in_words(record['wanted']['names'])}"
+    folders = [folder.name for family in FAMILIES for folder in family.folders if (models_dir / folder.name).exists()]
+    if folders or compiled_only(models_dir):
+        return f"a model that was not baked by a name ({', '.join(folders) or 'compiled'})"
+    return ""
+
+
+def _in_words(names: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in names.items())
 
 
 def bake(
-    models_dir: Path,
+    settings: Settings,
     names: Mapping[str, str],
-    trust_remote_code: bool,
     *,
     compile_towers: bool,
-    busy: Callable[[str], AbstractContextManager[None]],
+    busy: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> None:
-    """Fill `models_dir` with the model that `names` ask for, by the names of the environment variables.
+    """Fill MODELS_DIR with the model that `names` ask for, by the names of the environment variables.
 
     The model is loaded once, as the server does it, before anything is replaced; then its folders replace what
     was baked before. What was interrupted goes on at the next call. `busy` shows what goes on, where that says
     nothing itself. Raises ConfigurationError that names the way out.
     """
+    models_dir = settings.models_dir
     family = named_family(names)
-    own = {variable.name: names[variable.name] for variable in family.variables if variable.name in names}
-    wanted = {"family": family.name, "names": own, "trust_remote_code": trust_remote_code}
+    if not is_writable(models_dir):
+        raise ConfigurationError(f"MODELS_DIR={models_dir} cannot be written; bake into a folder that can")
+    with one_at_a_time(models_dir, threading.Event()):
+        _bake(settings, family, _own_names(family, names), compile_towers, busy)
+
+
+def _bake(
+    settings: Settings,
+    family: Family,
+    names: Mapping[str, str],
+    compile_towers: bool,
+    busy: Callable[[str], AbstractContextManager[object]],
+) -> None:
+    models_dir, trust = settings.models_dir, settings.trust_remote_code
+    wanted = {"family": family.name, "names": names, "trust_remote_code": trust}
     before = _read_record(models_dir)
     being_replaced = models_dir / BEING_REPLACED
     if before is not None and before["wanted"] == wanted and not being_replaced.exists():
         print(f"{models_dir} holds this {family.name} model already")
-        _verify(models_dir, compile_towers, busy)
+        _verify(settings, compile_towers, busy)
         return
     replaced = set(before["folders"]) if before is not None else set()
     _refuse_a_second_model(models_dir, family, replaced)
-    downloads = models_dir / ".downloading"
+    downloads = models_dir / _DOWNLOADS
     baked = downloads / "baked"
     shutil.rmtree(baked, ignore_errors=True)
     baked.mkdir(parents=True)
-    family.bake(own, trust_remote_code, downloads, baked)
-    (baked / "trust_remote_code").write_text(str(trust_remote_code).lower(), encoding="utf-8")
+    family.bake(names, trust, downloads, baked)
+    (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
     for path in baked.rglob("*"):
         path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
-    _verify(baked, compile_towers, busy)
+    _verify(settings.model_copy(update={"models_dir": baked}), compile_towers, busy)
     # From here on only renames: should they be interrupted, the server says so, and this runs again.
     being_replaced.touch()
     for name in replaced:
@@ -67,13 +142,20 @@ def bake(
     shutil.rmtree(downloads, ignore_errors=True)
 
 
+def _own_names(family: Family, names: Mapping[str, str]) -> dict[str, str]:
+    return {variable.name: names[variable.name] for variable in family.variables if variable.name in names}
+
+
 def _read_record(models_dir: Path) -> dict[str, Any] | None:
-    """What was baked here before; None if nothing, or by the container that came before this one."""
+    """What was baked here before, and is there still; None if nothing was, or by the old container."""
     try:
-        record = json.loads((models_dir / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        record: dict[str, Any] = json.loads((models_dir / _RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return record if "wanted" in record else None
+    if "wanted" not in record:
+        return None
+    is_there = all((models_dir / name).is_dir() for name in record["folders"]) or compiled_only(models_dir)
+    return record if is_there or (models_dir / BEING_REPLACED).exists() else None
 
 
 def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str]) -> None:
@@ -88,17 +170,38 @@ def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str])
             )
 
 
-def _verify(models_dir: Path, compile_towers: bool, busy: Callable[[str], AbstractContextManager[None]]) -> None:
+def _verify(
+    settings: Settings, compile_towers: bool, busy: Callable[[str], AbstractContextManager[object]]
+) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
+    models_dir = settings.models_dir
     find_family(models_dir)
-    settings = Settings(models_dir=models_dir, engine="auto" if compile_towers else "torch", enable_cuda=False)
     precision = models_dir / "precision"
     if settings.precision is None:
         precision.unlink(missing_ok=True)
     else:
         precision.write_text(settings.precision, encoding="utf-8")
     with busy("compiling and trying the model" if compile_towers else "trying the model"):
-        model = load_model(settings, served_elsewhere=True)
-    compiled = any(models_dir.glob("compiled/*/manifest.json"))
-    form = ", compiled" if compiled else ""
+        engine = {"engine": "auto" if compile_towers else "torch", "enable_cuda": False}
+        model = load_model(settings.model_copy(update=engine), served_elsewhere=True)
+    form = ", compiled" if any(models_dir.glob("compiled/*/manifest.json")) else ""
     print(f"{model.title}, vectors of width {model.width}{form}")
+
+
+def _print_progress(downloads: Path) -> None:
+    """How much has been downloaded, from time to time, for as long as it grows."""
+    before = 0
+    while True:
+        time.sleep(_PROGRESS_SECONDS)
+        with suppress(OSError):  # files are renamed meanwhile
+            size = sum(path.stat().st_size for path in downloads.rglob("*") if path.is_file())
+            if size > before:
+                print(f"downloaded {size / 1e6:.0f} MB so far")
+            before = size
+
+
+def work(task: Mapping[str, Any]) -> None:
+    """In the process that _bake_if_absent() starts."""
+    settings = Settings(**task["settings"])
+    threading.Thread(target=_print_progress, args=(settings.models_dir / _DOWNLOADS,), daemon=True).start()
+    bake(settings, task["names"], compile_towers=task["compile_towers"])

@@ -1,10 +1,11 @@
 """Work in a process of its own: torch would stay in this one's memory, and a process can be stopped at any moment.
 
-`run_in_child` starts it and `answer` runs in it.
+`run_in_child` starts `python -m app.models.child MODULE TASK`, and that calls the module's function work(task).
 """
 
 import ctypes
 import errno
+import importlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -23,18 +24,21 @@ _log = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PR_SET_PDEATHSIG = 1
+# Each line is in the log as soon as it is printed, and no bars of progress are.
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threading.Event) -> None:
-    """Let `python -m module` do a task of JSON values, of which "folder" is where it writes.
+    """Let the module do a task of JSON values, of which "folder" is where it writes.
 
     What it prints goes to the log, after `doing`, as in "baking". It ends with this process, and when `stop` is set.
     Raises ConfigurationError where its work did, DiskFull, CompilingFailed for everything else, and Stopped.
     """
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    arguments = [module, json.dumps({**task, "parent": os.getpid()})]
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore::FutureWarning", "-m", module, json.dumps({**task, "parent": os.getpid()})],
-        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"},
+        [sys.executable, "-W", "ignore::FutureWarning", "-m", "app.models.child", *arguments],
+        env={**os.environ, "PYTHONPATH": path, **_ENVIRONMENT},
         process_group=0,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -87,17 +91,18 @@ def _failure(status: int, answer: str, doing: str) -> Exception:
     return CompilingFailed(f"{doing} the model failed: {message}; the log has more")
 
 
-def answer(work: Callable[[dict[str, Any]], None]) -> int:
-    """The main function of a module that run_in_child starts: does `work` with the task; returns the exit status."""
-    task = json.loads(sys.argv[1])
-    if sys.platform == "linux":  # end as soon as the process that waits for this one has ended
+def _work() -> int:
+    """Do the task of the command line, and print why it failed, if it does. Returns the exit status."""
+    module, task = sys.argv[1], json.loads(sys.argv[2])
+    # Before anything large is imported: end as soon as the process that waits for this one has ended.
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != task["parent"]:  # it had ended before
             return 1
     stdout = os.dup(1)
     os.dup2(2, 1)  # libraries print what is for the log
     try:
-        work(task)
+        importlib.import_module(module).work(task)
         return 0
     except ConfigurationError as error:
         failure = "configuration", str(error)
@@ -112,11 +117,15 @@ def answer(work: Callable[[dict[str, Any]], None]) -> int:
 
 def _kind(error: Exception, folder: Path) -> str:
     """Libraries do not tell why they could not write: whether a megabyte can still be written does."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     try:
         with TemporaryFile(dir=folder) as file:
             file.write(b"\0" * 2**20)
             file.flush()
-    except OSError:
-        full = True
+    except OSError as trial:
+        error = trial
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "disk full" if full else "other"
+
+
+if __name__ == "__main__":
+    sys.exit(_work())

@@ -1,6 +1,6 @@
-"""Makes a compiled form: the work of the process that app.models.compile starts."""
+"""Makes a compiled form, in a process of its own."""
 
-import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from PIL import Image
 from app.engines import OPENVINO, TORCH
 from app.errors import NotCompiled, first_line
 from app.families.registry import find_family
-from app.models.child import answer
 from app.models.store import Form, write_manifest
 from app.processors.padding import collate
 from app.processors.registry import describe
@@ -78,12 +77,9 @@ def _alike(got: Vectors, want: Vectors, precision: str) -> bool:
     return bool(((got * want).sum(axis=1) >= _MIN_COSINE * lengths).all())
 
 
-def _work(task: dict[str, Any]) -> None:
+def work(task: Mapping[str, Any]) -> None:
+    """In the process that app.models.compile starts."""
     settings = Settings(**task["settings"], enable_cuda=False)
     family = find_family(settings.models_dir)
     model = family.load(settings.models_dir, settings.trust_remote_code)
     write_form(model, family.name, Form(**task["form"]), Path(task["folder"]), settings)
-
-
-if __name__ == "__main__":
-    sys.exit(answer(_work))

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer, normalizers
 
-from app.processors.cut import LONGEST_RUN, TextCutter
-from app.processors.utf8 import Utf8
+from app.processors.cut import LONGER, LONGEST_RUN, TextCutter, past_marks
 from app.towers import CutInputs, Inputs, Processor
 
 # One text at a time needs no pool of threads, one for each core of the host.
@@ -24,12 +23,12 @@ _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 # ftfy reads line by line, and looks at one or two blanks beside a broken character.
 _FEW = 8
 _BLANKS = re.compile(rf"[ \t\n\r\f\v]{{{_FEW},}}")
-# A text that leaves no tokens up to here is cut.
-_MOST_CLEANED = 8 * 2**20
-_PIECE = 65_536
+_LEADING_BLANKS = re.compile(rb"\s*")
+# Bytes of a text that are read at most, beside blanks before it, and by a tokenizer of another library, which reads
+# all that it is given.
+MAX_BYTES = 8 * 2**20
+MAX_FOREIGN_BYTES = 2**20
 _QUICK_BYTES = 512
-# Bytes for a tokenizer of another library, which reads all that it is given.
-_MOST_DECODED = 2**20
 
 
 def clean_text(text: str, name: str) -> str:
@@ -148,51 +147,35 @@ class TextProcessor:
     def _beginning(self, text: str | bytes) -> str:
         """As much of a text as gives the tokens that the model takes, cleaned."""
         data = text.encode() if isinstance(text, str) else text
-        source = Utf8(self._prompt.encode() + data if self._prompt else data)
-        return self._cut(self._cleaned(source))
+        if len(data) > MAX_BYTES and (blanks := _LEADING_BLANKS.match(data)):
+            start = max(0, blanks.end() - LONGEST_RUN)
+            data = data[start : start + MAX_BYTES]
+        text = self._prompt + data.decode(errors="ignore")
+        length = short = self._cut.short
+        if self._clean and len(text) > short:
+            text = _BLANKS.sub(_few_blanks, text)
+        while length < len(text):
+            head = past_marks(text, length)
+            if self._clean:
+                head = clean_text(_up_to_line_end(text, len(head)), self._clean)
+            beginning = self._cut.beginning(head, is_within_a_word=length <= LONGER * short)
+            if beginning is not None:
+                return beginning
+            length *= LONGER
+        return clean_text(text, self._clean)
 
-    def _cleaned(self, text: Utf8) -> Utf8:
-        """Of a long text only as much as gives enough tokens, for cleaning takes longer than tokenizing."""
-        if not self._clean:
-            return text
-        size = self._cut.short
-        while True:
-            # What is cut through, such as an HTML entity, is behind the tokens that count.
-            beginning, whole = _beginning_of_lines(text, size)
-            cleaned = Utf8(clean_text(beginning, self._clean).encode())
-            if whole or size >= _MOST_CLEANED:
-                return cleaned
-            if self._cut.beginning(cleaned, patterns=size > 2 * LONGEST_RUN) is not None:
-                return cleaned
-            size *= 4
 
+def _up_to_line_end(text: str, length: int) -> str:
+    """So many characters, or, if their last line holds characters of a wrong encoding, all of that line.
 
-def _beginning_of_lines(text: Utf8, length: int) -> tuple[str, bool]:
-    """So many characters, long rows of blanks shortened, and whether that is all.
-
-    Up to the end of the line if that holds characters of a wrong encoding, which are mended in all of it or nowhere.
+    These are mended in all of a line or nowhere.
     """
     from ftfy.badness import is_bad
 
-    beginning, whole = _without_blanks(text, length + LONGEST_RUN)
-    line = beginning.rfind("\n", 0, length) + 1
-    if is_bad(beginning[line:length]):
-        end = beginning.find("\n", length) + 1
-        length = end or (len(beginning) if whole else length)
-    return beginning[:length], whole and len(beginning) <= length
-
-
-def _without_blanks(text: Utf8, length: int) -> tuple[str, bool]:
-    """At least so many characters, long rows of blanks shortened, and whether that is all."""
-    parts, last, size = [], "", 0
-    for stretch, after in text.stretches(_PIECE, 1):
-        some = _BLANKS.sub(_few_blanks, last + stretch)
-        some, last = some[:-_FEW], some[-_FEW:]
-        parts.append(some)
-        size += len(some)
-        if size >= length and after:
-            return "".join(parts), False
-    return "".join([*parts, last]), True
+    if not is_bad(text[text.rfind("\n", 0, length) + 1 : length]):
+        return text[:length]
+    end = text.find("\n", length, length + LONGEST_RUN) + 1
+    return text[: end or length + LONGEST_RUN]
 
 
 def _few_blanks(blanks: re.Match[str]) -> str:
@@ -213,7 +196,7 @@ class TextPreparer:
         """int64 arrays of shape (tokens,)."""
         if isinstance(self._processor, TextProcessor):
             return self._processor(content)
-        return self._processor(content[:_MOST_DECODED].decode(errors="ignore"))
+        return self._processor(content[:MAX_FOREIGN_BYTES].decode(errors="ignore"))
 
     def many(self, contents: list[bytes]) -> list[Inputs]:
         """The same for several texts."""

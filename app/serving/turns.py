@@ -29,6 +29,8 @@ from app.towers import BatchLimits, Vectors
 _CERTAIN = 0.8
 # Items are taken for so many full batches ahead: enough for the device to choose texts of equal length from.
 _BATCHES_AHEAD = 5
+# The tag of an item that was taken out of turn: before all others.
+_FIRST = -1.0
 # How much of an average the newest value is.
 _NEWEST = 0.2
 # Among so many of the newest jobs one is looked for that can be answered in time.
@@ -55,12 +57,13 @@ class _Backlog:
 
 @dataclass(eq=False)
 class _Lane:
-    """The items of one kind. `ahead` counts those taken and not computed, `preparing` those of them not prepared.
+    """The items of one kind. `ahead` counts those taken and not computed, `preparing` those of them not prepared, and
+    `first` those of them that were taken out of turn and come before the others.
 
     `begun` are the jobs of which some items are taken and some wait.
     """
 
-    max_ahead: int
+    batch_items: int
     max_preparing: int
     jobs: set[Job] = field(default_factory=set)
     backlogs: dict[Job, _Backlog] = field(default_factory=dict)
@@ -68,13 +71,15 @@ class _Lane:
     turns: list[tuple[float, int, Job]] = field(default_factory=list)
     waiting: int = 0
     ahead: int = 0
+    first: int = 0
     preparing: int = 0
     virtual_time: float = 0.0
     item_seconds: float = 0.0
 
     @property
     def can_take(self) -> bool:
-        return bool(self.waiting) and self.ahead < self.max_ahead and self.preparing < self.max_preparing
+        has_room = self.ahead < _BATCHES_AHEAD * self.batch_items and self.preparing < self.max_preparing
+        return has_room and self.waiting > 0
 
 
 class Turns:
@@ -95,7 +100,7 @@ class Turns:
         """When something was last done."""
         self.jobs: dict[Job, None] = {}
         self._lanes = {
-            kind: _Lane(_BATCHES_AHEAD * each.items, max_preparing.get(kind, _BATCHES_AHEAD * each.items))
+            kind: _Lane(each.items, max_preparing.get(kind, _BATCHES_AHEAD * each.items))
             for kind, each in limits.items()
         }
         self._cache = cache
@@ -187,6 +192,7 @@ class Turns:
             item.content = b""
         else:
             lane.ahead -= 1
+            lane.first -= item.tag == _FIRST
         item.stage = Stage.OVER
         del self._items[item.key]
 
@@ -196,17 +202,19 @@ class Turns:
         """The item to prepare next, of the kind `of` if that is given; None while enough are under way."""
         for kind, lane in self._lanes.items():
             while lane.can_take and of in (None, kind):
-                if (job := self._next_job(lane, now)) is None:
+                if (turn := self._next_turn(lane, now)) is None:
                     continue  # some were refused
+                job, out_of_turn = turn
                 backlog = lane.backlogs[job]
                 item = backlog.items.popleft()
-                item.tag = backlog.tag
+                item.tag = _FIRST if out_of_turn else backlog.tag
                 backlog.tag += 1
                 if self._has_items(lane, job):
                     lane.begun[job] = None
                     self._push(lane, job)
                 lane.waiting -= 1
                 lane.ahead += 1
+                lane.first += out_of_turn
                 lane.preparing += 1
                 item.stage = Stage.TAKEN
                 item.taken = self.progress = now
@@ -255,26 +263,40 @@ class Turns:
             self._end(job, error.again(item.kind, job.items[item][0]))
         self._forget(item)
 
-    def _next_job(self, lane: _Lane, now: float) -> Job | None:
-        """Whose item is taken next; None if that has changed who waits."""
+    def _next_turn(self, lane: _Lane, now: float) -> tuple[Job, bool] | None:
+        """Whose item is taken next, and whether that is out of turn; None if some were refused meanwhile."""
         while not self._has_items(lane, oldest := next(iter(lane.backlogs))):
             pass
         first = self._first_in_turn(lane)
-        if self._in_time(lane, oldest, now):
-            return first
+        # Before the last of its items each other job has had a turn for each of those before.
+        own = len(oldest.items)
+        items = min(own + (own - 1) * (len(lane.backlogs) - 1), lane.waiting)
+        limit = now - _CERTAIN * self._client_timeout
+        if oldest.arrived > limit + items * lane.item_seconds + self._seconds(all_ahead=True):
+            return first, False
+        before = self._seconds(all_ahead=False)
+        if self._refuse_past(lane, now):
+            return None
         for job in [*lane.begun, *itertools.islice(reversed(lane.backlogs), _NEWEST_JOBS)]:
-            if job in lane.backlogs and self._in_time(lane, job, now) and self._has_items(lane, job):
-                return None if self._refuse_past(lane, now) else job
-        return first  # an answer that may come too late is better than none
+            in_time = job.arrived > limit + before + len(job.items) * lane.item_seconds
+            if in_time and job in lane.backlogs and self._has_items(lane, job):
+                return job, True
+        return first, False  # a late answer is better than none
 
-    def _in_time(self, lane: _Lane, job: Job, now: float) -> bool:
-        """Whether its client would still be there if its items came next."""
-        ahead = sum(each.ahead * each.item_seconds for each in self._lanes.values())
-        return now - job.arrived + ahead + len(job.items) * lane.item_seconds < _CERTAIN * self._client_timeout
+    def _seconds(self, *, all_ahead: bool) -> float:
+        """How long the device needs for what is under way: for all of it, or for what comes before an item that is
+        taken out of turn now."""
+        return sum(
+            (each.ahead if all_ahead else min(each.ahead, each.first + each.batch_items)) * each.item_seconds
+            for each in self._lanes.values()
+        )
 
     def _refuse_past(self, lane: _Lane, now: float) -> bool:
-        """Refuse the jobs of the lane whose clients must have left; whether there were any."""
-        past = [job for job in lane.backlogs if now - job.arrived > self._client_timeout]
+        """Refuse the jobs whose clients must have left, where others wait; whether there were any."""
+        limit = now - self._client_timeout
+        if next(reversed(lane.backlogs)).arrived < limit:
+            return False
+        past = list(itertools.takewhile(lambda job: job.arrived < limit, self.jobs))
         for job in past:
             self._end(
                 job,

@@ -15,7 +15,14 @@ from tests.support.wire import connect, post, talk
 
 RunApp = Callable[..., RunningApp]
 TOKEN = "s3cret ä"
-OPEN = [("GET", "/.well-known/live"), ("GET", "/.well-known/ready"), ("HEAD", "/.well-known/ready"), ("GET", "/")]
+OPEN = [
+    ("GET", "/.well-known/live"),
+    ("GET", "/.well-known/ready"),
+    ("HEAD", "/.well-known/ready"),
+    ("GET", "/health"),
+    ("HEAD", "/health"),
+    ("GET", "/"),
+]
 CLOSED = [
     ("POST", "/vectorize"),
     ("POST", "//vectorize/"),
@@ -33,7 +40,7 @@ CLOSED = [
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    settings = Settings(api_token=TOKEN + "\n", text_batch=4, image_batch=4)
+    settings = Settings(api_token=TOKEN + "\n", max_batch=4)
     with RunningApp(create_app(settings, fake_model(FakeSession()))) as running:
         yield running.url
 
@@ -99,7 +106,7 @@ def test_a_trailer_is_no_token(url: str) -> None:
 
 
 def test_without_a_token_nothing_is_asked_for(run_app: RunApp) -> None:
-    running = run_app(fake_model(FakeSession()), text_batch=4, image_batch=4)
+    running = run_app(fake_model(FakeSession()), max_batch=4)
     assert httpx.get(f"{running.url}/meta").status_code == 200
     assert httpx.get(f"{running.url}/meta", headers={"Authorization": "Bearer whatever"}).status_code == 200
 

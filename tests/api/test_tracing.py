@@ -265,7 +265,9 @@ def test_without_its_packages_the_start_says_what_to_install(tiny_models: Path, 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("OTEL_TRACES_EXPORTER", "nobodys", "pip install opentelemetry-exporter-nobodys"),
+        ("OTEL_TRACES_EXPORTER", "nobodys", "is called 'nobodys'; choose of console, otlp_proto_http"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http", "OTEL_EXPORTER_OTLP_PROTOCOL=http; choose http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "OTEL_EXPORTER_OTLP_PROTOCOL=http/json; choose http/protobuf"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "pip install opentelemetry-exporter-otlp-proto-grpc"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000", "max_export_batch_size"),
         ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "process,nobodys", "is called 'nobodys'; choose of *, "),

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.settings import Settings
 from tests.support.server import ROOT, free_port, wait_for_ready
 from tests.support.vectors import png
+from tests.support.warm_python import warm_python
 
 DEMO = ROOT / "demo/models"
 
 
 def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app", *map(str, arguments)]
+    command = [warm_python() if "compile" in arguments else sys.executable, "-m", "app", *map(str, arguments)]
     environment = {**os.environ, "MODELS_DIR": str(DEMO), "COLUMNS": "200", **env}
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
@@ -42,15 +44,24 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert "--models-dir" in result.stdout and "--trust-remote-code" in result.stdout
 
 
+def origins(output: str) -> dict[str, str]:
+    """Where each setting comes from, by the table of `check`."""
+    rows = [line.strip("│").split("│") for line in output.splitlines()]
+    return {cells[0].strip(): cells[2].strip() for cells in rows if len(cells) == 3}
+
+
 def test_check_says_what_is_served_and_where_each_setting_comes_from() -> None:
-    result = run("check", "--threads", "1", MAX_PIXELS="1000000")
+    result = run("check", "--threads", "1", MAX_PIXELS="1000000", PORT="8080")
     assert result.returncode == 0, result.stderr
     assert "vectors of width 64" in result.stdout and "similarity" in result.stdout
-    rows = [line.strip("│").split("│") for line in result.stdout.splitlines()]
-    origins = {cells[0].strip(): cells[2].strip() for cells in rows if len(cells) == 3}
-    assert origins["THREADS"] == "--threads"
-    assert origins["MAX_PIXELS"] == "environment"
-    assert origins["PORT"] == "default"
+    changed = {"MODELS_DIR": "environment", "MAX_PIXELS": "environment", "THREADS": "--threads"}
+    assert origins(result.stdout) == changed
+    result = run("check", "--all", "--threads", "1")
+    assert {name: origins(result.stdout)[name] for name in ("THREADS", "PORT")} == {
+        "THREADS": "--threads",
+        "PORT": "default",
+    }
+    assert len(origins(result.stdout)) == len(Settings.model_fields)
 
 
 def test_check_finds_a_model_folder_that_is_cut_in_half(tmp_path: Path) -> None:

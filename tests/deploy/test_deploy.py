@@ -1,5 +1,6 @@
 """What is written for Docker, Compose and Kubernetes fits the schemas, the settings and one another."""
 
+import json
 import os
 import re
 import subprocess
@@ -108,6 +109,9 @@ def test_the_compose_files(names: list[str]) -> None:
     assert weaviate["environment"]["ENABLE_MODULES"] == "multi2vec-clip"
     assert weaviate["environment"]["DEFAULT_VECTORIZER_MODULE"] == "multi2vec-clip"
     assert weaviate["depends_on"] == {"multi2vec-clip": {"condition": "service_healthy"}}
+    # podman drops the image's own.
+    command = re.findall(r"^ +CMD (\[.*healthcheck.*\])$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert ours["healthcheck"]["test"] == ["CMD", *json.loads(command[0])]
     assert ours["ports"] == ["9090:8080"]
     grace = Settings.model_fields["grace_period"].default
     assert int(ours["stop_grace_period"].removesuffix("s")) > grace
@@ -155,6 +159,7 @@ def test_the_operations_page_names_settings_and_build_arguments_that_exist() -> 
     known = SETTINGS | arguments_of("Dockerfile") | arguments_of("custom.Dockerfile") | compose
     others = {
         "CLIP_INFERENCE_API",
+        "CLIP_WAIT_FOR_STARTUP",
         "ENABLE_MODULES",
         "DEFAULT_VECTORIZER_MODULE",
         "HF_TOKEN",

@@ -55,7 +55,10 @@ POD = {
 def values() -> dict[str, Any]:
     """The values that docs/operations.md shows."""
     blocks = re.findall(r"```yaml\n(modules:.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.S)
-    module: dict[str, Any] = yaml.safe_load(blocks[0])["modules"]["multi2vec-clip"]
+    shown: dict[str, Any] = yaml.safe_load(blocks[0])
+    budget = shown["podDisruptionBudgets"]["multi2vec-clip"]  # the chart has one value for each module that it starts
+    module: dict[str, Any] = shown["modules"]["multi2vec-clip"]
+    assert budget["enabled"] and budget["spec"]["minAvailable"] < module["replicas"], "or no node can be drained"
     return module
 
 

@@ -54,7 +54,7 @@ def _failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def settings(tiny_models: Path, tmp_path: Path) -> Settings:
+def settings(tiny_models: Path, tmp_path: Path, compile_warm: None) -> Settings:
     """Of a model that is not compiled yet."""
     models = tmp_path / "models"
     models.mkdir()

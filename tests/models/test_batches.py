@@ -98,4 +98,4 @@ def test_a_slow_moment_does_not_decide(tmp_path: Path) -> None:
 
 def test_the_setting_wins(tmp_path: Path) -> None:
     session = Session(0.002)
-    assert limit(session, tmp_path, image_batch=3) == 3 and session.sizes == [1]
+    assert limit(session, tmp_path, max_batch=3) == 3 and session.sizes == [1]

@@ -66,7 +66,7 @@ def test_identical_items_are_computed_once(run_app: RunApp) -> None:
 
 def test_a_long_text_does_not_pad_short_ones(run_app: RunApp) -> None:
     engine = FakeSession(0.05)
-    url = run_app(fake_model(engine), text_batch=32, text_batch_tokens=2000, image_batch=1).url
+    url = run_app(fake_model(engine, max_tokens=2000), max_batch=32).url
     engine.batches.clear()
     texts = [f"short {i:02}" for i in range(30)] + ["long " * 15]
     assert ask(url, texts).json()["textVectors"] == [vector_of(text) for text in texts]
@@ -207,10 +207,10 @@ def test_a_text_does_not_wait_behind_pictures_that_take_long_to_decode(run_app: 
 
 def test_a_body_that_waits_for_room_is_not_given_up(run_app: RunApp) -> None:
     engine = HeldSession()
-    running = run_app(fake_model(engine), max_waiting_bytes=400_000, body_timeout=0.5, room_timeout=20, **BATCH)
-    with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(ask, running.url, ["x" * 150_000 + f" {i}"]) for i in range(4)]
-        wait_until(lambda: running.service.current.budget.waiting()["bodies"] > 0)
+    running = run_app(fake_model(engine), max_memory=1, stall_timeout=0.5, **BATCH)  # the least: 22 MiB for requests
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, running.url, ["x" * 6_000_000 + f" {i}"]) for i in range(4)]
+        wait_until(lambda: running.service.current.budget.waiting()["requests"] > 0)
         time.sleep(1.5)
         assert not any(each.done() for each in asked)
         engine.go_on.set()
@@ -218,7 +218,7 @@ def test_a_body_that_waits_for_room_is_not_given_up(run_app: RunApp) -> None:
 
 
 def test_a_body_that_never_comes_is_given_up(run_app: RunApp) -> None:
-    running = run_app(fake_model(FakeSession()), body_timeout=0.3, **BATCH)
+    running = run_app(fake_model(FakeSession()), stall_timeout=0.3, **BATCH)
     with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
         client.sendall(b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
         client.settimeout(5)

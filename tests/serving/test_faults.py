@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pytest
-from app.serving.batcher import Batcher
 
 from app.errors import EngineBroken
+from app.serving.item import Item
 from app.serving.metrics import Metrics
+from app.serving.preparing import Preparing
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Inputs, Tower, Vectors
 from tests.support.engine import WIDTH, FakeSession, Panic, fake_model, prepare_text, vector_of
@@ -21,7 +23,8 @@ from tests.support.load import ask, wait_until
 from tests.support.server import RunningApp
 
 RunApp = Callable[..., RunningApp]
-BATCH = {"text_batch": 8, "text_batch_tokens": 1000, "image_batch": 4, "vector_cache_bytes": 0}
+T = TypeVar("T")
+BATCH = {"max_batch": 8, "vector_cache_bytes": 0}
 
 
 @pytest.fixture(params=[1, 2])
@@ -107,51 +110,73 @@ def test_a_vector_that_was_computed_before_is_kept(run_app: RunApp) -> None:
     assert running.metric("clip_items_cached_total") == 2
 
 
-def batcher(
-    session: FakeSession,
-    broken: list[str],
-    preparing_threads: int = 1,
-    device_threads: int = 2,
-    together: list[list[bytes]] | None = None,
-    begun: threading.Event | None = None,
-    go_on: threading.Event | None = None,
-) -> Batcher:
+class Preparer:
     """Texts that are prepared together are added to `together`; one that is held has `begun` until it may `go_on`."""
 
-    def prepare(text: bytes) -> Inputs:
-        if text == b"held" and begun is not None and go_on is not None:
-            begun.set()
-            go_on.wait(20)
-        if b"unprepared" in text:
+    def __init__(self) -> None:
+        self.together: list[list[bytes]] = []
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def is_quick(self, content: bytes) -> bool:
+        return len(content) < 100 and content != b"held"
+
+    def __call__(self, content: bytes) -> Inputs:
+        if content == b"held":
+            self.begun.set()
+            self.go_on.wait(20)
+        if b"unprepared" in content:
             raise Panic("inside of the decoder")
-        return prepare_text(text.decode())
+        return prepare_text(content.decode())
 
-    def prepare_many(texts: list[bytes]) -> list[Inputs]:
-        if together is not None:
-            together.append(texts)
-        return [prepare(text) for text in texts]
+    def many(self, contents: list[bytes]) -> list[Inputs]:
+        self.together.append(contents)
+        return [self(content) for content in contents]
 
-    made = Batcher(
+
+class Waits:
+    """A caller who does not leave."""
+
+    timeline = None
+
+    def __init__(self) -> None:
+        self.arrived = time.monotonic()
+
+    async def wait(self, future: asyncio.Future[T]) -> T:
+        return await future
+
+
+def serving(
+    session: FakeSession,
+    preparer: Preparer,
+    broken: list[str],
+    threads: int = 2,
+    overlap: bool = True,
+) -> Preparing:
+    """Called on the event loop."""
+    tower = Tower(prepare_text, session, BatchLimits(4, 1000))
+    made = Preparing(
+        towers={"texts": tower, "images": tower},
+        preparers={"texts": preparer, "images": preparer},
         width=WIDTH,
-        preparing_threads=preparing_threads,
-        device_threads=device_threads,
+        threads=threads,
+        overlap=overlap,
         cache=VectorCache(0),
+        client_timeout=50.0,
         metrics=Metrics(),
         on_broken=broken.append,
     )
-    made.add_queue("texts", Tower(prepare_text, session, BatchLimits(4, 1000)), prepare, prepare_many)
-    made.add_queue("images", Tower(prepare_text, session, BatchLimits(4, 4)), prepare)
     made.start()
     return made
 
 
-def test_a_panic_while_preparing_fails_its_item_alone() -> None:
+@pytest.mark.parametrize("large", [b"", b"x" * 100], ids=["on the event loop", "on a thread"])
+def test_a_panic_while_preparing_fails_its_item_alone(large: bytes) -> None:
     async def run() -> None:
-        made = batcher(FakeSession(), [])
+        made = serving(FakeSession(), Preparer(), [])
         for _ in range(4):
             with pytest.raises(Exception, match=r"texts\[1\]: could not be prepared"):
-                await made.vectorize([b"good", b"unprepared"], [])
-        rows, _ = await made.vectorize([b"good 1"], [])
+                await made.vectorize([b"good", b"unprepared" + large], [], Waits())
+        rows, _ = await made.vectorize([b"good 1"], [], Waits())
         assert rows.tolist() == [vector_of("good 1")]
         made.stop()
 
@@ -160,16 +185,10 @@ def test_a_panic_while_preparing_fails_its_item_alone() -> None:
 
 def test_short_texts_are_prepared_together_and_the_one_at_fault_fails_alone() -> None:
     async def run() -> None:
-        together: list[list[bytes]] = []
-        begun, go_on = threading.Event(), threading.Event()
-        made = batcher(FakeSession(), [], together=together, begun=begun, go_on=go_on)
-        first = asyncio.ensure_future(made.vectorize([b"held"], []))
-        await asyncio.to_thread(begun.wait, 20)
+        preparer = Preparer()
+        made = serving(FakeSession(), preparer, [])
         requests = [[b"good %d" % n] for n in range(6)] + [[b"unprepared"], [b"long " * 1000], [b"last"]]
-        others = [asyncio.ensure_future(made.vectorize(texts, [])) for texts in requests]
-        await asyncio.sleep(0)  # all of them wait now
-        go_on.set()
-        await first
+        others = [asyncio.ensure_future(made.vectorize(texts, [], Waits())) for texts in requests]
         outcomes = await asyncio.gather(*others, return_exceptions=True)
         for texts, outcome in zip(requests, outcomes, strict=True):
             if texts == [b"unprepared"]:
@@ -177,20 +196,36 @@ def test_short_texts_are_prepared_together_and_the_one_at_fault_fails_alone() ->
             else:
                 assert not isinstance(outcome, BaseException)
                 assert outcome[0].tolist() == [vector_of(texts[0].decode())]
-        assert together == [[texts for (texts,) in requests[:8]]], "nobody waits behind a long text"
+        assert [texts for (texts,) in requests[:7]] in [each[:7] for each in preparer.together]
         made.stop()
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
-@pytest.mark.parametrize("preparing, device", [(0, 1), (1, 0)])
-def test_items_that_wait_while_nothing_runs_are_noticed(preparing: int, device: int) -> None:
+def test_a_text_that_takes_long_to_prepare_keeps_nobody_waiting() -> None:
+    async def run() -> None:
+        preparer = Preparer()
+        made = serving(FakeSession(), preparer, [])
+        first = asyncio.ensure_future(made.vectorize([b"held"], [], Waits()))
+        await asyncio.to_thread(preparer.begun.wait, 20)
+        rows, _ = await made.vectorize([b"short 1", b"long " * 1000], [], Waits())
+        assert rows.tolist() == [vector_of("short 1"), vector_of("long " * 1000)]
+        assert not first.done()
+        preparer.go_on.set()
+        await first
+        made.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_items_that_wait_while_nothing_runs_are_noticed() -> None:
     """Here because there are no threads; whatever the reason, somebody has to see it."""
 
     async def run() -> None:
         broken: list[str] = []
-        made = batcher(FakeSession(), broken, preparing, device)
-        waiting = asyncio.ensure_future(made.vectorize([b"a"], []))
+        made = serving(FakeSession(), Preparer(), broken, threads=0)
+        made._preparing = Forgets()
+        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], Waits()))
         await asyncio.sleep(0.1)
         made.watch(60.0)
         assert not broken
@@ -201,6 +236,29 @@ def test_items_that_wait_while_nothing_runs_are_noticed(preparing: int, device: 
         assert len(broken) == 1
 
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_preparation_that_hangs_is_noticed() -> None:
+    async def run() -> None:
+        broken: list[str] = []
+        preparer = Preparer()
+        made = serving(FakeSession(), preparer, broken)
+        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], Waits()))
+        await asyncio.to_thread(preparer.begun.wait, 20)
+        await asyncio.sleep(0.05)
+        made.watch(0.01)
+        with pytest.raises(EngineBroken, match="the device hangs"):
+            await waiting
+        preparer.go_on.set()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+class Forgets(dict[Item, None]):
+    """Knows of no item that is being prepared."""
+
+    def update(self, *_: object) -> None:
+        pass
 
 
 class Overlapping:
@@ -229,9 +287,9 @@ class Overlapping:
 def test_the_device_gets_the_next_batch_while_it_computes() -> None:
     async def run() -> None:
         device = Overlapping()
-        made = batcher(device, [], device_threads=2)  # type: ignore[arg-type]
+        made = serving(device, Preparer(), [])  # type: ignore[arg-type]
         texts = [b"text %d" % n for n in range(40)]
-        rows, _ = await made.vectorize(texts, [])
+        rows, _ = await made.vectorize(texts, [], Waits())
         assert rows.tolist() == [vector_of(text.decode()) for text in texts]
         assert device.most_running == 2
         made.stop()

@@ -60,7 +60,7 @@ def test_a_model_that_takes_too_long_is_not_waited_for() -> None:
         loaded.wait(30)
         return fake_model(FakeSession())(settings)
 
-    running = RunningApp(create_app(Settings(loading_timeout=0.2, **BATCH), slow))
+    running = RunningApp(create_app(Settings(client_timeout=0.25, **BATCH), slow))
     with running.served():
         answer = ask(running.url, ["a"])
         loaded.set()

@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from app.serving.pool import Claim, Pool
+from tests.support.search import times
 
 
 class Shares(RuleBasedStateMachine):
-    """Claims that ask, grow, leave while they wait, and give back, in any order."""
+    """Claims that ask, grow, and leave whether they wait or not, in any order."""
 
     claims = Bundle("claims")
 
@@ -39,18 +40,9 @@ class Shares(RuleBasedStateMachine):
         if self.overflow and claim.held and not claim.wanted and claim.held + amount <= self.pool.most:
             self.ask_for(claim, amount)
 
-    @rule(claim=claims)
-    def leave_while_waiting(self, claim: Claim) -> None:
-        self.pool.withdraw(claim)
-
-    @rule(claim=claims, share=st.floats(0, 1))
-    def give_back_a_part(self, claim: Claim, share: float) -> None:
-        self.pool.give_back(claim, int(claim.held * share))
-
     @rule(claim=consumes(claims))
     def end(self, claim: Claim) -> None:
-        self.pool.withdraw(claim)
-        self.pool.give_back(claim, claim.held)
+        self.pool.release(claim)
         self.live.discard(claim)
 
     @invariant()
@@ -75,7 +67,7 @@ class Shares(RuleBasedStateMachine):
 
 
 TestShares = Shares.TestCase
-TestShares.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestShares.settings = settings(max_examples=times(100), stateful_step_count=40, deadline=None)
 
 
 def waiting(pool: Pool, name: str, size: int, order: list[str], expected: int = 0) -> Claim:
@@ -92,7 +84,7 @@ def test_a_small_claim_passes_the_large_and_has_a_reserve() -> None:
     for name in ("query 1", "query 2", "query 3"):
         waiting(pool, name, 5, order)
     assert order == ["holder", "query 1", "query 2"]
-    pool.give_back(holder, 90)
+    pool.release(holder)
     assert order == ["holder", "query 1", "query 2", "query 3", "large"]
 
 
@@ -102,7 +94,7 @@ def test_small_claims_that_never_end_do_not_keep_a_large_one_out() -> None:
     waiting(pool, "large", 60, order)
     for _ in range(40):
         claim = held.pop(0)
-        pool.give_back(claim, 5)
+        pool.release(claim)
         held.append(waiting(pool, "small", 5, order))
     assert "large" in order
 
@@ -113,9 +105,9 @@ def test_claims_that_grow_beside_each_other_all_come_to_their_end() -> None:
     for claim in claims:
         pool.ask(claim, 20, lambda: None)
     assert [claim.held for claim in claims] == [40, 20, 20]
-    pool.give_back(claims[0], 40)
+    pool.release(claims[0])
     assert [claim.held for claim in claims] == [0, 40, 40] or [claim.held for claim in claims] == [0, 40, 20]
-    pool.give_back(claims[1], 40)
+    pool.release(claims[1])
     assert claims[2].held == 40
 
 
@@ -125,7 +117,7 @@ def test_who_leaves_while_he_waits_keeps_nobody_up() -> None:
     large = waiting(pool, "large", 80, order)
     waiting(pool, "next", 90, order)
     waiting(pool, "fits", 81, order)
-    pool.withdraw(large)
+    pool.release(large)
     assert order == ["holder"]
     last = waiting(pool, "small", 40, order)
     assert order == ["holder", "small"] and last.held == 40

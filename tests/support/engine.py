@@ -86,13 +86,15 @@ def prepare_image(image: Image.Image) -> Inputs:
     return prepare_text(f"picture {image.width}")
 
 
-def fake_model(texts: FakeSession, images: FakeSession | None = None) -> Callable[[Settings], LoadedModel]:
-    """A `load` for create_app."""
+def fake_model(
+    texts: FakeSession, images: FakeSession | None = None, max_tokens: int = 0
+) -> Callable[[Settings], LoadedModel]:
+    """A `load` for create_app; batches of texts hold at most `max_tokens`, if that is given."""
 
     def load(settings: Settings) -> LoadedModel:
-        size, most = settings.text_batch or 32, settings.image_batch or 32
-        text = Tower(prepare_text, texts, BatchLimits(size, settings.text_batch_tokens or 10 * size))
-        image = Tower(prepare_image, images or FakeSession(), BatchLimits(most, most * 20))
+        size = settings.max_batch or 32
+        text = Tower(prepare_text, texts, BatchLimits(size, max_tokens or 100 * size))
+        image = Tower(prepare_image, images or FakeSession(), BatchLimits(size, size * 20))
         return LoadedModel(text, image, WIDTH, {"a": 1}, "a test engine")
 
     return load

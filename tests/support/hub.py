@@ -19,7 +19,8 @@ class Hub:
     `private` repositories need the token "secret". `failures` is how many of the next requests answer `failure`: 503
     those of files, or 429 all, with the `retry_after` that is said. `stop_after` cuts the next download of a file
     above that many bytes short. Weights are said to lie in the storage at `xet` too. Without `names_commit` it is a
-    mirror that does not name the commit of a file, and with `portal` a page to log in answers everything.
+    mirror that does not name the commit of a file, and with `portal` a page to log in answers everything. Downloads
+    wait until `gate` is open.
     """
 
     def __init__(self, models: dict[str, Path]) -> None:
@@ -34,6 +35,8 @@ class Hub:
         self.portal = False
         self.stop_after: int | None = None
         self.downloads: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
         self.url = ""
 
 
@@ -137,6 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = data[start:]
         if self.command == "GET":
             self.hub.downloads.append(path.name)
+            self.hub.gate.wait(60)
             if self.hub.failures > 0:
                 self.hub.failures -= 1
                 self._error(503, "")

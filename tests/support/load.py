@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-BATCH = {"text_batch": 8, "text_batch_tokens": 1000, "image_batch": 4}
+BATCH = {"max_batch": 8}
 
 
 def ask(url: str, texts: list[str] | None = None, images: list[str] | None = None) -> httpx.Response:

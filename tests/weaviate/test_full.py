@@ -13,11 +13,11 @@ MIB = 2**20
 
 
 def test_photos_wait_for_room_and_searches_pass_them(serve: Callable[..., str]) -> None:
-    """Four photos fit at a time; in order of arrival each search would come after all of them."""
+    """A few photos fit at a time; in order of arrival each search would come after all of them."""
     photo = large_photo()
     photos = [different(photo, number) for number in range(PHOTOS)]
     assert 1.2 * MIB < len(photos[0]) < 2 * MIB
-    url = serve(ROOT / "demo/models", MAX_WAITING_BYTES=str(6 * MIB), ROOM_TIMEOUT="60")
+    url = serve(ROOT / "demo/models", MAX_MEMORY="1", CLIENT_TIMEOUT="75")  # the least: 22 MiB for requests
     load, searcher, passed = Load(), GoClient(url), []
     searcher.vectorize(["a first search"], [])
     with ThreadPoolExecutor(PHOTOS) as pool:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import httpx
 
-from app.connections import Room, raise_open_files
+from app.sockets import ConnectionLimit, raise_open_files
 from tests.support.server import ROOT, environment_of, free_port, wait_for_ready
 
 
@@ -52,10 +52,10 @@ def test_those_that_work_are_left_alone() -> None:
         return SimpleNamespace(idle_since=None if n % 2 else -float(n), transport=transport)
 
     connections = [connection(n) for n in range(1000)]
-    room = Room(900)
-    room.make(connections[:100])
+    room = ConnectionLimit(900)
+    room.before_another(connections[:100])
     assert not closed
-    room.make(connections)
+    room.before_another(connections)
     assert closed == list(range(998, 998 - 2 * len(closed), -2)) and closed
 
 
