@@ -77,9 +77,9 @@ def test_a_named_model_is_baked_while_requests_wait_and_the_next_start_is_offlin
 ) -> None:
     models, answers = tmp_path / "models", []
     hub.gate.clear()
-    with served(models, hub.url, CLIENT_TIMEOUT="200", **NAMES) as (url, process):
+    with served(models, hub.url, CLIENT_TIMEOUT="350", **NAMES) as (url, process):
         asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/vectorize", json={"texts": ["a"]}, timeout=100))
+            target=lambda: answers.append(httpx.post(f"{url}/vectorize", json={"texts": ["a"]}, timeout=300))
         )
         asking.start()
         wait_until(lambda: bool(hub.downloads), 60)
