@@ -55,9 +55,11 @@ bake: $(SERVING)
 	$(INSTALL_FOR_NAMES)
 	$(BIN)/python download.py
 
+# Two files at a time, each as a whole, and beside them the families that need libraries of their own.
 test: setup browser prometheus $(VENV)/.families
-	$(BIN)/python -m pytest -q
-	$$(cat $(VENV)/.families) -m pytest -q tests/more_families
+	$$(cat $(VENV)/.families) -m pytest -q tests/more_families >$(VENV)/more_families.log 2>&1 & families=$$!; \
+		$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder; status=$$?; \
+		wait $$families || status=1; cat $(VENV)/more_families.log; exit $$status
 
 # The page is tested in Debian's Chromium, behind Debian's nginx.
 browser:
@@ -86,6 +88,7 @@ soak: setup
 fuzz: setup
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.fuzz_pictures
+	SEARCH=20 $(BIN)/python -m pytest -q -m "hypothesis or search"
 
 # Pins all that the requirement files ask for, and what that asks for in turn; what is pinned already stays as it is,
 # unless UPGRADE=--upgrade. The file is empty meanwhile, for the others name it.

@@ -84,6 +84,8 @@ def create_app(
         version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # pages that load their scripts from other hosts
+        redoc_url=None,
         telemetry=tracer.telemetry if tracer is not None else _NO_TELEMETRY,
     )
     app.state.settings = settings
@@ -94,7 +96,7 @@ def create_app(
         app.include_router(page.router)
     if settings.enable_embeddings_api:
         app.include_router(embeddings.router)
-    add_error_handlers(app)
+    add_error_handlers(app, settings.enable_embeddings_api)
     token = settings.api_token.get_secret_value().strip() if settings.api_token else None
     if token:
         describe_token(app, OPEN)

@@ -86,7 +86,8 @@ class Settings(BaseSettings):
         default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
     )
     legacy_texts: bool = Field(
-        default=False, description="the old container's texts of SigLIP, which it did not pad when they came alone"
+        default=False,
+        description="the old container's texts of SigLIP: not padded when alone, not in lower case for SigLIP 2",
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
     max_memory: int = Field(

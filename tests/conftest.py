@@ -1,8 +1,10 @@
 """A real server on a real port."""
 
 import contextlib
+import gc
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from app.towers import LoadedModel
 from tests.support.families import Case, bake, reference_vectors
 from tests.support.server import PROCESSES, RunningApp, free_port, start_server, wait_for_ready
 from tests.support.tiny import clip_pair
+from tests.support.warm_python import warm_python
 
 # A check of a change fails for the change, not for the example that was drawn that day; elsewhere new ones are drawn.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -24,9 +27,20 @@ if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
 
+def pytest_collection_finish() -> None:
+    """Torch's many objects stay; looking through them again and again takes a tenth of what is compiled here."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clip_pair(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def compile_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process compiles is compiled by a Python that has loaded torch already."""
+    monkeypatch.setattr(sys, "executable", warm_python())
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +48,13 @@ def serve() -> Iterator[Callable[..., str]]:
     """Starts a server and gives its address once it is ready."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(models: Path, **env: str) -> str:
+    def start(models: Path, *, measured: bool = False, **env: str) -> str:
         port = free_port()
-        process = start_server(models, PORT=str(port), **env)
+        process = start_server(models, measured=measured, PORT=str(port), **env)
         running.append(process)
         url = f"http://127.0.0.1:{port}"
-        PROCESSES[url] = process
+        if measured:
+            PROCESSES[url] = process
         wait_for_ready(url, process)
         return url
 

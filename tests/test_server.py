@@ -256,7 +256,9 @@ def test_a_signal_during_the_imports_ends_it() -> None:
 
 def test_decoders_at_work_do_not_keep_the_server_nor_outlive_it(tiny_models: Path) -> None:
     port = free_port()
-    process = start_server(tiny_models, PORT=str(port), DECODE_TIMEOUT="120", GRACE_PERIOD="1", THREADS="2")
+    process = start_server(
+        tiny_models, measured=True, PORT=str(port), DECODE_TIMEOUT="120", GRACE_PERIOD="1", THREADS="2"
+    )
     url = f"http://127.0.0.1:{port}"
     wait_for_ready(url)
     body = (ROOT / "tests" / "cases" / "ccitt_request.json").read_bytes()

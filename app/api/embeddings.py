@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from app.api.body import announced_bytes
-from app.api.parse_embeddings import parse_embeddings
+from app.api.parse_embeddings import EmbeddingsRequest, parse_embeddings
 from app.api.request import Client
 from app.api.routes import Answer, metrics_of, receive, service_of
 from app.api.schemas import ROWS_AT_ONCE
@@ -44,7 +44,7 @@ async def embeddings(request: Request) -> Response:
         try:
             texts, images = await running.preparing.vectorize(payload.items.texts, payload.items.images, client)
         except ServiceError as error:
-            raise _at_input(error, payload.kinds) from error
+            raise _at_input(error, payload) from error
         tokens = await asyncio.to_thread(running.count_tokens, payload.items.texts)
         kinds, as_base64, name = payload.kinds, payload.as_base64, running.about["model"]
         del payload
@@ -95,12 +95,12 @@ def _joined(items: Iterator[bytes]) -> Iterator[bytes]:
         separator = b","
 
 
-def _at_input(error: ServiceError, kinds: list[str]) -> ServiceError:
+def _at_input(error: ServiceError, payload: EmbeddingsRequest) -> ServiceError:
     """The same error, at the item's place in the input instead of that among the texts or the images."""
     if error.position is None:
         return error
-    places = [place for place, kind in enumerate(kinds) if kind == error.parameter]
-    return error.again("input", places[error.position])
+    positions = [position for position, kind in enumerate(payload.kinds) if kind == error.parameter]
+    return error.again(*payload.place(positions[error.position]))
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # Health, for whoever watches the container, and the page, which asks its user for the token.
-OPEN = re.compile(r"/\.well-known/(live|ready)|/|/page/.*")
+OPEN = re.compile(r"/\.well-known/(live|ready)|/health|/|/page/.*")
 
 
 class Entry:

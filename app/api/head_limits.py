@@ -7,6 +7,14 @@ _MAX_HEAD_BYTES = 64 * 1024
 # Of each header line, beside its bytes, as HTTP/2 counts them.
 _LINE_BYTES = 32
 
+# What other protocols begin with.
+_OTHER_PROTOCOLS = {
+    b"\x16\x03": "this port speaks plain HTTP, not TLS: use http://, or put a proxy that ends TLS before it",
+    b"PRI * HTTP/2.0": "this port speaks no HTTP/2 (h2c): set the client, or the proxy before it, to HTTP/1.1",
+    b"PROXY ": "this port reads no PROXY protocol: turn it off in the load balancer before it",
+    b"\r\n\r\n\0\r\nQUIT\n": "this port reads no PROXY protocol: turn it off in the load balancer before it",
+}
+
 
 class Refused(Exception):
     """A request that is answered with `status` and this message, and with it the connection ends."""
@@ -57,10 +65,13 @@ class HeadLimits:
             raise Refused(431, _too_large("a header", _MAX_HEAD_BYTES))
 
 
-def refusal(error: httptools.HttpParserError) -> Refused:
-    """What is answered to a request that ended the parser."""
+def refusal(error: httptools.HttpParserError, data: bytes) -> Refused:
+    """What is answered to a request that ended the parser while it read `data`."""
     if isinstance(error.__context__, Refused):
         return error.__context__
+    for start, problem in _OTHER_PROTOCOLS.items():
+        if data.startswith(start):
+            return Refused(400, problem)
     if isinstance(error, httptools.HttpParserCallbackError):
         return Refused(400, "the address of the request cannot be read")
     return Refused(400, f"the request is not valid HTTP: {error}")

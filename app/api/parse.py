@@ -12,7 +12,7 @@ _EXAMPLE = '{"texts": ["a red car"], "images": ["<base64>"]}'
 
 @dataclass
 class VectorizeRequest:
-    """Items of POST /vectorize, as UTF-8. Equal items are one object."""
+    """Items of POST /vectorize, as UTF-8. Equal short items are one object."""
 
     texts: list[bytes] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)

@@ -1,7 +1,11 @@
-"""The body of POST /v1/embeddings: from JSON to items."""
+"""The body of POST /v1/embeddings: from JSON to items.
+
+Beside OpenAI's own form it takes those of servers that speak it too: `modality` (infinity), `messages` (vLLM),
+`inputs` with `content` (Voyage, Cohere), `embedding_type` (Jina). What says that it is a picture becomes one, or an
+error: the vector of a picture's characters would mean nothing, and nobody would see it.
+"""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from app.api.parse import VectorizeRequest
@@ -9,107 +13,211 @@ from app.api.reader import Reader, name_of, shown
 from app.errors import InvalidRequest
 
 _EXAMPLE = '{"model": "any", "input": ["a red car", {"image": "<base64>"}]}'
-_DATA_URI = re.compile(rb"data:[^,]{0,100};base64,", re.I)
-_URL = re.compile(rb"\s*(https?|file|ftp|s3)://", re.I)
+_SEND = 'send {"text": "…"} or {"image": "<base64>"}'
+
+_BEFORE = rb"(?:[\s\"'`<(]|\xc2\xa0|\xe2\x80[\x8b\x98\x9c]|\xef\xbb\xbf)*+"
+# Blanks, quotes and brackets around an address.
+_AROUND = b" \t\n\v\f\r\"'`<>()\xc2\xa0\xe2\x80\x8b\x98\x99\x9c\x9d\xef\xbb\xbf"
+_BASE64 = rb"[A-Za-z0-9+/_=-]"
+_PARAMETERS = rb'(?:[^,"]|"[^"]*+")'
+# A text that is a picture: a data URI, or the base64 of a JPEG, PNG, GIF, WebP or TIFF. What only begins with the
+# words "data:image/png;base64," and goes on in words is a text.
+_PICTURE = re.compile(
+    _BEFORE + rb"(?:data:" + _PARAMETERS + rb"{0,4096}?;\s*base64\s*,(?=(?P<data>\s*\S{16}|\S*\s*\Z))"
+    rb"|data:image/[\w.+-]+(?:;[^,\s]{0,4096})?,\S"
+    rb"|(?-i:[/_]9j[/_]|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK)" + _BASE64 + rb"{48})",
+    re.IGNORECASE,
+)
+_PICTURE_WITHIN = re.compile(rb";base64[\s,;:]*+" + _BASE64 + rb"{64}", re.IGNORECASE)
+# Bytes of a text in which a picture would be most of what the model reads. A document may hold one further on.
+_SEARCHED = 512
+_URL = re.compile(rb"\s*(https?|file|ftp|s3)://", re.IGNORECASE)
+
+_PARTS = {"text": "text", "content": "text", "image": "image", "image_url": "image", "image_base64": "image"}
+_ADDRESS = {"url": "image"}
+_OTHER_MEDIA = re.compile("(input_)?(audio|video|document|file)(_url|_base64)?")
+# Where other servers look for items, and this one does not.
+_ELSEWHERE = ("text", "texts", "image", "images", "audio", "video")
+
+# "string" is what is a text or a picture by its looks, or by what the rest of the body says.
+_Part = tuple[str, bytes]
 
 
 @dataclass
 class EmbeddingsRequest:
-    """Body of POST /v1/embeddings. `kinds` holds "texts" or "images" for each item of the input, in its order."""
+    """Body of POST /v1/embeddings. `kinds` holds "texts" or "images" for each item of the input, in its order;
+    `parameter` is the key under which they came."""
 
     items: VectorizeRequest = field(default_factory=VectorizeRequest)
     kinds: list[str] = field(default_factory=list)
+    parameter: str = "input"
     as_base64: bool = False
     dimensions: int | None = None
 
+    def place(self, position: int) -> tuple[str, int | None]:
+        """Where the item at this position came from, for an error about it."""
+        return self.parameter, None if self.parameter == "messages" else position
+
 
 def parse_embeddings(body: bytes | bytearray, max_items: int) -> EmbeddingsRequest:
-    """Parse a request body of at most `max_items` items.
-
-    Raises InvalidRequest that names the item, TooLarge.
-    """
+    """Parse a request body of at most `max_items` items. Raises InvalidRequest that names the item, TooLarge."""
     reader = Reader(body, max_items, "what this route knows")
     reader.enter_object(_EXAMPLE)
     request = EmbeddingsRequest()
+    found: dict[str, list[_Part]] = {}
+    are_pictures = False
     for key in reader.parameters():
-        if key == "input":
-            request.items, request.kinds = VectorizeRequest(), []
-            _read_input(reader, request)
-        elif key == "encoding_format":
-            request.as_base64 = _word(reader, ("float", "base64")) == "base64"
+        if key in ("input", "inputs", "messages"):
+            found.pop(key, None)
+            if reader.next() == ord("n"):
+                reader.scalar()
+            else:
+                found[key] = _read_messages(reader) if key == "messages" else _read_items(reader)
+        elif key in ("encoding_format", "embedding_type"):
+            request.as_base64 = _read_word(reader, ("float", "base64")) == "base64"
         elif key == "dimensions":
-            request.dimensions = _whole_number(reader)
+            request.dimensions = _read_whole_number(reader)
         elif key == "model":
-            _word(reader)
+            _read_word(reader)
+        elif key == "modality":
+            are_pictures |= _read_word(reader, ("text", "image")) == "image"
+        elif key == "input_type":  # otherwise it says what the vector is for, which is all the same here
+            word = (_read_word(reader) or "").lower()
+            if "audio" in word or "video" in word:
+                raise reader.invalid(f"{shown(word)} is not embedded here; send texts or images")
+            are_pictures |= "image" in word
+        elif key in _ELSEWHERE:
+            if _read_whether_given(reader):
+                raise reader.invalid(f'not read on this route; everything goes into "input": {_EXAMPLE}')
         else:
             reader.other()
     reader.end()
+    if len(found) > 1:
+        raise InvalidRequest(f"send one of {', '.join(found)}, not several", [*found][1])
+    for request.parameter, parts in found.items():
+        _sort(request, parts, are_pictures)
     if not request.kinds:
         raise InvalidRequest(f"nothing to embed; send {_EXAMPLE}", "input")
     return request
 
 
-def _read_input(reader: Reader, request: EmbeddingsRequest) -> None:
-    first = reader.next()
-    if first != ord("["):
-        _read_item(reader, request)
-        return
-    for _ in reader.items():
-        _read_item(reader, request)
-
-
-def _read_item(reader: Reader, request: EmbeddingsRequest) -> None:
-    first = reader.next()
-    reader.count_item()
-    if first == ord("{"):
-        kind, item = _read_part(reader)
-    elif first == ord('"'):
-        item = reader.item()
-        kind = "images" if _DATA_URI.match(item) else "texts"
-    else:
-        reader.other()
-        if first == ord("[") or name_of(first) == "a number":
-            raise reader.invalid(
-                "token ids are those of another tokenizer and mean nothing to this model; send the text "
-                "(LangChain: check_embedding_ctx_length=False)"
+def _sort(request: EmbeddingsRequest, parts: list[_Part], are_pictures: bool) -> None:
+    """Tell texts from pictures, in their order; raises InvalidRequest for what is neither."""
+    for position, (kind, content) in enumerate(parts):
+        found = _PICTURE.match(content)
+        if found or kind == "image" or (kind == "string" and are_pictures):
+            if found:
+                content = content[max(0, found.start("data")) :].strip(_AROUND)
+            if _URL.match(content):
+                raise InvalidRequest(
+                    "no address is opened here; send the picture itself as base64 or a data URI",
+                    *request.place(position),
+                )
+            request.items.images.append(content)
+            request.kinds.append("images")
+        elif _PICTURE_WITHIN.search(content, 0, _SEARCHED):
+            raise InvalidRequest(
+                f"holds a picture within a text, for which there is no vector; {_SEND}", *request.place(position)
             )
-        raise reader.invalid(f"expected a string or an object, got {name_of(first)}")
-    if kind == "images" and _URL.match(item):
-        raise reader.invalid("no address is opened here; send the picture itself as base64 or a data URI")
-    (request.items.images if kind == "images" else request.items.texts).append(item)
-    request.kinds.append(kind)
+        else:
+            request.items.texts.append(content)
+            request.kinds.append("texts")
 
 
-def _read_part(reader: Reader) -> tuple[str, bytes]:
-    """Kind and content of {"text": …}, {"image": …} or {"image_url": {"url": …}}."""
-    send = 'send {"text": "…"} or {"image": "<base64>"}'
-    found: tuple[str, bytes] | None = None
-    for key in _strings_within(reader):
-        if found:
-            raise reader.invalid(f"holds more than one text or image, for which there is no vector; {send}")
-        found = ("texts" if key == "text" else "images", reader.item())
-    if not found:
-        raise reader.invalid(f"holds neither a text nor an image; {send}")
-    return found
+def _read_items(reader: Reader) -> list[_Part]:
+    if reader.next() != ord("["):
+        return [_read_item(reader)]
+    return [_read_item(reader) for _ in reader.items()]
 
 
-def _strings_within(reader: Reader) -> Iterator[str]:
-    """Stops before each string that is an item, with its key; passes all else."""
-    for key in reader.fields():
+def _read_item(reader: Reader) -> _Part:
+    first = reader.next()
+    if first == ord("{"):
+        parts: list[_Part] = []
+        _read_object(reader, parts)
+        return _only_one(reader, parts)
+    if first == ord('"'):
+        reader.count_item()
+        return "string", reader.item()
+    reader.other()
+    if first == ord("[") or name_of(first) == "a number":
+        raise reader.invalid(
+            "token ids are those of another tokenizer and mean nothing to this model; send the text "
+            "(LangChain: check_embedding_ctx_length=False)"
+        )
+    raise reader.invalid(f"expected a string or an object, got {name_of(first)}")
+
+
+def _read_messages(reader: Reader) -> list[_Part]:
+    """The one text or picture of a conversation."""
+    parts: list[_Part] = []
+    _read_parts(reader, parts)
+    return [_only_one(reader, parts)]
+
+
+def _read_parts(reader: Reader, parts: list[_Part], strings_are: str = "string") -> None:
+    """Adds what an array of objects and strings holds."""
+    if (first := reader.next()) != ord("["):
+        reader.other()
+        raise reader.invalid(f"expected an array of objects, got {name_of(first)}")
+    for _ in reader.elements():
         first = reader.next()
-        if key in ("text", "image", "image_url") and first == ord('"'):
-            yield key
-        elif key == "image_url" and first == ord("{"):
-            for inner in reader.fields():
-                if inner == "url" and reader.next() == ord('"'):
-                    yield key
-                else:
-                    reader.other()
+        if first == ord("{"):
+            _read_object(reader, parts)
+        elif first == ord('"'):
+            reader.count_item()
+            parts.append((strings_are, reader.item()))
         else:
             reader.other()
 
 
-def _word(reader: Reader, allowed: tuple[str, ...] = ()) -> str | None:
+def _read_object(reader: Reader, parts: list[_Part], known: dict[str, str] = _PARTS) -> None:
+    """Adds what {"text": …}, {"image": …}, {"image_url": {"url": …}} or {"content": [ … ]} holds."""
+    for key in reader.fields():
+        first = reader.next()
+        if key in known and first == ord('"'):
+            reader.count_item()
+            parts.append((known[key], reader.item()))
+        elif key in ("image", "image_url") and first == ord("{"):
+            _read_object(reader, parts, _ADDRESS)
+        elif key == "images" and first == ord("["):
+            _read_parts(reader, parts, "image")
+        elif key == "content" and first == ord("["):
+            _read_parts(reader, parts)
+        elif _OTHER_MEDIA.fullmatch(key):
+            if _read_whether_given(reader):
+                raise reader.invalid(f"holds {shown(key)}, and this model takes texts and images only; {_SEND}")
+        else:
+            reader.other()
+
+
+def _only_one(reader: Reader, parts: list[_Part]) -> _Part:
+    """Raises InvalidRequest. An empty text beside a picture is none: vLLM's clients send one."""
+    if len(parts) > 1:
+        parts = [part for part in parts if part[1]] or parts[:1]
+    if len(parts) > 1:
+        raise reader.invalid(f"holds more than one text or image, for which there is no vector; {_SEND}")
+    if not parts:
+        raise reader.invalid(f"holds neither a text nor an image; {_SEND}")
+    return parts[0]
+
+
+def _read_whether_given(reader: Reader) -> bool:
+    """Whether a value is more than null, an empty string or an empty array."""
+    first = reader.next()
+    if first == ord('"'):
+        return reader.string() != b""
+    if first != ord("["):
+        reader.other()
+        return first != ord("n")
+    given = False
+    for _ in reader.elements():
+        given = True
+        reader.other()
+    return given
+
+
+def _read_word(reader: Reader, allowed: tuple[str, ...] = ()) -> str | None:
     first = reader.next()
     if first == ord("n"):
         reader.scalar()
@@ -123,7 +231,7 @@ def _word(reader: Reader, allowed: tuple[str, ...] = ()) -> str | None:
     return word
 
 
-def _whole_number(reader: Reader) -> int | None:
+def _read_whole_number(reader: Reader) -> int | None:
     first = reader.next()
     if name_of(first) not in ("a number", "null"):
         reader.other()

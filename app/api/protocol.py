@@ -172,7 +172,7 @@ class HttpProtocol(HttpToolsProtocol):
                     parts = [memoryview(part)[offer.args[0] :], self._head_without_offer()]
             self._head_limits.check_untold()
         except httptools.HttpParserError as error:
-            self._refuse(refusal(error))
+            self._refuse(refusal(error, data))
         except Refused as refused:
             self._refuse(refused)
         if not self.transport.receives:
@@ -272,6 +272,7 @@ class HttpProtocol(HttpToolsProtocol):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
             (b"connection", b"close"),
+            *([(b"allow", b"GET, HEAD, POST")] if refused.status == 405 else []),
         ]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         self.transport.write(b"".join([STATUS_LINE[refused.status], *lines, b"\r\n", content]))

@@ -2,10 +2,11 @@
 
 A library parses a body of 128 MiB in one call, which keeps the interpreter's lock, and with it every other
 thread and the event loop, for as long as that takes; and it makes all nine million strings of a hostile body
-before anybody can count them. So this reads token by token, in C where a token is long but never more than a
-piece of it at once, and counts while it reads.
+before anybody can count them. So this reads token by token, in C where a token is long, but no more than a piece of
+it at once, and counts while it reads.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from typing import NoReturn
@@ -98,8 +99,10 @@ class Reader:
             raise TooLarge(f"the request has more than the {self._max_items} items allowed; split it")
 
     def item(self) -> bytes:
-        """The UTF-8 of the string that begins here; equal ones are one object. Raises InvalidRequest."""
+        """The UTF-8 of the string that begins here; equal short ones are one object. Raises InvalidRequest."""
         item = self.string()
+        if len(item) > _PIECE:  # hashing it takes long, and other threads wait meanwhile
+            return item
         if self._first is None:  # usually the only one: it need not be hashed
             self._first = item
             return item
@@ -178,15 +181,20 @@ class Reader:
 
     def _string(self) -> bytes:
         start = self._at + 1
-        parts: list[bytes | memoryview] = []
+        whole: io.BytesIO | None = None
         while True:
             end = self._end_of_piece(start)
-            parts.append(self._view[start:end] if self._is_plain(start, end) else self._unescape(start, end))
+            piece = self._view[start:end] if self._is_plain(start, end) else self._unescape(start, end)
             if end < len(self._body) and self._body[end] == ord('"'):
                 self._at = end + 1
-                return b"".join(parts)
+                if whole is None:
+                    return bytes(piece)
+                whole.write(piece)
+                return whole.getvalue()
             if end == start:
                 self._fail_at(start)
+            whole = whole or io.BytesIO()  # it grows in place; joining the pieces would copy all of them at once
+            whole.write(piece)
             start = end
 
     def _end_of_piece(self, start: int) -> int:

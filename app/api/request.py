@@ -80,8 +80,10 @@ class RequestIDs:
 
 
 def one_spelling(path: str) -> str:
-    """The path without doubled slashes and without one at its end."""
+    """The path with single slashes, none at its end, and one /v1 before what OpenAI's clients ask for."""
     path = re.sub(r"//+", "/", path) if "//" in path else path
+    if path.startswith(("/embeddings", "/models", "/v1/v1/")):
+        path = re.sub("^(/v1)*", "/v1", path)
     return path if path == "/" else path.removesuffix("/")
 
 

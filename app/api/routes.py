@@ -46,7 +46,9 @@ class Answer(Response):
     """JSON in parts, each sent when the client has taken most of the one before; `end` is called after the last."""
 
     def __init__(self, parts: list[bytes], end: Callable[[], None]) -> None:
-        super().__init__(headers={"Content-Length": str(sum(map(len, parts)))}, media_type="application/json")
+        self.status_code, self.background = 200, None
+        length = b"%d" % sum(map(len, parts))
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
         self._parts = parts
         self._end = end
 
@@ -98,6 +100,14 @@ async def live(_: Request) -> Response:
 async def ready(request: Request) -> Response:
     service_of(request).check_ready()
     return Response(status_code=204)
+
+
+@router.get("/health", responses={200: {"description": "Ready", **json_content({"type": "object"})}, **errors(503)})
+@router.head("/health", responses=errors(503))
+async def health(request: Request) -> Response:
+    """The same as /.well-known/ready, for platforms that take nothing but 200."""
+    service_of(request).check_ready()
+    return Response(b'{"status":"ready"}', media_type="application/json")
 
 
 @router.get(

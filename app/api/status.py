@@ -1,7 +1,9 @@
 """The one map from error to HTTP status, headers and body."""
 
 import logging
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -23,45 +25,34 @@ from app.logs import Throttle
 _log = logging.getLogger(__name__)
 _log.addFilter(Throttle())
 
-# The first that fits counts.
-_STATUS: tuple[tuple[type[ServiceError], int], ...] = (
-    (Unauthorized, 401),
-    (BodyTimeout, 408),
-    (TooLarge, 413),
-    (UnsupportedEncoding, 415),
-    (InvalidRequest, 422),
-    (ClientGone, 499),
-    (Unavailable, 503),
-    (ServiceError, 500),
-)
-_HEADERS: tuple[tuple[type[ServiceError], dict[str, str]], ...] = (
-    (Unauthorized, {"WWW-Authenticate": "Bearer"}),
-    (UnsupportedEncoding, {"Accept-Encoding": "gzip, deflate"}),
-    (Unavailable, {"Retry-After": "1"}),
+# Status and headers; the first kind that fits counts.
+_ANSWERS: tuple[tuple[type[ServiceError], int, dict[str, str]], ...] = (
+    (Unauthorized, 401, {"WWW-Authenticate": "Bearer"}),
+    (BodyTimeout, 408, {}),
+    (TooLarge, 413, {}),
+    (UnsupportedEncoding, 415, {"Accept-Encoding": "gzip, deflate"}),
+    (InvalidRequest, 422, {}),
+    (ClientGone, 499, {}),
+    (Unavailable, 503, {"Retry-After": "1"}),
+    (ServiceError, 500, {}),
 )
 # What OpenAI's API calls them; most errors have no code there.
 _CODES = {401: "invalid_api_key", 404: "not_found"}
-_PATHS = frozenset({"/", "/vectorize", "/meta", "/metrics", "/about", "/v1/embeddings", "/v1/models"})
+_PATHS = frozenset({"/", "/vectorize", "/meta", "/metrics", "/about", "/health", "/v1/embeddings", "/v1/models"})
+# Whoever watches the container asks these once a second: the log is not for their answers.
+_PROBES = frozenset({"/.well-known/live", "/.well-known/ready", "/health"})
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
-
-def status_of(error: ServiceError) -> int:
-    """The HTTP status of an error."""
-    return next(status for kind, status in _STATUS if isinstance(error, kind))
-
-
-def headers_of(error: ServiceError) -> dict[str, str]:
-    """The headers that an error's response carries."""
-    return next((headers for kind, headers in _HEADERS if isinstance(error, kind)), {})
+# Paths whose callers are clients of OpenAI's API, or of one like it.
+_OPENAI_PATHS = re.compile(r".*(/v\d/|embed).*")
 
 
 def response_to(error: ServiceError, method: str, path: str) -> Response:
-    """JSON with a string `error`, and a line in the log.
-
-    For the routes of OpenAI's API in the form in which its clients expect it.
-    """
-    if not path.startswith("/.well-known/"):
-        _log_refusal(method, path, status_of(error), error, _level(error))
-    return _json(str(error), status_of(error), headers_of(error), path, error.parameter)
+    """JSON with a string `error`, for clients of OpenAI's API in the form that they expect; and a line in the log."""
+    status, headers = _answer_to(error)
+    if path not in _PROBES:
+        _log_refusal(method, path, status, error, _level(error, status))
+    return _json(str(error), status, headers, path, error.parameter)
 
 
 def _log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
@@ -72,8 +63,8 @@ def _log_refusal(method: str, path: str, status: int, cause: object, level: int 
     _log.log(level, "%s %s: %d, %s", method, path if path in _PATHS else "another path", status, cause)
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Map every foreseen error to JSON with a string `error`."""
+def add_error_handlers(app: FastAPI, embeddings_api: bool) -> None:
+    """Map every foreseen error to a response. `embeddings_api`: whether there is POST /v1/embeddings."""
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
@@ -81,43 +72,60 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path = request.scope["path"]
-        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-        _log_refusal(request.method, path, error.status_code, error.detail)
-        return _json(f"{request.method} {path}: {error.detail}", error.status_code, headers, path)
+        path, cause, headers = request.scope["path"], error.detail, error.headers
+        if error.status_code == 405:
+            allowed = _allowed(request)
+            headers, cause = {"Allow": allowed}, f"this path takes {allowed}"
+        elif error.status_code == 404 and "endpoint" not in request.scope:
+            cause = _right_path(path, embeddings_api)
+        _log_refusal(request.method, path, error.status_code, cause)
+        return _json(f"{request.method} {path}: {cause}", error.status_code, headers, path)
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
 
 
-def _level(error: ServiceError) -> int:
+def _answer_to(error: ServiceError) -> tuple[int, dict[str, str]]:
+    return next((status, headers) for kind, status, headers in _ANSWERS if isinstance(error, kind))
+
+
+def _level(error: ServiceError, status: int) -> int:
     if isinstance(error, ClientGone):
         return logging.DEBUG
-    return logging.WARNING if status_of(error) >= 500 else logging.INFO
+    return logging.WARNING if status >= 500 else logging.INFO
 
 
 def _allowed(request: Request) -> str:
-    """The methods of all routes of the path: starlette names those of the first."""
-    scope = {**request.scope, "method": ""}
-    routes = [route for route in request.app.routes if route.matches(scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for route in routes for method in getattr(route, "methods", None) or ()}))
+    """The methods of the path: starlette names those of the first route alone."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.routes
+    return ", ".join(
+        method for method in _METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)
+    )
+
+
+def _right_path(path: str, embeddings_api: bool) -> str:
+    """What to ask instead of a path that is not there."""
+    if "vector" in path:
+        return 'there is no such path; send {"texts": […], "images": […]} to POST /vectorize'
+    if _OPENAI_PATHS.fullmatch(path):
+        if not embeddings_api:
+            return "OpenAI's API is off; start the server with ENABLE_EMBEDDINGS_API=1, or use POST /vectorize"
+        return "there is no such path; use POST /v1/embeddings or GET /v1/models"
+    return "there is no such path; GET /openapi.json describes those that there are"
 
 
 def _json(
     message: str, status: int, headers: Mapping[str, str] | None, path: str, parameter: str | None = None
 ) -> Response:
-    error: str | dict[str, str | None] = message
-    if path.startswith(("/v1/embeddings", "/v1/models")):
+    content: dict[str, Any] = {"error": message}
+    if _OPENAI_PATHS.fullmatch(path):
         status = 400 if status == 422 else status
-        error = _openai_error(message, status, parameter)
-    content = orjson.dumps({"error": error})
-    return Response(content, status, dict(headers or {}), media_type="application/json")
-
-
-def _openai_error(message: str, status: int, parameter: str | None) -> dict[str, str | None]:
-    return {
-        "message": message,
-        "type": "server_error" if status >= 500 else "invalid_request_error",
-        "param": parameter,
-        "code": _CODES.get(status),
-    }
+        error = {
+            "message": message,
+            "type": "server_error" if status >= 500 else "invalid_request_error",
+            "param": parameter,
+            "code": _CODES.get(status),
+        }
+        content = {"error": error, "detail": message}  # where clients of Jina's API look
+    return Response(orjson.dumps(content), status, dict(headers or {}), media_type="application/json")

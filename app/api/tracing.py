@@ -27,7 +27,7 @@ from app.settings import VERSION, TracingVariables, not_installed
 
 _log = logging.getLogger(__name__)
 
-_UNTRACED = frozenset({"/.well-known/live", "/.well-known/ready", "/metrics"})
+_UNTRACED = frozenset({"/.well-known/live", "/.well-known/ready", "/health", "/metrics"})
 # For the last spans to reach the collector, before the process ends without them.
 _CLOSE_SECONDS = 1.0
 # Their warnings quote what a client sent in its headers, once a request.

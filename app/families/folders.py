@@ -3,17 +3,26 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigurationError, first_line
+from app.errors import ConfigurationError
 from app.families.family import Family, ModelFolder
 from app.settings import Settings
 
 HOW_TO_GET_A_MODEL = "get a model with ./download.py, or serve the demo with MODELS_DIR=demo/models"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_OTHER_WEIGHTS = {
+    ".onnx": "ONNX",
+    ".gguf": "GGUF",
+    ".h5": "TensorFlow's",
+    ".msgpack": "Flax's",
+    ".tflite": "TFLite",
+    ".mlpackage": "Core ML",
+}
 BEING_REPLACED = ".being-replaced"
 """A file in MODELS_DIR while folders are replaced; what it lies beside may be of two models."""
 _LFS_POINTER = b"version https://git-lfs"
@@ -52,10 +61,39 @@ def _check_folder(models_dir: Path, folder: ModelFolder, family_name: str) -> No
             f"{path} is no {family_name} model (no {' or '.join(folder.markers)}); {HOW_TO_GET_A_MODEL}"
         )
     content = content_files(path)
-    if folder.has_weights and not any(file.suffix in WEIGHTS for file in content):
-        raise ConfigurationError(f"{path} holds no weights; {HOW_TO_GET_A_MODEL}")
+    if folder.has_weights:
+        require_weights(str(path), path, map(str, content))
     for file in content:
         check_file(file)
+
+
+def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
+    """Raises ConfigurationError that says what to take instead, unless the model `name` has weights that are read.
+
+    `files` are those of the repository, of which some may not have been downloaded to `folder`.
+    """
+    files = list(files)
+    method = (read_config(folder).get("quantization_config") or {}).get("quant_method")
+    if method:
+        raise ConfigurationError(
+            f"{name} is quantised ({method}), which is not read: take the model that it was made from, and make that "
+            "small with PRECISION=int8"
+        )
+    if any(file.endswith(WEIGHTS) and not Path(file).name.startswith("adapter_") for file in files):
+        return
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "another model")
+        raise ConfigurationError(
+            f"{name} is a LoRA adapter of {base}, without the weights of that: take {base}, or merge both "
+            "(merge_and_unload() of peft), save the result and take that folder"
+        )
+    if others := sorted({kind for suffix, kind in _OTHER_WEIGHTS.items() if any(f.endswith(suffix) for f in files)}):
+        raise ConfigurationError(
+            f"{name} has its weights as {', '.join(others)} alone, which is not read: take the model that it was "
+            "made from, with weights as safetensors"
+        )
+    raise ConfigurationError(f"{name} holds no weights ({', '.join(WEIGHTS)}); take a repository or folder that does")
 
 
 def digest(folder: Path) -> str:
@@ -131,9 +169,18 @@ def _is_whole_safetensors(path: Path) -> bool:
     return size == 8 + length + max(ends, default=0)
 
 
-def cannot_load(folder: Path, error: Exception) -> ConfigurationError:
-    """What a library threw while it loaded a model folder, as an error that says where and what to do."""
-    return ConfigurationError(f"cannot load the model in {folder}: {first_line(error)}; {HOW_TO_GET_A_MODEL}")
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """What a library throws while it loads a model folder, as a ConfigurationError that says where and what to do."""
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        said = textwrap.shorten(str(error) or type(error).__name__, 500)
+        raise ConfigurationError(
+            f"cannot load the model in {folder}: {said}; copy or bake the model again, or choose another"
+        ) from error
 
 
 @contextmanager

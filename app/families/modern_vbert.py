@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import cannot_load, hub_snapshot, read_config, without_damaged_files
+from app.families.folders import hub_snapshot, loading, read_config, without_damaged_files
+from app.families.tokenizer import as_its_files_say
 from app.processors.text import TextProcessor
 from app.processors.tiles import TileProcessor
-from app.towers import Inputs, Padding, Processor, TorchModel
+from app.towers import Inputs, Padding, Processor, TorchModel, TorchTower
 
 if TYPE_CHECKING:
     import torch
@@ -37,48 +38,56 @@ class ModernVBERT:
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
+        from app.families.hub import download
         from app.families.pretrained import require_model_type
-        from app.hub.download import download
+        from app.families.weights import lacks_weights
 
         name = names["COLPALI_ENGINE_MODEL_NAME"]
         source = download(name, downloads)
         require_model_type(name, source, ("modernvbert",))
         with without_damaged_files(source):
-            _model(source).save_pretrained(target / "colpali_engine_model")
-            _processor(source).save_pretrained(target / "colpali_engine_processor")
+            model, processor = _model(source), _processor(source)
+            if lacks_weights(model):  # what is saved lacks none
+                _towers(model, processor, read_config(source))
+            model.save_pretrained(target / "colpali_engine_model")
+            processor.save_pretrained(target / "colpali_engine_processor")
         (target / "model_name").write_text(name, encoding="utf-8")
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
-        from app.families.torch_towers import Embeds, Normalized, image_tower, text_tower
-
-        model = _model(_model_folder(models_dir))
-        processor = _processor(_processor_folder(models_dir))
-        length, text = _length(models_dir), _text_reference(processor, models_dir)
-        padding = Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, length)
-        return TorchModel(
-            text=text_tower(
-                Normalized(Embeds(model, _embed_text)),
-                TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))),
-                text,
-                padding,
-            ),
-            image=image_tower(
-                Normalized(Embeds(model, _embed_image)),
-                TileProcessor.from_processor(processor.image_processor.to_dict(), _prompt_of(processor)),
-                _image_reference(processor),
-                padding,
-            ),
-            meta=_meta(models_dir),
-        )
+        folder = _model_folder(models_dir)
+        text, image = _towers(_model(folder), _processor(_processor_folder(models_dir)), read_config(folder))
+        return TorchModel(text, image, _meta(models_dir))
 
     def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
         require_libraries(self)
         processor = _processor(_processor_folder(models_dir))
-        return _image_reference(processor) if tower == "image" else _text_reference(processor, models_dir)
+        if tower == "image":
+            return _image_reference(processor)
+        return _text_reference(processor, _length(read_config(_model_folder(models_dir))))
 
 
 FAMILY: Family = ModernVBERT()
+
+
+def _towers(model: Any, processor: Any, config: dict[str, Any]) -> tuple[TorchTower, TorchTower]:
+    """Of texts and of pictures."""
+    from app.families.torch_towers import Embeds, Normalized, image_tower, text_tower
+
+    length = _length(config)
+    text = _text_reference(processor, length)
+    padding = Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, length)
+    return text_tower(
+        Normalized(Embeds(model, _embed_text)),
+        TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))),
+        text,
+        padding,
+    ), image_tower(
+        Normalized(Embeds(model, _embed_image)),
+        TileProcessor.from_processor(processor.image_processor.to_dict(), _prompt_of(processor)),
+        _image_reference(processor),
+        padding,
+    )
 
 
 def _model_folder(models_dir: Path) -> Path:
@@ -92,8 +101,8 @@ def _processor_folder(models_dir: Path) -> Path:
     return folder if (folder / "tokenizer_config.json").is_file() else hub_snapshot(folder)
 
 
-def _length(models_dir: Path) -> int:
-    length: int = read_config(_model_folder(models_dir))["text_config"]["max_position_embeddings"]
+def _length(config: dict[str, Any]) -> int:
+    length: int = config["text_config"]["max_position_embeddings"]
     return length
 
 
@@ -115,14 +124,16 @@ def _model(folder: Path) -> Any:
     import torch
 
     from app.families.torch_towers import stay_offline
+    from app.families.weights import load_with_transformers
 
     stay_offline()
     from colpali_engine.models import BiModernVBert
 
-    try:
-        return BiModernVBert.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    except Exception as error:
-        raise cannot_load(folder, error) from error
+    options = {"dtype": torch.float32, "local_files_only": True}
+    with loading(folder):
+        return load_with_transformers(
+            folder, lambda more: BiModernVBert.from_pretrained(folder, **options, **more).eval()
+        )
 
 
 def _processor(folder: Path) -> Any:
@@ -131,10 +142,10 @@ def _processor(folder: Path) -> Any:
     stay_offline()
     from colpali_engine.models import BiModernVBertProcessor
 
-    try:
-        return BiModernVBertProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except Exception as error:
-        raise cannot_load(folder, error) from error
+    with loading(folder):
+        processor = BiModernVBertProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        processor.tokenizer = as_its_files_say(processor.tokenizer, folder)
+        return processor
 
 
 def _embed_text(model: Any, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":
@@ -204,9 +215,9 @@ def _image_reference(processor: Any) -> Processor:
     return prepare
 
 
-def _text_reference(processor: Any, models_dir: Path) -> Processor:
+def _text_reference(processor: Any, length: int) -> Processor:
     """As process_texts(), which only tokenizes, but cut at the model's length."""
     from app.families.torch_towers import locked
 
-    options = {"truncation": True, "max_length": _length(models_dir), "return_tensors": "pt"}
+    options = {"truncation": True, "max_length": length, "return_tensors": "pt"}
     return locked(lambda text: processor.tokenizer([text], return_token_type_ids=False, **options))

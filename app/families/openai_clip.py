@@ -9,7 +9,7 @@ from typing import Any
 
 from app.errors import ConfigurationError
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import read_config
+from app.families.folders import loading, read_config
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel
@@ -51,37 +51,17 @@ class OpenAICLIP:
         from app.families.pretrained import download_model, save_model
 
         source = download_model(names["CLIP_MODEL_NAME"], downloads, trust_remote_code, model_types=_MODEL_TYPES)
-        save_model(
-            source,
-            trust_remote_code,
-            model_folder=target / "openai_clip",
-            processor_folder=target / "openai_clip_processor",
-        )
+        save_model(source, trust_remote_code, target / "openai_clip", target / "openai_clip_processor", _towers)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
-        from app.families.pretrained import image_embeddings, load_model, load_processor, text_embeddings
-        from app.families.torch_towers import Embeds, Normalized, image_tower, text_tower
+        from app.families.pretrained import load_model, load_processor
 
         folder = models_dir / "openai_clip"
         model = load_model(folder, trust_remote_code)
         processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
-        tokenizer = processor.tokenizer
-        length, text = _length(processor, folder), _text_reference(processor, folder)
-        return TorchModel(
-            text=text_tower(
-                Normalized(Embeds(model, text_embeddings)),
-                TextProcessor.from_tokenizer(tokenizer, length, list(text("a"))),
-                text,
-                Padding({"input_ids": tokenizer.pad_token_id or 0}, length),
-            ),
-            image=image_tower(
-                Normalized(Embeds(model, image_embeddings)),
-                ImageProcessor.from_processor(processor.image_processor.to_dict()),
-                _image_reference(processor),
-            ),
-            meta=read_config(folder),
-        )
+        with loading(folder):
+            return _towers(model, processor, read_config(folder))
 
     def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
         require_libraries(self)
@@ -90,15 +70,37 @@ class OpenAICLIP:
         processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
         if tower == "image":
             return _image_reference(processor)
-        return _text_reference(processor, models_dir / "openai_clip")
+        return _text_reference(processor, _length(read_config(models_dir / "openai_clip")))
 
 
 FAMILY: Family = OpenAICLIP()
 
 
-def _length(processor: Any, folder: Path) -> int:
-    positions = read_config(folder).get("text_config", {}).get("max_position_embeddings", 77)
-    return int(min(processor.tokenizer.model_max_length, positions))
+def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
+    from app.families.pretrained import image_embeddings, text_embeddings
+    from app.families.torch_towers import Embeds, Normalized, image_tower, text_tower
+
+    length, tokenizer = _length(config), processor.tokenizer
+    text = _text_reference(processor, length)
+    return TorchModel(
+        text=text_tower(
+            Normalized(Embeds(model, text_embeddings)),
+            TextProcessor.from_tokenizer(tokenizer, length, list(text("a"))),
+            text,
+            Padding({"input_ids": tokenizer.pad_token_id or 0}, length),
+        ),
+        image=image_tower(
+            Normalized(Embeds(model, image_embeddings)),
+            ImageProcessor.from_processor(processor.image_processor.to_dict()),
+            _image_reference(processor),
+        ),
+        meta=config,
+    )
+
+
+def _length(config: dict[str, Any]) -> int:
+    """What the text tower has positions for; the tokenizer of a Long-CLIP still says 77."""
+    return int(config.get("text_config", {}).get("max_position_embeddings", 77))
 
 
 def _image_reference(processor: Any) -> Processor:
@@ -107,8 +109,8 @@ def _image_reference(processor: Any) -> Processor:
     return lambda image: first_item(processor.image_processor(images=[image], return_tensors="pt"))
 
 
-def _text_reference(processor: Any, folder: Path) -> Processor:
+def _text_reference(processor: Any, length: int) -> Processor:
     from app.families.torch_towers import locked
 
-    options = {"truncation": True, "max_length": _length(processor, folder), "return_tensors": "pt"}
+    options = {"truncation": True, "max_length": length, "return_tensors": "pt"}
     return locked(lambda text: processor.tokenizer([text], **options))

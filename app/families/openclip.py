@@ -10,10 +10,12 @@ Vectors are those of encode_text() and encode_image() of open_clip, scaled to le
 
 import copy
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import cannot_load, read_config
+from app.families.folders import loading, read_config
 from app.families.openclip_files import (
     check_pair,
     describe,
@@ -30,13 +32,15 @@ from app.families.openclip_files import (
     download_weights,
     weights_in,
 )
-from app.families.tokenizer_json import from_simple_tokenizer
+from app.families.tokenizer import as_its_files_say, from_simple_tokenizer
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Inputs, Padding, Processor, TorchModel
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 _HUB = "hf-hub:"
 _INTERPOLATION = {"bicubic": 3, "bilinear": 2}
@@ -57,7 +61,7 @@ class OpenCLIP:
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
-        from app.hub.download import TOKENIZER, download
+        from app.families.hub import TOKENIZER, download
 
         folder = target / "openclip"
         folder.mkdir()
@@ -72,9 +76,11 @@ class OpenCLIP:
             description = describe_pretrained(name, pretrained, open_clip.get_model_config(name))
             weights = download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
         text = description["model_cfg"]["text_cfg"]
-        text_name = text.get("hf_model_name") or text.get("hf_tokenizer_name")
-        if text_name:
-            shutil.copytree(download(text_name, downloads, TOKENIZER), folder / "text", ignore=_hidden)
+        tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
+        if tower or tokenizer:
+            shutil.copytree(download(tokenizer or tower, downloads, TOKENIZER), folder / "text", ignore=_not_of_text)
+        if tower and tokenizer and tower != tokenizer:
+            shutil.copy(download(tower, downloads, ("config.json",)) / "config.json", folder / "text")
         shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
         (folder / "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
         config = {
@@ -94,35 +100,35 @@ class OpenCLIP:
 
         folder = models_dir / "openclip"
         description = describe(folder)
-        try:
-            with _as_open_clip_lays_it(folder, description) as place:
-                # It leaves text towers of transformers in training mode.
-                model = open_clip.create_model(f"local-dir:{place}", require_pretrained=True).eval()
-                tokenizer = _tokenizer(place, description["model_cfg"])
-        except Exception as error:
-            raise cannot_load(folder, error) from error
-        text, pad_id = _text_reference(tokenizer), _pad_id(tokenizer)
-        full = Embeds(model, _embed_text)
-        shortened = _shortened(text, pad_id)
-        takes_any_length = next(
-            (each for each in (full, Embeds(model, _embed_text_of_any_length)) if _same(full, text, each, shortened)),
-            None,
-        )
-        preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        return TorchModel(
-            text=text_tower(
-                Normalized(takes_any_length or full),
-                _text_processor(tokenizer, None if takes_any_length else pad_id),
-                shortened if takes_any_length else text,
-                Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
-            ),
-            image=image_tower(
-                Normalized(Embeds(model, _embed_image)),
-                ImageProcessor.from_processor(_processor_config(preprocess)),
-                _image_reference(preprocess),
-            ),
-            meta=read_config(folder),
-        )
+        with loading(folder), _as_open_clip_lays_it(folder, description) as place:
+            model = _model(place, folder)
+            tokenizer = _tokenizer(place, folder, description["model_cfg"])
+            text, pad_id = _text_reference(tokenizer), _pad_id(tokenizer)
+            full = Embeds(model, _embed_text)
+            shortened = _shortened(text, pad_id)
+            takes_any_length = next(
+                (
+                    each
+                    for each in (full, Embeds(model, _embed_text_of_any_length))
+                    if _same(full, text, each, shortened)
+                ),
+                None,
+            )
+            preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+            return TorchModel(
+                text=text_tower(
+                    Normalized(takes_any_length or full),
+                    _text_processor(tokenizer, None if takes_any_length else pad_id),
+                    shortened if takes_any_length else text,
+                    Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
+                ),
+                image=image_tower(
+                    Normalized(Embeds(model, _embed_image)),
+                    ImageProcessor.from_processor(_processor_config(preprocess)),
+                    _image_reference(preprocess),
+                ),
+                meta=read_config(folder),
+            )
 
     def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
         require_libraries(self)
@@ -133,16 +139,14 @@ class OpenCLIP:
 
         folder = models_dir / "openclip"
         description = describe(folder)
-        try:
+        with loading(folder):
             if tower == "text":
                 with _as_open_clip_lays_it(folder, description) as place:
-                    return _text_reference(_tokenizer(place, description["model_cfg"]))
+                    return _text_reference(_tokenizer(place, folder, description["model_cfg"]))
             size = {"size": description["model_cfg"]["vision_cfg"]["image_size"]}
             default = open_clip.transform.PreprocessCfg()
             merged = open_clip.transform.merge_preprocess_dict(default, {**description["preprocess_cfg"], **size})
             return _image_reference(open_clip.transform.PreprocessCfg(**merged))
-        except Exception as error:
-            raise cannot_load(folder, error) from error
 
 
 FAMILY: Family = OpenCLIP()
@@ -177,21 +181,19 @@ def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.T
     return projected
 
 
-def _hidden(_: str, names: list[str]) -> list[str]:
-    return [name for name in names if name.startswith(".")]
+def _not_of_text(_: str, names: list[str]) -> list[str]:
+    from app.families.hub import TOKENIZER
+
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in TOKENIZER)]
 
 
 @contextmanager
 def _as_open_clip_lays_it(folder: Path, description: dict[str, Any]) -> Iterator[Path]:
-    """A temporary folder that open_clip's "local-dir:" takes, with nothing in it to look up."""
+    """A temporary folder that open_clip's "local-dir:" takes, without weights and with nothing in it to look up."""
     description = copy.deepcopy(description)
     text = (folder / "text").resolve()
-    weights = weights_in(folder)  # in a hub cache a link, whose target has no suffix
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        (place / f"open_clip_model{'.pth' if weights.suffix == '.pt' else weights.suffix}").symlink_to(
-            weights.resolve()
-        )
         if text.is_dir():
             if "hf_model_name" in description["model_cfg"]["text_cfg"]:
                 description["model_cfg"]["text_cfg"]["hf_model_name"] = str(text)
@@ -201,21 +203,51 @@ def _as_open_clip_lays_it(folder: Path, description: dict[str, Any]) -> Iterator
         yield place
 
 
-def _tokenizer(place: Path, model_config: dict[str, Any]) -> Any:
+def _model(place: Path, folder: Path) -> Any:
+    """The model that `place` describes, with the weights of `folder`."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    from app.families.weights import prefixes_to_try, report_tensors
+
+    logging.disable(logging.WARNING)  # it warns that the weights, which follow, are random
+    try:
+        model = open_clip.create_model(f"local-dir:{place}", load_weights=False, pretrained_text=False)
+    finally:
+        logging.disable(logging.NOTSET)
+    weights = weights_in(folder)
+    report = open_clip.load_checkpoint(model, str(weights), strict=False)
+    for prefix in prefixes_to_try(model, report.missing_keys, report.unexpected_keys):
+        tensors = open_clip.factory.load_state_dict(str(weights))
+        renamed = place / "renamed.safetensors"
+        save_file({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, renamed)
+        again = open_clip.load_checkpoint(model, str(renamed), strict=False)
+        if not again.missing_keys:
+            _log.warning("the names of all tensors in %s begin with %r, which is left out", weights, prefix)
+            report = again
+            break
+    report_tensors(folder, model, report.missing_keys, report.unexpected_keys)
+    return model.eval()  # open_clip leaves text towers of transformers in training mode
+
+
+def _tokenizer(place: Path, folder: Path, model_config: dict[str, Any]) -> Any:
     import open_clip
 
     text = model_config["text_cfg"]
     name = text.get("hf_tokenizer_name")
-    if name and not (place / "tokenizer_config.json").is_file():  # the old layout: only a hub cache may have it
+    if name and not (folder / "text").is_dir():  # the old layout: only a hub cache may have it
         length = text.get("context_length", 77)
         options = {"tokenizer_mode": text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})}
         return open_clip.tokenizer.HFTokenizer(name, context_length=length, **options)
-    return open_clip.get_tokenizer(f"local-dir:{place}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{place}")
+    if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
+        tokenizer.tokenizer = as_its_files_say(tokenizer.tokenizer, folder / "text")
+    return tokenizer
 
 
 def _pad_id(tokenizer: Any) -> int:
     inner = getattr(tokenizer, "tokenizer", None)
-    return 0 if inner is None else int(inner.pad_token_id)
+    return 0 if inner is None else int(inner.pad_token_id or 0)
 
 
 def _text_reference(tokenizer: Any) -> Processor:

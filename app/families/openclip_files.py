@@ -18,7 +18,7 @@ _WEIGHTS_IN_ORDER = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin
 
 def download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Path]:
     """Description and weights of a repository of open_clip; only the file of weights that open_clip takes."""
-    from app.hub.download import download
+    from app.families.hub import download
 
     for weights in _WEIGHTS_IN_ORDER:
         source = download(name, downloads, ("open_clip_config.json", weights))
@@ -53,7 +53,7 @@ def download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
     """From the hub where it has them, else from where open_clip says, with its checksum."""
     import open_clip
 
-    from app.hub.download import download
+    from app.families.hub import download
 
     repository, _, filename = pretrained.get("hf_hub", "").rpartition("/")
     if repository:

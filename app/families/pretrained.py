@@ -2,15 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from app.errors import ConfigurationError
-from app.families.folders import cannot_load, read_config, without_damaged_files
+from app.families.folders import loading, read_config, without_damaged_files
+from app.families.tokenizer import as_its_files_say, require_tokenizer
 from app.families.torch_towers import stay_offline
+from app.families.weights import lacks_weights, load_with_transformers
 
 # What bakes a model of this type.
 VARIABLES = {
@@ -44,31 +46,29 @@ def load_model(folder: Path, trust_remote_code: bool) -> Any:
     stay_offline()
     from transformers import AutoModel
 
-    try:
-        model = AutoModel.from_pretrained(
-            folder.resolve(), dtype=torch.float32, local_files_only=True, trust_remote_code=trust_remote_code
+    options = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": trust_remote_code}
+    with loading(folder):
+        return load_with_transformers(
+            folder, lambda more: AutoModel.from_pretrained(folder.resolve(), **options, **more).eval()
         )
-    except Exception as error:
-        raise cannot_load(folder, error) from error
-    return model.eval()
 
 
-def load_processor(folder: Path, trust_remote_code: bool) -> Any:
+def load_processor(folder: Path, trust_remote_code: bool, lower_case: bool = False) -> Any:
     """The processor in a folder, which prepares pictures with Pillow and pads on the right.
 
     With torchvision installed transformers would prepare pictures otherwise: vectors must not depend
-    on what is installed. Raises ConfigurationError.
+    on what is installed. With `lower_case` the tokenizer gets no other texts. Raises ConfigurationError.
     """
     stay_offline()
     from transformers import AutoProcessor
 
-    try:
+    require_tokenizer(folder)
+    with loading(folder):
         processor = AutoProcessor.from_pretrained(
             folder.resolve(), backend="pil", local_files_only=True, trust_remote_code=trust_remote_code
         )
+        processor.tokenizer = as_its_files_say(processor.tokenizer, folder, lower_case)
         processor.tokenizer.padding_side = processor.tokenizer.truncation_side = "right"
-    except Exception as error:
-        raise cannot_load(folder, error) from error
     return processor
 
 
@@ -77,7 +77,7 @@ def download_model(name: str, downloads: Path, trust_remote_code: bool, model_ty
 
     A model with code of its own may be of any type. Raises ConfigurationError that names the setting to use.
     """
-    from app.hub.download import download
+    from app.families.hub import download
 
     source = download(name, downloads)
     check_remote_code(name, source, trust_remote_code)
@@ -99,9 +99,17 @@ def require_model_type(name: str, source: Path, model_types: Sequence[str]) -> N
     )
 
 
-def save_model(source: Path, trust_remote_code: bool, model_folder: Path, processor_folder: Path) -> None:
+def save_model(
+    source: Path,
+    trust_remote_code: bool,
+    model_folder: Path,
+    processor_folder: Path,
+    make_towers: Callable[[Any, Any, dict[str, Any]], object],
+    lower_case: bool = False,
+) -> None:
     """Load what was downloaded to `source`, and save model and processor where the server reads them.
 
+    `make_towers` takes model, processor and config.json, and raises if weights are lacking: what is saved lacks none.
     Raises ConfigurationError if that is no model for texts and pictures.
     """
     with without_damaged_files(source):
@@ -113,7 +121,10 @@ def save_model(source: Path, trust_remote_code: bool, model_folder: Path, proces
             raise ConfigurationError(
                 f"the model in {source} is no CLIP: it does not embed both texts and pictures; choose another"
             )
-        processor = load_processor(processor_folder if processor_folder.is_dir() else source, trust_remote_code)
+        folder = processor_folder if processor_folder.is_dir() else source
+        processor = load_processor(folder, trust_remote_code, lower_case)
+        if lacks_weights(model):
+            make_towers(model, processor, read_config(source))
         if not model_folder.is_dir():
             model.save_pretrained(model_folder)
             processor.save_pretrained(processor_folder)
@@ -139,7 +150,7 @@ def copy_with_code(source: Path, target: Path, downloads: Path) -> None:
 
     The code is pinned by being kept with the model: references to it become local ones.
     """
-    from app.hub.download import download
+    from app.families.hub import download
 
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
     for path, config in _code_references(target):

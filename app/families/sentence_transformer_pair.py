@@ -1,12 +1,13 @@
 """The sentence-transformers family: MODELS_DIR/clip for pictures, MODELS_DIR/text for texts."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import ConfigurationError, first_line
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import HOW_TO_GET_A_MODEL, cannot_load, digest, read_config, without_damaged_files
+from app.families.folders import digest, loading, read_config, without_damaged_files
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, Processor, TorchModel, TorchTower
@@ -40,8 +41,9 @@ class SentenceTransformerPair:
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
+        from app.families.hub import download
         from app.families.pretrained import VARIABLES, check_remote_code, copy_with_code, has_code
-        from app.hub.download import download
+        from app.families.weights import lacks_weights
 
         for folder, variable in (("clip", "CLIP_MODEL_NAME"), ("text", "TEXT_MODEL_NAME")):
             source = download(_full_name(names[variable]), downloads)
@@ -50,12 +52,21 @@ class SentenceTransformerPair:
                 raise ConfigurationError(
                     f"{variable}={names[variable]}: that is a {kind} model; set {VARIABLES[kind]} instead"
                 )
+            if kind == "vision-text-dual-encoder":
+                raise ConfigurationError(
+                    f"{variable}={names[variable]}: that is a {kind}, two towers of any kind, which no family here "
+                    "takes; choose a CLIP, a SigLIP or a model of sentence-transformers"
+                )
             check_remote_code(names[variable], source, trust_remote_code)
             with without_damaged_files(source):
                 if trust_remote_code and has_code(source):
                     copy_with_code(source, target / folder, downloads)
-                else:
-                    load_folder(source, trust_remote_code).save(str(target / folder), create_model_card=False)
+                    continue
+                model = load_folder(source, trust_remote_code)
+                if lacks_weights(model):  # what is saved lacks none
+                    _towers[folder](model)
+                model.save(str(target / folder), create_model_card=False)
+                _keep_limit(source, target / folder)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
@@ -64,8 +75,8 @@ class SentenceTransformerPair:
         same = digest(clip) == digest(text)
         text_model = image_model if same else load_folder(text, trust_remote_code)
         return TorchModel(
-            text=_checked(_text_tower, text_model, text, "texts"),
-            image=_checked(_image_tower, image_model, clip, "pictures"),
+            text=_checked("text", text_model, text),
+            image=_checked("clip", image_model, clip),
             meta={"clip_model": read_config(clip), "text_model": read_config(text)},
         )
 
@@ -84,22 +95,68 @@ def load_folder(folder: Path, trust_remote_code: bool) -> Any:
     import torch
 
     from app.families.torch_towers import stay_offline
+    from app.families.weights import load_with_transformers
 
     stay_offline()
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
-    try:
-        model = SentenceTransformer(
+    def load(options: dict[str, Any]) -> Any:
+        return SentenceTransformer(
             str(folder.resolve()),
             device="cpu",
             trust_remote_code=trust_remote_code,
             local_files_only=True,
-            model_kwargs={"dtype": torch.float32},
+            model_kwargs={"dtype": torch.float32, **options},
             processor_kwargs={"backend": "pil"},
-        )
-    except Exception as error:
-        raise cannot_load(folder, error) from error
-    return model.eval()
+        ).eval()
+
+    with loading(folder):
+        model = load_with_transformers(folder, load)
+        if isinstance(model[0], Transformer) and model[0].tokenizer is not None:
+            _mend_tokenizer(model[0], _first_module(folder))
+    return model
+
+
+def _mend_tokenizer(module: Any, folder: Path) -> None:
+    """What the module of `folder` reads of a text: tokens as its files say, as many as a CLIP has positions for.
+
+    An own limit of sentence-transformers is kept.
+    """
+    from app.families.tokenizer import as_its_files_say, put_lower_case_first
+
+    tokenizer = as_its_files_say(module.tokenizer, folder, module.do_lower_case)
+    if tokenizer is not module.tokenizer:
+        tokenizer.model_max_length = module.max_seq_length
+        if module.do_lower_case:
+            put_lower_case_first(tokenizer)
+        if module.processor is module.tokenizer:
+            module.processor = tokenizer
+        else:
+            module.processor.tokenizer = tokenizer
+    if hasattr(module.config, "text_config") and "max_seq_length" not in _module_config(folder):
+        module.max_seq_length = module.config.text_config.max_position_embeddings
+
+
+def _first_module(folder: Path) -> Path:
+    modules = folder / "modules.json"
+    return folder / json.loads(modules.read_text(encoding="utf-8"))[0]["path"] if modules.is_file() else folder
+
+
+def _module_config(folder: Path) -> dict[str, Any]:
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    config: dict[str, Any] = Transformer.load_config(str(folder))
+    return config
+
+
+def _keep_limit(source: Path, target: Path) -> None:
+    """sentence-transformers saves an own limit as if it were the tokenizer's."""
+    limit = _module_config(_first_module(source)).get("max_seq_length")
+    path = _first_module(target) / "sentence_bert_config.json"
+    if limit is not None and path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "max_seq_length": limit}, indent=2), encoding="utf-8")
 
 
 def usable_positions(model: "torch.nn.Module") -> int | None:
@@ -185,10 +242,16 @@ def _text_tower(model: Any) -> TorchTower:
     )
 
 
-def _checked(make: Callable[[Any], TorchTower], model: Any, folder: Path, kind: str) -> TorchTower:
+_towers = {"clip": _image_tower, "text": _text_tower}
+
+
+def _checked(name: str, model: Any, folder: Path) -> TorchTower:
     try:
-        return make(model)
+        return _towers[name](model)
+    except ConfigurationError:
+        raise
     except Exception as error:
+        kind = {"clip": "pictures", "text": "texts"}[name]
         raise ConfigurationError(
-            f"the model in {folder} does not take {kind} ({first_line(error)}); {HOW_TO_GET_A_MODEL}"
+            f"the model in {folder} does not take {kind} ({first_line(error)}); choose one that does"
         ) from error

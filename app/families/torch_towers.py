@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from app.families.weights import lacks_weights, require_trained
 from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
 from app.processors.text import TextProcessor
@@ -90,14 +91,14 @@ def image_tower(
     padding: Padding | None = None,
 ) -> TorchTower:
     """An image tower with our `preparation`, if it gives the pixel values of the `reference`, else with that."""
-    sample, padding = Image.new("RGB", (32, 32)), padding or Padding()
+    sample = Image.new("RGB", (32, 32))
     if isinstance(preparation, PatchProcessor):
         if _same_pictures(preparation, reference):
-            return TorchTower(module, preparation, sample, padding)
+            return _tower(module, preparation, sample, padding)
     elif preparation is not None and _same_pictures(_as_floats(preparation), reference):
-        return TorchTower(FromPixels(module, preparation), preparation, sample, padding)
+        return _tower(FromPixels(module, preparation), preparation, sample, padding)
     _log.info("pictures are prepared by the reference library, for it does more than resize and crop")
-    return TorchTower(module, reference, sample, padding)
+    return _tower(module, reference, sample, padding)
 
 
 def text_tower(
@@ -109,9 +110,16 @@ def text_tower(
 ) -> TorchTower:
     """A text tower with our `preparation`, if it gives the tokens of the `reference`, else with that."""
     if preparation is not None and all(_same_arrays(preparation(text), reference(text)) for text in samples):
-        return TorchTower(module, preparation, _SAMPLE_TEXT, padding or Padding())
+        return _tower(module, preparation, _SAMPLE_TEXT, padding)
     _log.info("texts are tokenized by the reference library, for it does more than its tokenizer.json")
-    return TorchTower(module, reference, _SAMPLE_TEXT, padding or Padding())
+    return _tower(module, reference, _SAMPLE_TEXT, padding)
+
+
+def _tower(module: torch.nn.Module, processor: Processor, sample: Any, padding: Padding | None) -> TorchTower:
+    """Raises ConfigurationError if it would compute with weights that its files lack."""
+    if lacks_weights(module):
+        require_trained(module, {name: torch.tensor(each)[None] for name, each in processor(sample).items()})
+    return TorchTower(module, processor, sample, padding or Padding())
 
 
 def locked(tokenize: Callable[[str], Mapping[str, Any]]) -> Processor:

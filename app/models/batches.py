@@ -50,7 +50,7 @@ def open_tower(
     machine, if there is a compiled form whose `folder` can keep what was seen, else in each.
     """
     if settings.legacy_texts and kind == "text":
-        processor, padding = _unpadded(processor, padding)
+        processor, padding = _legacy(processor, padding)
     inputs = processor(_SAMPLES[kind])
     batch = collate([inputs], padding)
     if settings.enable_cuda:
@@ -74,12 +74,12 @@ def open_tower(
     return Tower(processor, session, BatchLimits(items, tokens, padding.same_length), padding), width
 
 
-def _unpadded(processor: Processor, padding: Padding) -> tuple[Processor, Padding]:
+def _legacy(processor: Processor, padding: Padding) -> tuple[Processor, Padding]:
     """Each text as long as it is: a model that takes no mask reads padding as a part of the text."""
-    if not isinstance(processor, TextProcessor) or not processor.pads:
-        _log.warning("LEGACY_TEXTS changes nothing for this model; only SigLIP's texts are padded")
+    if not isinstance(processor, TextProcessor) or not processor.has_legacy:
+        _log.warning("LEGACY_TEXTS changes nothing for this model; only SigLIP's texts are padded and in lower case")
         return processor, padding
-    return processor.unpadded(), replace(padding, same_length=True)
+    return processor.legacy(), replace(padding, same_length=True)
 
 
 def measure_batches(

@@ -33,7 +33,7 @@ from app.settings import Settings
 _log = logging.getLogger(__name__)
 
 # Raise it when what is written here changes.
-FORMAT = 8
+FORMAT = 9
 
 # Of files above this size only a part is read: so many places, with so many bytes each.
 _READ_WHOLE = 2**20

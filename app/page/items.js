@@ -2,7 +2,7 @@
 
 import { count, create } from "./dom.js";
 import { length } from "./math.js";
-import { base64, kindOf, thumbnail } from "./pictures.js";
+import { base64, isAside, kindOf, thumbnail } from "./pictures.js";
 import { RequestError } from "./server.js";
 import { Turns } from "./turns.js";
 
@@ -146,7 +146,13 @@ export function showFault(element, item, again) {
 
 /** Takes as many as there is room for; says what was left out. */
 export function fitting(files, room, limit) {
-  const taken = files.slice(0, Math.max(room, 0));
-  const left = files.length - taken.length;
-  return { taken, note: left ? `${count(left, "picture")} left out: ${limit} at most` : "" };
+  const pictures = files.filter((file) => !isAside(file));
+  const taken = pictures.slice(0, Math.max(room, 0));
+  const left = pictures.length - taken.length;
+  const aside = files.length - pictures.length;
+  const notes = [
+    left ? `${count(left, "picture")} left out: ${limit} at most` : "",
+    aside ? `${count(aside, "file")} left out: a name that begins with “._” is of no picture` : "",
+  ];
+  return { taken, note: notes.filter(Boolean).join("; ") };
 }

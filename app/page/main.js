@@ -4,7 +4,7 @@ import { Compare } from "./compare.js";
 import { byId, setText, toast } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { describe } from "./model.js";
-import { filesOf } from "./pictures.js";
+import { addressOf, fileIn, filesOf } from "./pictures.js";
 import { Server } from "./server.js";
 import { askToken } from "./token.js";
 
@@ -94,11 +94,21 @@ for (const name of TABS) {
 addEventListener("hashchange", () => TABS.includes(location.hash.slice(1)) && show(location.hash.slice(1)));
 if (TABS.includes(location.hash.slice(1))) show(location.hash.slice(1));
 
-const holdsFiles = (transfer) => transfer && [...transfer.types].includes("Files");
+// A picture of another page comes as a file, or as its address alone: that depends on the browser.
+let ofThisPage = false;
+addEventListener("dragstart", () => (ofThisPage = true));
+addEventListener("dragend", () => (ofThisPage = false));
+const concerns = ({ dataTransfer, target }) =>
+  dataTransfer?.types.includes("Files") ||
+  (dataTransfer?.types.includes("text/uri-list") && !ofThisPage && !target.closest?.("input"));
+
 async function take(transfer) {
+  const address = addressOf(transfer); // asked for now: after the first pause the browser has forgotten it
   try {
     const files = await filesOf(transfer, MOST_OF_A_DROP);
+    if (!files.length && fileIn(address)) files.push(fileIn(address));
     if (files.length) views[current()].add(files);
+    else if (address) toast("Only an address came, and this page opens none: save the picture, then drop the file");
     else toast("No pictures there");
   } catch {
     toast("The browser could not read what was dropped");
@@ -107,21 +117,21 @@ async function take(transfer) {
 
 let inside = 0;
 addEventListener("dragenter", (event) => {
-  if (!holdsFiles(event.dataTransfer)) return;
+  if (!concerns(event)) return;
   event.preventDefault();
   inside += 1;
   byId("drop").hidden = false;
 });
-addEventListener("dragover", (event) => holdsFiles(event.dataTransfer) && event.preventDefault());
+addEventListener("dragover", (event) => concerns(event) && event.preventDefault());
 addEventListener("dragleave", (event) => {
-  if (!holdsFiles(event.dataTransfer)) return;
+  if (!concerns(event)) return;
   inside = Math.max(0, inside - 1);
   if (!inside) byId("drop").hidden = true;
 });
 addEventListener("drop", (event) => {
   inside = 0;
   byId("drop").hidden = true;
-  if (!holdsFiles(event.dataTransfer)) return;
+  if (!concerns(event)) return;
   event.preventDefault();
   take(event.dataTransfer);
 });

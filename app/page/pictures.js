@@ -4,7 +4,10 @@ const THUMBNAIL_SIDE = 256;
 // Some systems give no type to files that they do not know.
 const NAMES = /\.(jpe?g|png|gif|webp|bmp|heic|heif|avif|tiff?|jp2|j2k|ico|ppm|pgm|tga)$/i;
 
-const looksLikePicture = (file) => file.type.startsWith("image/") || NAMES.test(file.name);
+/** Whether macOS made this file beside another, on a disk of another system: it has that one's name, and no picture. */
+export const isAside = (file) => file.name.startsWith("._");
+
+const looksLikePicture = (file) => !isAside(file) && (file.type.startsWith("image/") || NAMES.test(file.name));
 
 /**
  * The files of a drop or a paste. Folders are walked; of them only pictures are taken, while a file that was
@@ -36,6 +39,28 @@ export async function filesOf(transfer, most) {
   };
   for (const entry of entries) if (entry) await walk(entry, false);
   return found;
+}
+
+/**
+ * The address of a picture that was dragged out of another page, for browsers that give no file with it; "" if none.
+ * @param {DataTransfer} transfer
+ */
+export function addressOf(transfer) {
+  // Of a picture in a link the list has the link's address.
+  const image = /<img\b[^>]*?\ssrc=["'](data:image\/[^"']+)["']/i.exec(transfer.getData("text/html"));
+  return image ? image[1] : transfer.getData("text/uri-list").split(/[\r\n]+/)[0];
+}
+
+/** The file that a data URI holds; null for every other address, which this page may not open. */
+export function fileIn(address) {
+  const uri = /^data:image\/([a-z0-9.+-]+)[^,]*;base64,/i.exec(address);
+  if (!uri) return null;
+  try {
+    const bytes = Uint8Array.from(atob(decodeURIComponent(address.slice(uri[0].length))), (c) => c.charCodeAt(0));
+    return new File([bytes], `dragged picture.${uri[1].toLowerCase()}`, { type: `image/${uri[1]}` });
+  } catch {
+    return null;
+  }
 }
 
 /** Base64 of a file, as JSON wants it. */

@@ -25,7 +25,13 @@ from app.errors import (
 )
 from app.processors.formats import format_of, is_cut_off, looks_like
 from app.processors.headers import Common
-from app.processors.layouts import alpha_is_unused, describe_tiff, mend_transparency, misread_layout, white_is_zero
+from app.processors.layouts import (
+    alpha_is_unused,
+    describe_tiff,
+    mend_transparency,
+    unsupported_layout,
+    white_is_zero,
+)
 
 # What a library remarks on a stranger's picture is no business of the log; sizes are checked here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -81,9 +87,7 @@ def named_errors(data: bytes) -> Iterator[None]:
         raise _not_identified(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.sub(r".*\((\d+) pixels\).*", r"\1", str(error), flags=re.DOTALL)
-        raise PictureTooLarge(
-            f"has, or holds a picture that has, {pixels} pixels, more than are allowed by MAX_PIXELS"
-        ) from error
+        raise PictureTooLarge(f"has, or holds a picture that has, {pixels} pixels, more than are allowed") from error
     except Exception as error:
         # Pillow's decoders raise nearly any exception on broken data.
         name = f"broken {format_of(data) or 'or unusual'} picture"
@@ -195,7 +199,7 @@ def decode_rare(data: bytes, image: Image.Image, max_pixels: int, legacy: bool) 
 
 def _check_layout(image: Image.Image, data: bytes) -> None:
     """Before the pixels are read: raises UnsupportedPicture if Pillow would read them wrong."""
-    if layout := misread_layout(image, data):
+    if layout := unsupported_layout(image, data):
         raise UnsupportedPicture(f"is a {format_of(data)} with {layout}, which is not supported; {_SAVE_AS}")
     mend_transparency(image, data)
 

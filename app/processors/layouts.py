@@ -17,6 +17,8 @@ from PIL.TiffImagePlugin import (
     ImageFileDirectory_v2,
 )
 
+# Icons have 256 x 256 pixels at most; what is much larger is no icon.
+_ICON_PIXELS = 2**22
 _INK_SET = 332
 _WHITE_IS_ZERO, _INKS, _YCBCR = 0, 5, 6
 _UNSIGNED, _SIGNED = 1, 2
@@ -24,8 +26,11 @@ _UNSIGNED, _SIGNED = 1, 2
 _JP2_SPACES = (12, 16, 17, 18)
 
 
-def misread_layout(image: Image.Image, data: bytes) -> str:
-    """What of the layout of `data`, opened as `image`, Pillow reads wrong, in words; empty if nothing."""
+def unsupported_layout(image: Image.Image, data: bytes) -> str:
+    """What of the layout of `data`, opened as `image`, is not read right, in words; empty if nothing."""
+    width, height = image.size
+    if image.format == "ICO" and width * height > _ICON_PIXELS:
+        return f"a picture of {width} x {height} pixels"
     if image.format == "TIFF":
         return _misread_tiff(image)
     if image.format == "JPEG2000":

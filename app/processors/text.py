@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
-from app.processors.cut import LONGEST_RUN, TextCutter
-from app.processors.utf8 import Utf8
+from app.processors.cut import LONGER, LONGEST_RUN, TextCutter, past_marks
 from app.towers import CutInputs, Inputs, Processor
 
 # One text at a time needs no pool of threads, one for each core of the host.
@@ -24,12 +23,12 @@ _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 # ftfy reads line by line, and looks at one or two blanks beside a broken character.
 _FEW = 8
 _BLANKS = re.compile(rf"[ \t\n\r\f\v]{{{_FEW},}}")
-# A text that leaves no tokens up to here is cut.
-_MOST_CLEANED = 8 * 2**20
-_PIECE = 65_536
+_LEADING_BLANKS = re.compile(rb"\s*")
+# Bytes of a text that are read at most, beside blanks before it, and by a tokenizer of another library, which reads
+# all that it is given.
+MAX_BYTES = 8 * 2**20
+MAX_FOREIGN_BYTES = 2**20
 _QUICK_BYTES = 512
-# Bytes for a tokenizer of another library, which reads all that it is given.
-_MOST_DECODED = 2**20
 
 
 def clean_text(text: str, name: str) -> str:
@@ -44,12 +43,19 @@ def clean_text(text: str, name: str) -> str:
     return text if name == "open_clip.whitespace" else text.lower()
 
 
+def normalizers_of(tokenizer: Tokenizer) -> list[Any]:
+    """What a tokenizer does to a text, in order, before it looks for words."""
+    steps: Any = tokenizer.normalizer
+    is_many = isinstance(steps, normalizers.Sequence)
+    return list(steps) if is_many else [steps] if steps is not None else []
+
+
 class TextProcessor:
     """Tokenize with the `tokenizers` library, cut at `max_length` tokens with the end token kept.
 
     `names` are the arrays that the model takes. With `pad_id` each text is padded on the right to
-    `max_length`. `clean` names what comes first (see clean_text). Safe to call from several threads:
-    nothing is changed after construction.
+    `max_length`. `clean` names what comes first (see clean_text). With `has_legacy` LEGACY_TEXTS has a say (see
+    legacy). Safe to call from several threads: nothing is changed after construction.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class TextProcessor:
         prompt: str = "",
         pad_id: int | None = None,
         clean: str = "",
+        has_legacy: bool = False,
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._max_length = max_length
@@ -67,6 +74,7 @@ class TextProcessor:
         self._prompt = prompt
         self._pad_id = pad_id
         self._clean = clean
+        self.has_legacy = has_legacy
         self._cut = TextCutter(self._tokenizer, tokenizer_json, max_length)
         self._tokenizer.enable_truncation(max_length)
         if pad_id is None:
@@ -76,13 +84,11 @@ class TextProcessor:
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = "", pad_to_length: bool = False
+        cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = ""
     ) -> "TextProcessor | None":
         """From a tokenizer of transformers; None if that is not made with the `tokenizers` library."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            return None
-        return cls(backend.to_str(), max_length, names, prompt, tokenizer.pad_token_id if pad_to_length else None)
+        return cls(backend.to_str(), max_length, names, prompt) if isinstance(backend, Tokenizer) else None
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
@@ -93,22 +99,20 @@ class TextProcessor:
             "prompt": self._prompt,
             "pad_id": self._pad_id,
             "clean": self._clean,
+            "has_legacy": self.has_legacy,
         }
 
     @classmethod
     def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
         return cls((folder / "tokenizer.json").read_text(encoding="utf-8"), **description)
 
-    @property
-    def pads(self) -> bool:
-        """Whether every text is padded to `max_length`."""
-        return self._pad_id is not None
-
-    def unpadded(self) -> "TextProcessor":
-        """The same without padding to `max_length`."""
-        return TextProcessor(
-            self._tokenizer.to_str(), self._max_length, self._names, self._prompt, pad_id=None, clean=self._clean
-        )
+    def legacy(self) -> "TextProcessor":
+        """As the old container tokenized: without padding, and without the Lowercase that comes first."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        steps = normalizers_of(tokenizer)
+        if steps and isinstance(steps[0], normalizers.Lowercase):
+            tokenizer.normalizer = normalizers.Sequence(steps[1:])
+        return TextProcessor(tokenizer.to_str(), self._max_length, self._names, self._prompt, clean=self._clean)
 
     def __call__(self, text: str | bytes) -> Inputs:
         """Text, bytes of it as UTF-8, to int64 arrays of shape (tokens,), those that the model takes.
@@ -143,51 +147,35 @@ class TextProcessor:
     def _beginning(self, text: str | bytes) -> str:
         """As much of a text as gives the tokens that the model takes, cleaned."""
         data = text.encode() if isinstance(text, str) else text
-        source = Utf8(self._prompt.encode() + data if self._prompt else data)
-        return self._cut(self._cleaned(source))
+        if len(data) > MAX_BYTES and (blanks := _LEADING_BLANKS.match(data)):
+            start = max(0, blanks.end() - LONGEST_RUN)
+            data = data[start : start + MAX_BYTES]
+        text = self._prompt + data.decode(errors="ignore")
+        length = short = self._cut.short
+        if self._clean and len(text) > short:
+            text = _BLANKS.sub(_few_blanks, text)
+        while length < len(text):
+            head = past_marks(text, length)
+            if self._clean:
+                head = clean_text(_up_to_line_end(text, len(head)), self._clean)
+            beginning = self._cut.beginning(head, is_within_a_word=length <= LONGER * short)
+            if beginning is not None:
+                return beginning
+            length *= LONGER
+        return clean_text(text, self._clean)
 
-    def _cleaned(self, text: Utf8) -> Utf8:
-        """Of a long text only as much as gives enough tokens, for cleaning takes longer than tokenizing."""
-        if not self._clean:
-            return text
-        size = self._cut.short
-        while True:
-            # What is cut through, such as an HTML entity, is behind the tokens that count.
-            beginning, whole = _beginning_of_lines(text, size)
-            cleaned = Utf8(clean_text(beginning, self._clean).encode())
-            if whole or size >= _MOST_CLEANED:
-                return cleaned
-            if self._cut.beginning(cleaned, patterns=size > 2 * LONGEST_RUN) is not None:
-                return cleaned
-            size *= 4
 
+def _up_to_line_end(text: str, length: int) -> str:
+    """So many characters, or, if their last line holds characters of a wrong encoding, all of that line.
 
-def _beginning_of_lines(text: Utf8, length: int) -> tuple[str, bool]:
-    """So many characters, long rows of blanks shortened, and whether that is all.
-
-    Up to the end of the line if that holds characters of a wrong encoding, which are mended in all of it or nowhere.
+    These are mended in all of a line or nowhere.
     """
     from ftfy.badness import is_bad
 
-    beginning, whole = _without_blanks(text, length + LONGEST_RUN)
-    line = beginning.rfind("\n", 0, length) + 1
-    if is_bad(beginning[line:length]):
-        end = beginning.find("\n", length) + 1
-        length = end or (len(beginning) if whole else length)
-    return beginning[:length], whole and len(beginning) <= length
-
-
-def _without_blanks(text: Utf8, length: int) -> tuple[str, bool]:
-    """At least so many characters, long rows of blanks shortened, and whether that is all."""
-    parts, last, size = [], "", 0
-    for stretch, after in text.stretches(_PIECE, 1):
-        some = _BLANKS.sub(_few_blanks, last + stretch)
-        some, last = some[:-_FEW], some[-_FEW:]
-        parts.append(some)
-        size += len(some)
-        if size >= length and after:
-            return "".join(parts), False
-    return "".join([*parts, last]), True
+    if not is_bad(text[text.rfind("\n", 0, length) + 1 : length]):
+        return text[:length]
+    end = text.find("\n", length, length + LONGEST_RUN) + 1
+    return text[: end or length + LONGEST_RUN]
 
 
 def _few_blanks(blanks: re.Match[str]) -> str:
@@ -208,7 +196,7 @@ class TextPreparer:
         """int64 arrays of shape (tokens,)."""
         if isinstance(self._processor, TextProcessor):
             return self._processor(content)
-        return self._processor(content[:_MOST_DECODED].decode(errors="ignore"))
+        return self._processor(content[:MAX_FOREIGN_BYTES].decode(errors="ignore"))
 
     def many(self, contents: list[bytes]) -> list[Inputs]:
         """The same for several texts."""

@@ -37,6 +37,8 @@ IDLE_SECONDS = 60.0
 # What decoding a picture takes beside its pixels; OpenJPEG keeps four bytes for each sample.
 _OWN_BYTES = 160 * 2**20
 _BYTES_A_PIXEL = 32
+# What a picture inside a picture may have, though the outer one says that it has fewer: _OWN_BYTES suffice.
+_INNER_PIXELS = 2**22
 _PR_SET_PDEATHSIG = 1
 
 
@@ -87,7 +89,8 @@ def _work(data: bytes, max_pixels: int, legacy: bool, answers: BinaryIO) -> None
         _answer(answers, size=image.size, decoded_bytes=_OWN_BYTES // 4 + _BYTES_A_PIXEL // 2 * pixels)
         if _read(1) != DECODE:
             return
-        picture = decode_rare(data, image, max_pixels, legacy)
+        Image.MAX_IMAGE_PIXELS = min(max_pixels, max(pixels, _INNER_PIXELS))
+        picture = decode_rare(data, image, Image.MAX_IMAGE_PIXELS, legacy)
         _answer(answers, size=picture.size, mode=picture.mode)
         answers.write(picture.tobytes())
         answers.flush()

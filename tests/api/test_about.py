@@ -27,7 +27,7 @@ def test_model_family_engine_precision_and_version_are_told(
 
 def test_a_compiled_model_alone_tells_as_much(serve: Callable[..., str], tmp_path: Path) -> None:
     shutil.copytree(ROOT / "demo" / "models" / "compiled", tmp_path / "compiled")
-    url = serve(tmp_path, LOG_FORMAT="json")
+    url = serve(tmp_path, measured=True, LOG_FORMAT="json")
     told = httpx.get(f"{url}/about").json()
     assert (told["model"], told["family"], told["precision"]) == (
         "coloured-shapes",

@@ -13,7 +13,7 @@ from tests.support.server import process_of
 
 @pytest.fixture(scope="module")
 def url(serve: Callable[..., str]) -> str:
-    return serve(Path("demo/models"), VECTOR_CACHE_BYTES="50000")
+    return serve(Path("demo/models"), measured=True, VECTOR_CACHE_BYTES="50000")
 
 
 def test_broken_requests_of_every_kind_get_an_answer(url: str) -> None:

@@ -14,7 +14,7 @@ LATE_MS = 3000
 
 @pytest.fixture(scope="module")
 def server(serve: Callable[..., str]) -> tuple[int, int]:
-    url = serve(Path("demo/models"), THREADS="2")
+    url = serve(Path("demo/models"), measured=True, THREADS="2")
     return int(url.rpartition(":")[2]), process_of(url).pid
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.wire import talk
 
+PATHS = ("/vectorize", "/meta", "/metrics", "/health", "/.well-known/live", "/.well-known/ready")
+
 
 @pytest.fixture(scope="module")
 def url(serve: Callable[..., str]) -> str:
@@ -30,7 +32,7 @@ def test_schemathesis_finds_nothing(url: str, tmp_path: Path) -> None:
 
 def test_each_status_and_type_that_is_answered_is_described(url: str) -> None:
     document = httpx.get(f"{url}/openapi.json").json()
-    assert document["paths"].keys() == {"/vectorize", "/meta", "/metrics", "/.well-known/live", "/.well-known/ready"}
+    assert document["paths"].keys() == set(PATHS)
     described = document["paths"]["/vectorize"]["post"]["responses"]
     assert described.keys() == {"200", "400", "401", "408", "413", "414", "415", "422", "431", "500", "503"}
     for path, operations in document["paths"].items():

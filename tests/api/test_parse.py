@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import app.api.reader as reader
 from app.api.parse import parse_request
 from app.errors import InvalidRequest, TooLarge
+from tests.support.search import times
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -68,13 +69,13 @@ def check(body: bytes) -> None:
 
 
 @given(BODIES, st.booleans(), st.sampled_from([None, 1]))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=times(200))
 def test_json_of_any_kind_is_read(body: dict[str, object], ascii_only: bool, indent: int | None) -> None:
     check(json.dumps(body, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "replace"))
 
 
 @given(BODIES, st.booleans(), st.randoms())
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=times(400))
 def test_what_is_no_json_is_refused(body: dict[str, object], ascii_only: bool, rng: random.Random) -> None:
     data = bytearray(json.dumps(body, ensure_ascii=ascii_only).encode("utf-8", "replace"))
     for _ in range(rng.randint(1, 3)):

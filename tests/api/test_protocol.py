@@ -133,7 +133,7 @@ def test_other_encodings_are_named(url: str, encoding: str) -> None:
     assert status == 415 and encoding in answer["error"] and "gzip" in headers["accept-encoding"]
 
 
-@pytest.mark.parametrize("body", [b"", b"no gzip", gzip.compress(b'{"texts": ["1"]}' * 9)[:-9], b"\x1f\x8b"])
+@pytest.mark.parametrize("body", [b"", b"no gzip", gzip.compress(b'{"texts": ["1"]}' * 9, mtime=0)[:-9], b"\x1f\x8b"])
 def test_a_broken_encoding_is_said_to_be_broken(url: str, body: bytes) -> None:
     status, _, answer = talk(url, post(body, b"Content-Encoding: gzip"))
     assert status == 422 and "gzip" in answer["error"]

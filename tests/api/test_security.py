@@ -15,7 +15,14 @@ from tests.support.wire import connect, post, talk
 
 RunApp = Callable[..., RunningApp]
 TOKEN = "s3cret ä"
-OPEN = [("GET", "/.well-known/live"), ("GET", "/.well-known/ready"), ("HEAD", "/.well-known/ready"), ("GET", "/")]
+OPEN = [
+    ("GET", "/.well-known/live"),
+    ("GET", "/.well-known/ready"),
+    ("HEAD", "/.well-known/ready"),
+    ("GET", "/health"),
+    ("HEAD", "/health"),
+    ("GET", "/"),
+]
 CLOSED = [
     ("POST", "/vectorize"),
     ("POST", "//vectorize/"),

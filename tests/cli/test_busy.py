@@ -3,12 +3,12 @@
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.server import ROOT
+from tests.support.warm_python import warm_python
 
 PROGRAM = """
 from app.cli.bake import busy
@@ -24,7 +24,7 @@ with busy("for a moment"):
 def shown(*arguments: str | Path, terminal: bool, **env: str) -> str:
     """What a program writes to stderr."""
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", **env}
-    command = [sys.executable, *map(str, arguments)]
+    command = [warm_python(), *map(str, arguments)]
     if not terminal:
         return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stderr
     ours, its = pty.openpty()

@@ -17,12 +17,13 @@ from PIL import Image
 from app.settings import Settings
 from tests.support.server import ROOT, free_port, wait_for_ready
 from tests.support.vectors import png
+from tests.support.warm_python import warm_python
 
 DEMO = ROOT / "demo/models"
 
 
 def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app", *map(str, arguments)]
+    command = [warm_python() if "compile" in arguments else sys.executable, "-m", "app", *map(str, arguments)]
     environment = {**os.environ, "MODELS_DIR": str(DEMO), "COLUMNS": "200", **env}
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
 

@@ -46,7 +46,7 @@ def without_torch(serve: Callable[..., str], tmp_path_factory: pytest.TempPathFa
         "    sys.modules[name] = None\n"
     )
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    return serve(DEMO, PYTHONPATH=path, CACHE_DIR=str(folder))
+    return serve(DEMO, measured=True, PYTHONPATH=path, CACHE_DIR=str(folder))
 
 
 def test_the_demo_is_served_without_torch(without_torch: str) -> None:

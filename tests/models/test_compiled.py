@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
 from app.engines.openvino import library
 from tests.support.compiled import assert_like_reference, compile_now, compiled, without
-from tests.support.server import free_port, start_server
+from tests.support.server import free_port, start_server, wait_for_ready
 from tests.support.tiny import clip_pair, text_pipeline
 from tests.support.vectors import ask, pictures
 
@@ -33,8 +32,16 @@ def models(tiny_models: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_baked_model_is_served_without_torch(serve: Serve, models: Path, tmp_path: Path) -> None:
-    compile_now(models, models / "compiled")
+@pytest.fixture(scope="module")
+def form(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of their compiled form, made once."""
+    place = tmp_path_factory.mktemp("form") / "compiled"
+    compile_now(tiny_models, place)
+    return place
+
+
+def test_a_baked_model_is_served_without_torch(serve: Serve, models: Path, form: Path, tmp_path: Path) -> None:
+    shutil.copytree(form, models / "compiled")
     libraries = without(tmp_path, "torch", "transformers", "sentence_transformers")
     assert_like_reference(serve(models, ENGINE="openvino", PYTHONPATH=libraries), models)
 
@@ -47,17 +54,17 @@ def test_a_baked_text_pipeline_is_served_without_torch(serve: Serve, models: Pat
     assert_like_reference(serve(models, ENGINE="openvino", PYTHONPATH=libraries), models)
 
 
-def test_the_compiled_model_alone_is_served(serve: Serve, models: Path, tmp_path: Path) -> None:
-    compile_now(models, tmp_path / "alone" / "compiled")
+def test_the_compiled_model_alone_is_served(serve: Serve, models: Path, form: Path, tmp_path: Path) -> None:
+    shutil.copytree(form, tmp_path / "alone" / "compiled")
     alone = tmp_path / "alone"
     (alone / "trust_remote_code").write_text("false")
     libraries = without(tmp_path, "torch", "transformers", "sentence_transformers")
     assert_like_reference(serve(alone, PYTHONPATH=libraries), models)
 
 
-def test_the_compiled_model_alone_says_what_it_cannot_do(models: Path, tmp_path: Path) -> None:
+def test_the_compiled_model_alone_says_what_it_cannot_do(models: Path, form: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
-    compile_now(models, alone / "compiled")
+    shutil.copytree(form, alone / "compiled")
 
     def refusal(**env: str) -> str:
         process = start_server(alone, PORT=str(free_port()), **env)
@@ -87,8 +94,8 @@ def test_openvino_asked_for_and_not_there(models: Path, tmp_path: Path) -> None:
     assert process.returncode == 1 and "pip install openvino" in log and "Traceback" not in log
 
 
-def test_compiled_again_when_the_weights_change(serve: Serve, models: Path, tmp_path: Path) -> None:
-    compile_now(models, models / "compiled")
+def test_compiled_again_when_the_weights_change(serve: Serve, models: Path, form: Path, tmp_path: Path) -> None:
+    shutil.copytree(form, models / "compiled")
     first = compiled(models / "compiled")
     other = clip_pair(tmp_path / "other", seed=5)
     for name in ("clip", "text"):
@@ -106,17 +113,9 @@ def test_two_first_starts_at_once(serve: Serve, models: Path) -> None:
     ports = [str(free_port()), str(free_port())]
     processes = [start_server(models, ENGINE="openvino", PORT=port) for port in ports]
     try:
-        for port in ports:
+        for port, process in zip(ports, processes, strict=True):
             url = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 90
-            while True:
-                assert time.monotonic() < deadline
-                try:
-                    if httpx.get(f"{url}/.well-known/ready").status_code == 204:
-                        break
-                except httpx.TransportError:
-                    pass
-                time.sleep(0.1)
+            wait_for_ready(url, process)
             assert_like_reference(url, models)
     finally:
         for process in processes:

@@ -170,7 +170,7 @@ def compilings(load: Callable[[], object], caplog: pytest.LogCaptureFixture) -> 
     return sum("compiling the model" in record.message for record in caplog.records)
 
 
-@pytest.mark.usefixtures("no_locks")
+@pytest.mark.usefixtures("no_locks", "compile_warm")
 def test_models_that_share_a_cache_without_locks_are_compiled_once_each(
     read_only: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,6 +184,7 @@ def test_models_that_share_a_cache_without_locks_are_compiled_once_each(
     assert len(compiled(cache / "compiled")) == 2
 
 
+@pytest.mark.usefixtures("compile_warm")
 def test_a_user_without_a_home(
     read_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -120,9 +120,16 @@ class Browser:
 
     def drop(self, *files: Path) -> None:
         """Drop files or folders into the middle of the page."""
-        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        self._drop(items=[], files=[str(file) for file in files])
+
+    def drop_from_another_page(self, **items: str) -> None:
+        """Drop what was dragged out of another page, by its types: `uri_list`, `html`, `plain`."""
+        data = [{"mimeType": f"text/{kind.replace('_', '-')}", "data": value} for kind, value in items.items()]
+        self._drop(items=data, files=[])
+
+    def _drop(self, **data: Any) -> None:
         for kind in ("dragEnter", "dragOver", "drop"):
-            self._cdp("Input.dispatchDragEvent", type=kind, x=600, y=400, data=data)
+            self._cdp("Input.dispatchDragEvent", type=kind, x=600, y=400, data={**data, "dragOperationsMask": 1})
 
     def choose(self, selector: str, *files: Path) -> None:
         """What the file dialog of a field would give."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ http {{
   server {{
     listen 127.0.0.1:{port};
     client_max_body_size 100k;
-    location /clip/ {{ proxy_pass {upstream}/; {extra} }}
+    location {location} {{ proxy_pass {upstream}/; {extra} }}
   }}
 }}
 """
@@ -44,10 +45,10 @@ def proxy(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..
     """Starts an nginx that strips /clip/ on the way to a server, and gives the address below it."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(upstream: str, extra: str = "") -> str:
+    def start(upstream: str, extra: str = "", location: str = "/clip/") -> str:
         port = free_port()
         config = tmp_path / "nginx.conf"
-        config.write_text(NGINX.format(folder=tmp_path, port=port, upstream=upstream, extra=extra))
+        config.write_text(NGINX.format(folder=tmp_path, port=port, upstream=upstream, extra=extra, location=location))
         running.append(subprocess.Popen([program("nginx"), "-e", "stderr", "-p", tmp_path, "-c", config]))
         httpx.Client(transport=httpx.HTTPTransport(retries=8)).get(f"http://127.0.0.1:{port}/")
         return f"http://127.0.0.1:{port}/clip/"
@@ -76,6 +77,30 @@ def test_below_a_path_of_a_proxy(browser: Browser, demo: str, proxy: Callable[..
     browser.click(".vector .copies button:last-child")
     browser.until(lambda: browser.text("#toast") == "Command copied")
     assert browser.clipboard().startswith(f"curl '{url}vectorize'")
+    browser.errors()
+
+
+def test_below_a_path_without_its_last_slash_the_page_moves_there(
+    browser: Browser, demo: str, proxy: Callable[..., str]
+) -> None:
+    url = proxy(demo, location="/clip")
+    assert httpx.get(url.removesuffix("/")).status_code == 200  # a proxy that does not move anybody itself
+    browser.open(f"{url.removesuffix('/')}?a=1#gallery")
+    browser.until(lambda: browser.text("#state") == "Ready")
+    assert browser.run("return location.href") == f"{url}?a=1#gallery"
+    browser.until(lambda: len(browser.all(".vector")) == 10)
+    browser.errors()
+
+
+def test_a_proxy_that_takes_the_slash_away_again_is_no_circle(
+    browser: Browser, demo: str, proxy: Callable[..., str]
+) -> None:
+    url = proxy(demo, "rewrite ^/clip/$ /clip redirect;", "/clip")
+    browser.open(url.removesuffix("/"))
+    browser.until(lambda: browser.run("return document.readyState") == "complete")
+    before = browser.run("return performance.timeOrigin")
+    time.sleep(1)
+    assert browser.run("return performance.timeOrigin") == before
     browser.errors()
 
 

@@ -17,7 +17,8 @@ def test_files_come_with_a_strict_policy_and_are_asked_for_again(demo: str, path
     response = httpx.get(demo + path)
     assert response.status_code == 200
     policy = response.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;")
+    scripts = r"'self' 'sha256-[\w+/=]{44}'"
+    assert re.match(rf"default-src 'none'; script-src {scripts}; style-src 'self'; img-src 'self' blob:;", policy)
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -32,7 +33,9 @@ def test_files_come_with_a_strict_policy_and_are_asked_for_again(demo: str, path
 def test_nothing_points_elsewhere_and_nothing_is_inline(name: str) -> None:
     content = (PAGE / name).read_text().replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"https?://|//[a-z]", content)
-    assert not re.search(r"<style|style=|\son[a-z]+=|javascript:|innerHTML|<script(?![^>]* src=)", content)
+    assert not re.search(r"<style|style=|\son[a-z]+=|javascript:|innerHTML", content)
+    # One script moves the page to its last slash, without which the browser finds no other; the policy has its hash.
+    assert len(re.findall(r"<script(?![^>]* src=)", content)) == (name == "index.html")
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".js")])

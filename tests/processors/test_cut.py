@@ -11,6 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from app.processors.text import TextProcessor, clean_text
 from app.towers import CutInputs
 from benchmarks.load import WORDS
+from tests.support.search import LONGER, times
 
 LENGTH = 24
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -169,7 +170,7 @@ PIECES = st.one_of(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=times(30), deadline=None)
 @given(pieces=st.lists(PIECES, min_size=1, max_size=8))
 def test_any_long_text(kind: str, pieces: list[str]) -> None:
     assert_as_whole(kind, "".join(pieces), short=400)
@@ -206,7 +207,7 @@ def endless(size: int) -> dict[str, str]:
 @pytest.mark.parametrize("name", endless(1))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_long_text_of_one_kind(kind: str, name: str) -> None:
-    assert_as_whole(kind, endless(200_000)[name])
+    assert_as_whole(kind, endless(100_000)[name])
 
 
 # Those that the tokenizer itself reads to the end in a second or so.
@@ -229,8 +230,9 @@ QUICK = [
 
 
 @pytest.mark.parametrize(("kind", "name"), QUICK)
-def test_five_megabytes(kind: str, name: str) -> None:
-    assert_as_whole(kind, endless(5_000_000)[name])
+@pytest.mark.search
+def test_megabytes(kind: str, name: str) -> None:
+    assert_as_whole(kind, endless(1_000_000 * min(LONGER, 5))[name])
 
 
 def test_eight_megabytes_of_blanks_before_words() -> None:

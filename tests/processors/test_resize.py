@@ -13,6 +13,7 @@ from app.processors.decode import TURNS, Decoded
 from app.processors.image import ImageProcessor
 from app.processors.resize import _across_first, pillow_is_known
 from tests.support.samples import STORED, photo
+from tests.support.search import times
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -52,7 +53,7 @@ def test_every_orientation_of_every_shape(size: tuple[int, int], tag: int) -> No
         assert_same(each.prepare(stored(image, tag))["pixels"], as_libraries_do(image, each))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=times(40))
 @given(
     st.integers(1, 700),
     st.integers(1, 700),

@@ -9,6 +9,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 
 from app.processors.tiles import TileProcessor
 from tests.support.samples import photo
+from tests.support.search import times
 
 HALF = np.float32(0.5)
 
@@ -33,7 +34,7 @@ def assert_as_the_library(width: int, height: int, longest: int, side: int, is_c
     assert want["pixel_attention_mask"].all() and got["attention_mask"].tolist() == [1, 1]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=times(150))
 @given(
     st.integers(1, 500),
     st.integers(1, 500),

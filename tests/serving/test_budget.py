@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from app.errors import BodyTooLarge, Overloaded, TooLarge
 from app.serving.budget import MIB, Budget, Limits, limits_for
 from app.settings import Settings
+from tests.support.search import times
 
 T = TypeVar("T")
 
@@ -119,7 +120,7 @@ def test_a_query_passes_a_full_budget() -> None:
     asyncio.run(check())
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=times(15), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_clients_that_leave_while_they_wait_cost_nobody_a_wake_up(seed: int) -> None:
     """Bodies that grow side by side, of which any leaves at any moment: the others are all read."""

@@ -25,7 +25,7 @@ def peak_mb(pid: int) -> float:
 
 def test_large_pictures_in_flight_are_not_all_decoded(serve: Callable[..., str], tiny_models: Path) -> None:
     """Each picture takes 18 MB once decoded; 64 of them at once would take 1.1 GB."""
-    url = serve(tiny_models, ENGINE="openvino", THREADS="2")
+    url = serve(tiny_models, measured=True, ENGINE="openvino", THREADS="2")
     buffer = io.BytesIO()
     Image.new("RGB", (3000, 2000), "teal").save(buffer, "PNG")
     payload = {"images": [base64.b64encode(buffer.getvalue()).decode()]}
@@ -41,7 +41,7 @@ def test_large_pictures_in_flight_are_not_all_decoded(serve: Callable[..., str],
 
 
 def test_a_request_of_many_items_is_computed_in_parts(serve: Callable[..., str], tiny_models: Path) -> None:
-    url = serve(tiny_models, ENGINE="torch")
+    url = serve(tiny_models, measured=True, ENGINE="torch")
     buffer = io.BytesIO()
     images = []
     for n in range(300):
@@ -58,7 +58,7 @@ def test_a_request_of_many_items_is_computed_in_parts(serve: Callable[..., str],
 
 def test_memory_is_flat_over_many_sizes_and_lengths(serve: Callable[..., str]) -> None:
     """Of 1,000 requests of random sizes and lengths the second tower adds next to nothing."""
-    url = serve(Path("demo/models"))
+    url = serve(Path("demo/models"), measured=True)
     pid, port = process_of(url).pid, int(url.rpartition(":")[2])
     requests = bodies(1000, most_items=12)
     asyncio.run(run(port, itertools.islice(requests, 500), connections=16))

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from app.serving.pool import Claim, Pool
+from tests.support.search import times
 
 
 class Shares(RuleBasedStateMachine):
@@ -66,7 +67,7 @@ class Shares(RuleBasedStateMachine):
 
 
 TestShares = Shares.TestCase
-TestShares.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestShares.settings = settings(max_examples=times(100), stateful_step_count=40, deadline=None)
 
 
 def waiting(pool: Pool, name: str, size: int, order: list[str], expected: int = 0) -> Claim:

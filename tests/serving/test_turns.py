@@ -13,6 +13,7 @@ from app.serving.item import Item, Job, Stage
 from app.serving.turns import Turns, Wanted
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits
+from tests.support.search import times
 
 WIDTH = 2
 # Few different items, so that jobs share them. The number is the row that an item gets.
@@ -220,5 +221,5 @@ class _First:
 TestTurns = Machine.TestCase
 # Without shrinking, which takes minutes: the steps that are printed tell enough.
 TestTurns.settings = settings(
-    max_examples=300, stateful_step_count=50, deadline=None, phases=(Phase.reuse, Phase.generate)
+    max_examples=times(100), stateful_step_count=50, deadline=None, phases=(Phase.reuse, Phase.generate)
 )

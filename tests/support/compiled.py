@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
 from tests.support.server import ROOT
 from tests.support.vectors import TEXTS, ask, assert_same, pictures
+from tests.support.warm_python import warm_python
 
 
 def without(tmp_path: Path, *modules: str) -> str:
@@ -25,7 +25,7 @@ def compiled(place: Path) -> list[Path]:
 
 
 def compile_now(models: Path, place: Path) -> None:
-    command = [sys.executable, "-m", "app", "compile", "--output", str(place)]
+    command = [warm_python(), "-m", "app", "compile", "--output", str(place)]
     subprocess.run(command, env={**os.environ, "MODELS_DIR": str(models)}, check=True, capture_output=True, cwd=ROOT)
 
 

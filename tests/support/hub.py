@@ -16,9 +16,11 @@ from urllib.parse import unquote, urlsplit
 class Hub:
     """Serves `models`, a map from repository name to a folder.
 
-    `private` repositories need the token "secret". `failures` is how many of the next downloads answer
-    503. `stop_after` cuts the next download of a file above that many bytes short. Downloads wait until `gate`
-    is open.
+    `private` repositories need the token "secret". `failures` is how many of the next requests answer `failure`: 503
+    those of files, or 429 all, with the `retry_after` that is said. `stop_after` cuts the next download of a file
+    above that many bytes short. Weights are said to lie in the storage at `xet` too. Without `names_commit` it is a
+    mirror that does not name the commit of a file, and with `portal` a page to log in answers everything. Downloads
+    wait until `gate` is open.
     """
 
     def __init__(self, models: dict[str, Path]) -> None:
@@ -26,6 +28,11 @@ class Hub:
         self.private: set[str] = set()
         self.gated: set[str] = set()
         self.failures = 0
+        self.failure = 503
+        self.retry_after = ""
+        self.xet = ""
+        self.names_commit = True
+        self.portal = False
         self.stop_after: int | None = None
         self.downloads: list[str] = []
         self.gate = threading.Event()
@@ -79,6 +86,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        if self.hub.portal:
+            self._send(200, "text/html", b"<html><title>Please log in to the network</title></html>")
+            return
+        if self.hub.failure == 429 and self.hub.failures > 0:
+            self.hub.failures -= 1
+            self._error(429, "", {"Retry-After": self.hub.retry_after})
+            return
         path = unquote(urlsplit(self.path).path).strip("/")
         parts = path.split("/")
         if parts[:2] == ["api", "models"]:
@@ -108,6 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             self._json(tree)
             return
+        if rest[:1] == ["xet-read-token"]:
+            self._error(200, "", {
+                "X-Xet-Cas-Url": self.hub.xet, "X-Xet-Access-Token": "t", "X-Xet-Token-Expiration": str(2**33),
+            })  # fmt: skip
+            return
         siblings = [{"rfilename": str(path.relative_to(folder))} for path in files]
         self._json({"id": name, "modelId": name, "sha": self._commit(folder), "siblings": siblings, "private": False})
 
@@ -127,7 +146,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._error(503, "")
                 return
         self.send_response(206 if start else 200)
-        self.send_header("X-Repo-Commit", self._commit(folder))
+        if self.hub.names_commit:
+            self.send_header("X-Repo-Commit", self._commit(folder))
+        if self.hub.xet and path.suffix == ".safetensors":
+            token = f"{self.hub.url}/api/models/{'/'.join(self.path.split('/')[1:3])}/xet-read-token/main"
+            self.send_header("X-Xet-Hash", hashlib.sha256(data).hexdigest())
+            self.send_header("Link", f'<{token}>; rel="xet-auth"')
         self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
         self.send_header("Accept-Ranges", "bytes")
         if start:
@@ -148,19 +172,15 @@ class _Handler(BaseHTTPRequestHandler):
         return hashlib.sha1(str(folder).encode()).hexdigest()
 
     def _json(self, document: Any) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+        self._send(200, "application/json", json.dumps(document).encode())
 
-    def _error(self, status: int, code: str) -> None:
-        body = b"{}"
+    def _error(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self._send(status, "application/json", b"{}", {**({"X-Error-Code": code} if code else {}), **(headers or {})})
+
+    def _send(self, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
+        for name, value in {**(headers or {}), "Content-Type": kind}.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":

@@ -1,6 +1,7 @@
 """A real server on a real port, as a process or in this one."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 from app.server import KEEP_ALIVE_SECONDS, make_server
 from app.serving.service import Service
 from app.sockets import listen, shown
+from tests.support.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,23 +29,38 @@ def environment_of(models: Path, **env: str) -> dict[str, str]:
     return {**os.environ, "MODELS_DIR": str(models), "HOST": "127.0.0.1", **env}
 
 
-def start_server(models: Path, **env: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "app"]
+def start_server(models: Path, *, measured: bool = False, **env: str) -> subprocess.Popen[str]:
+    """Where torch has to be loaded, by a Python that has loaded it.
+
+    Unless the server is to be `measured`: then the process is the server's own, and nothing is in it that it did not
+    load itself.
+    """
+    loads_torch = env.get("ENGINE") == "torch" or not any(models.glob("compiled/*/manifest.json"))
+    command = [warm_python() if loads_torch and not measured else sys.executable, "-m", "app"]
     return subprocess.Popen(command, env=environment_of(models, **env), stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
+
+_PORTS = range(10_000, 30_000)
+_ports = itertools.islice(itertools.cycle(_PORTS), os.getpid() * 4099 % len(_PORTS), None)
 
 PROCESSES: dict[str, subprocess.Popen[str]] = {}
 
 
 def process_of(url: str) -> subprocess.Popen[str]:
-    """The process of a server that the `serve` fixture started."""
+    """The process of a server that the `serve` fixture started to be measured."""
     return PROCESSES[url]
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody takes meanwhile: below those that the kernel gives, and another one at each call.
+
+    Processes that test side by side start at different ones.
+    """
+    for port in _ports:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_for_ready(url: str, process: subprocess.Popen[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPProcessor,
+    GemmaTokenizer,
     MetaClip2Config,
     MetaClip2Model,
     Siglip2Config,
@@ -35,12 +36,14 @@ SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def openai_clip(hub: Path, model_class: Any = CLIPModel, config_class: Any = CLIPConfig) -> Path:
-    """A CLIP, or with other classes a MetaCLIP 2, as it lies on the hub."""
+def openai_clip(
+    hub: Path, model_class: Any = CLIPModel, config_class: Any = CLIPConfig, text: dict[str, Any] | None = None
+) -> Path:
+    """A CLIP, or with other classes a MetaCLIP 2, as it lies on the hub; `text` adds to the text tower's config."""
     torch.manual_seed(3)
     tokenizer = clip_tokenizer(hub.parent / f"{hub.name}-tokenizer")
     config = config_class(
-        text_config={**SHAPE, "vocab_size": len(tokenizer), "bos_token_id": 512, "eos_token_id": 513},
+        text_config={**SHAPE, "vocab_size": len(tokenizer), "bos_token_id": 512, "eos_token_id": 513, **(text or {})},
         vision_config={**SHAPE, "image_size": 32, "patch_size": 8},
         projection_dim=16,
     )
@@ -103,18 +106,19 @@ def siglip(hub: Path) -> Path:
 WORDS = ("dog", "cat", "house", "river", "bicycle", "mountain", "flower", "bridge", "window", "guitar")
 
 
-def _siglip2_tokenizer() -> Siglip2Tokenizer:
+def gemma_tokenizer(tokenizer_class: Any) -> Any:
+    """A token for each letter; made by the class that a repository of SigLIP 2 names."""
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
     pieces += [f"<0x{byte:02X}>" for byte in range(256)]
     vocab = {piece: number for number, piece in enumerate(pieces)}
-    return Siglip2Tokenizer(vocab=vocab, merges=[], model_max_length=64, padding_side="right",
-                            model_input_names=["input_ids"])  # fmt: skip
+    options = {"model_max_length": 64, "padding_side": "right", "model_input_names": ["input_ids"]}
+    return tokenizer_class(vocab=vocab, merges=[], **options)
 
 
 def siglip2(hub: Path) -> Path:
-    """A SigLIP 2 of fixed resolution: the model of SigLIP with another tokenizer."""
+    """A SigLIP 2 of fixed resolution: the model of SigLIP with Gemma's tokenizer, which does not lower texts."""
     torch.manual_seed(5)
-    tokenizer = _siglip2_tokenizer()
+    tokenizer = gemma_tokenizer(GemmaTokenizer)
     config = SiglipConfig(
         text_config={**SHAPE, "vocab_size": len(tokenizer), "max_position_embeddings": 64},
         vision_config={**SHAPE, "image_size": 32, "patch_size": 8},
@@ -128,7 +132,7 @@ def siglip2(hub: Path) -> Path:
 def naflex(hub: Path) -> Path:
     """A SigLIP 2 that takes pictures in their own shape."""
     torch.manual_seed(6)
-    tokenizer = _siglip2_tokenizer()
+    tokenizer = gemma_tokenizer(Siglip2Tokenizer)
     config = Siglip2Config(
         text_config={**SHAPE, "vocab_size": len(tokenizer), "max_position_embeddings": 64},
         vision_config={**SHAPE, "num_patches": 16, "patch_size": 16},

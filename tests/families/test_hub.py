@@ -1,13 +1,15 @@
 """What is downloaded from the hub, and what is said when it cannot be."""
 
+import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from app.hub.download import wanted_files
+from app.families.hub import wanted_files
 from tests.support.hub import Hub, hub_environment, serve_hub
 from tests.support.server import ROOT
 
@@ -15,7 +17,7 @@ DOWNLOAD = """
 import sys
 from pathlib import Path
 from app.errors import ConfigurationError
-from app.hub.download import download
+from app.families.hub import download
 try:
     print("FOLDER", download(sys.argv[1], Path(sys.argv[2]), sys.argv[3:] or None))
 except ConfigurationError as error:
@@ -119,3 +121,68 @@ def test_a_certificate_of_ones_own(model: Path, tmp_path: Path) -> None:
         result = download(hub.url, tmp_path / "d", "someone/model")
         assert "SSL_CERT_FILE" in result.stderr and "Traceback" not in result.stderr
         assert (folder_of(download(hub.url, tmp_path / "d", "someone/model", SSL_CERT_FILE=str(cert)))).is_dir()
+
+
+def test_without_the_storage_of_xet_the_ordinary_way_is_taken(model: Path, tmp_path: Path) -> None:
+    with serve_hub({"someone/model": model}) as hub, socket.create_server(("127.0.0.1", 0)) as silent:
+        for number, address in enumerate(("127.0.0.1:9", f"127.0.0.1:{silent.getsockname()[1]}")):
+            hub.xet = f"http://{address}"
+            started = time.monotonic()
+            result = download(hub.url, tmp_path / str(number), "someone/model", HF_HUB_DISABLE_XET="0")
+            assert (folder_of(result) / "model.safetensors").read_text() == "s"
+            assert "in the ordinary way" in result.stdout and "Traceback" not in result.stderr
+            assert time.monotonic() - started < 30
+        hub.failures = 1000  # of the ordinary way, too
+        result = download(
+            hub.url, tmp_path / "none", "someone/model", HF_HUB_DISABLE_XET="0", HF_HUB_ETAG_TIMEOUT="1"
+        )
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_a_hub_that_is_asked_too_often_is_given_the_time_it_asks_for(model: Path, tmp_path: Path) -> None:
+    with serve_hub({"someone/model": model}) as hub:
+        hub.failure, hub.failures, hub.retry_after = 429, 2, "2"
+        started = time.monotonic()
+        assert folder_of(download(hub.url, tmp_path / "d", "someone/model")).is_dir()
+        assert time.monotonic() - started > 2
+        hub.failures, hub.retry_after = 1000, "3600"
+        result = download(hub.url, tmp_path / "again", "someone/model")
+    assert result.returncode == 1 and "3600 s" in result.stderr and "HF_TOKEN" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_mirror_and_a_page_to_log_in_are_named(model: Path, tmp_path: Path) -> None:
+    with serve_hub({"someone/model": model}) as hub:
+        hub.names_commit = False
+        mirror = download(hub.url, tmp_path / "d", "someone/model")
+        hub.portal = True
+        portal = download(hub.url, tmp_path / "d", "someone/model")
+    for result, says in ((mirror, "X-Repo-Commit"), (portal, "log in")):
+        assert result.returncode == 1 and says in result.stderr and "Traceback" not in result.stderr
+        assert hub.url in result.stderr.splitlines()[-1]
+
+
+ADAPTER = {"adapter_model.safetensors": "a", "adapter_config.json": '{"base_model_name_or_path": "someone/base"}'}
+QUANTISED = {"model.safetensors": "s", "config.json": '{"quantization_config": {"quant_method": "gptq", "bits": 4}}'}
+
+
+@pytest.mark.parametrize(
+    "files, says",
+    [
+        (ADAPTER, "LoRA adapter of someone/base"),
+        ({"onnx/model.onnx": "o", "model_q4.gguf": "g"}, "as GGUF, ONNX alone"),
+        ({"tf_model.h5": "h"}, "TensorFlow's alone"),
+        (QUANTISED, r"is quantised (gptq)"),
+        ({"config.json": '{"quantization_config": {"quant_method": "fp8"}}', "m.safetensors": ""}, "quantised (fp8)"),
+        ({}, "holds no weights"),
+    ],
+)
+def test_weights_that_are_not_read_say_what_to_take_instead(tmp_path: Path, files: dict[str, str], says: str) -> None:
+    made = repository(tmp_path / "made", **files)
+    with serve_hub({"someone/made": made}) as hub:
+        of_the_hub = download(hub.url, tmp_path / "d", "someone/made")
+    of_a_folder = download("http://127.0.0.1:9", tmp_path / "d", str(made))
+    for result in (of_the_hub, of_a_folder):
+        error = result.stderr.splitlines()[-1]
+        assert result.returncode == 1 and says in error and "take" in error and "download.py" not in error

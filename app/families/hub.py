@@ -1,13 +1,20 @@
 """Downloading a model from the hub, for baking only."""
 
 import glob
+import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from app.errors import ConfigurationError, first_line
+from app.families.folders import require_weights
+
+_Fetched = TypeVar("_Fetched")
 
 # Weights of other libraries, which would be downloaded for nothing.
 _NOT_NEEDED = tuple("*.h5 *.msgpack *.ot *.onnx *.tflite *.pb *.gguf onnx/* openvino/* coreml/*".split())
@@ -21,6 +28,11 @@ TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+# hf_xet tries again for minutes where its storage is not reached; without it the ordinary way goes on at once.
+_XET = {"CONNECT_TIMEOUT": "5s", "READ_TIMEOUT": "8s", "RETRY_MAX_ATTEMPTS": "1", "RETRY_MAX_DURATION": "10s"}
+MAX_WAIT = 120
+"""Seconds that the hub may ask to wait, when it is asked too often."""
+_MAX_TRIES = 5
 _ADDRESS = re.compile(r"https?://[^/]+/(?P<name>[^/]+/[^/?#]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?")
 
 
@@ -30,28 +42,70 @@ def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> P
     `name` is OWNER/MODEL or OWNER/MODEL@REVISION, the address of the model's page, or a local folder, which is
     used as it is. Every revision has a folder of its own; a second call downloads only what is missing. Where
     weights are there as safetensors, older formats beside them are left out. With HF_HUB_OFFLINE the hub's cache
-    is used. Raises ConfigurationError that says what to do.
+    is used. Raises ConfigurationError that says what to do, also for a whole model without weights that are read.
     """
     if name.startswith(("/", "./", "../", "~")) or Path(name).is_dir():
         folder = Path(name).expanduser()
         if not folder.is_dir():
             raise ConfigurationError(f"{name} is no folder; give a name of the hub, or a folder that is there")
-        return folder
-    repository, revision = _parse(name)
-    with _errors_explained(repository, revision):
-        # Not at the top: once it is imported, it can no longer be told to stay offline.
-        from huggingface_hub import HfApi, constants, snapshot_download
+        files = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+    else:
+        repository, revision = _parse(name)
+        with _errors_explained(repository, revision):
+            folder, files = _patiently(lambda: _fetch(repository, revision, downloads, only))
+    if only is None:
+        require_weights(name, folder, files)
+    return folder
 
-        if constants.HF_HUB_OFFLINE:
-            return Path(snapshot_download(repository, revision=revision, local_files_only=True))
-        print(f"downloading {repository}")
-        info = HfApi().model_info(repository, revision=revision)
-        files = [sibling.rfilename for sibling in info.siblings or []]
-        folder = downloads / f"{repository.replace('/', '--')}@{info.sha}"
-        wanted = [glob.escape(file) for file in wanted_files(files, only)]
-        snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=wanted or ["nothing"])
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+
+def _fetch(
+    repository: str, revision: str | None, downloads: Path, only: Sequence[str] | None
+) -> tuple[Path, list[str]]:
+    """The folder with the files that are wanted, and the names of all that the repository has."""
+    for name, value in _XET.items():
+        os.environ.setdefault(f"HF_XET_CLIENT_{name}", value)
+    # Not at the top: once it is imported, it can no longer be told to stay offline.
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    if constants.HF_HUB_OFFLINE:
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        return folder, [str(path.relative_to(folder)) for path in folder.rglob("*")]
+    info = HfApi().model_info(repository, revision=revision)
+    files = [sibling.rfilename for sibling in info.siblings or []]
+    folder = downloads / f"{repository.replace('/', '--')}@{info.sha}"
+    wanted = [glob.escape(file) for file in wanted_files(files, only)]
+    snapshot_download(repository, revision=info.sha, local_dir=folder, allow_patterns=wanted or ["nothing"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, files
+
+
+def _patiently(fetch: Callable[[], _Fetched]) -> _Fetched:
+    """What `fetch` gives, after as long as the hub asks to wait, and without Xet where that fails."""
+    from huggingface_hub import constants, errors
+
+    for attempt in range(1, _MAX_TRIES + 1):
+        try:
+            return fetch()
+        except errors.HfHubHTTPError as error:
+            wait = _asked_to_wait(error)
+            if wait is None or wait > MAX_WAIT or attempt == _MAX_TRIES:
+                raise
+            print(f"the hub is asked too often, and tried again in {wait} s", flush=True)
+            time.sleep(wait)
+        except RuntimeError:
+            if constants.HF_HUB_DISABLE_XET:
+                raise
+            print("the storage of Xet is not reached; downloading in the ordinary way", flush=True)
+            constants.HF_HUB_DISABLE_XET = True
+    raise AssertionError("the last try returns or raises")
+
+
+def _asked_to_wait(error: Any) -> int | None:
+    """Seconds, if the hub says that it is asked too often."""
+    if error.response is None or error.response.status_code != 429:
+        return None
+    after = error.response.headers.get("Retry-After", "")
+    return int(after) if after.isdecimal() else 10
 
 
 def wanted_files(files: Iterable[str], only: Sequence[str] | None = None) -> list[str]:
@@ -74,8 +128,9 @@ def _parse(name: str) -> tuple[str, str | None]:
 def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
     """Errors of the hub's client as a ConfigurationError that names the cause and the cure."""
     import httpx2
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    print(f"downloading {repository}")
     try:
         yield
     except errors.GatedRepoError as error:
@@ -101,12 +156,24 @@ def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
         ) from error
     except (httpx2.TransportError, ConnectionError) as error:
         raise ConfigurationError(_unreachable(repository, error)) from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"{constants.ENDPOINT} answers with a page, not with JSON as the hub: so does a network that wants you "
+            f"to log in. Open it in a browser, or check HF_ENDPOINT and the proxy; {repository} was not downloaded"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        if (wait := _asked_to_wait(error)) is not None:
+            raise ConfigurationError(
+                f"the hub is asked too often (429), and to be asked again in {wait} s: run this again then, or set "
+                "HF_TOKEN, which allows more"
+            ) from error
+        raise ConfigurationError(f"{repository} cannot be downloaded: {first_line(error)}") from error
+    except (OSError, RuntimeError) as error:
         raise ConfigurationError(f"{repository} cannot be downloaded: {first_line(error)}") from error
 
 
 def _unreachable(repository: str, error: BaseException) -> str:
-    from huggingface_hub import constants
+    from huggingface_hub import constants, errors
 
     if constants.HF_HUB_OFFLINE:
         return (
@@ -119,6 +186,11 @@ def _unreachable(repository: str, error: BaseException) -> str:
             return (
                 "the hub's certificate is not trusted here, as behind a proxy with a certificate of its own: set "
                 "SSL_CERT_FILE to a file with your authority's certificate"
+            )
+        if isinstance(cause, errors.FileMetadataError):
+            return (
+                f"{constants.ENDPOINT} does not say of which commit a file is (X-Repo-Commit), as a mirror must: set "
+                f"another HF_ENDPOINT, or download {repository} by other means and give the folder's path"
             )
         cause = cause.__cause__ or cause.__context__
     return f"the hub does not answer, so {repository} cannot be downloaded: check network and HF_ENDPOINT"

@@ -1,0 +1,126 @@
+"""Weights that a library does not find are never random ones: what it reports of its loading is held against use."""
+
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from app.errors import ConfigurationError
+
+_log = logging.getLogger(__name__)
+
+_Model = TypeVar("_Model")
+
+
+def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model]) -> _Model:
+    """What `load` makes of `folder` by from_pretrained() of transformers, whichever library calls that.
+
+    `load` takes options for from_pretrained(). A prefix that the names of all tensors share is removed, if the names
+    fit then. Tensors that are missing are marked, for require_trained(). Raises ConfigurationError for tensors of
+    another shape, and for buffers that are missing.
+    """
+    with _reports() as reports:
+        model = load({})
+        whole = list(reports)
+        for prefix in [
+            p for own, info in whole for p in prefixes_to_try(own, info.missing_keys, info.unexpected_keys)
+        ]:
+            reports.clear()
+            renamed = load({"key_mapping": {f"^{re.escape(prefix)}": ""}})
+            if not any(info.missing_keys for _, info in reports):
+                _log.warning("the names of all tensors in %s begin with %r, which is left out", folder, prefix)
+                model, whole = renamed, reports
+                break
+    for loaded, info in whole:
+        if info.mismatched_keys:
+            shapes = (f"{name} {tuple(stored)} instead of {tuple(own)}" for name, stored, own in info.mismatched_keys)
+            raise wrong_weights(folder, f"tensors of another shape than config.json says: {some(shapes)}")
+        report_tensors(folder, loaded, info.missing_keys, info.unexpected_keys)
+    return model
+
+
+def report_tensors(
+    folder: Path, model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]
+) -> None:
+    """Mark what is missing, and warn of what is there in vain; raises ConfigurationError for missing buffers."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if lost := set(missing) - set(parameters):
+        raise missing_weights(folder, lost)
+    for name in missing:
+        parameters[name].missing_from = folder, name  # type: ignore[attr-defined]
+    if unexpected:
+        _log.warning("%s has tensors that the model does not take: %s", folder, some(unexpected))
+
+
+def require_trained(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+    """Raises ConfigurationError if what `module` makes of `inputs` depends on a tensor that its files lack.
+
+    Many repositories lack some that no vector depends on, such as the pooler of a BERT whose tokens are averaged.
+    """
+    missing = {p: p.missing_from for p in module.parameters() if hasattr(p, "missing_from")}
+    with torch.enable_grad():
+        embeddings = module(**inputs)
+        gradients = torch.autograd.grad(embeddings.sum(), list(missing), allow_unused=True)
+    used = [place for place, gradient in zip(missing.values(), gradients, strict=True) if gradient is not None]
+    if used:
+        raise missing_weights(used[0][0], [name for _, name in used])
+
+
+def lacks_weights(module: torch.nn.Module) -> bool:
+    """Whether tensors of it are missing that may not matter: require_trained() knows."""
+    return any(hasattr(parameter, "missing_from") for parameter in module.parameters())
+
+
+def prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]) -> list[str]:
+    """What begins all unexpected names and ends in a dot, if most of the model is missing; the shortest first."""
+    if 2 * len(missing) < len(list(model.parameters())):
+        return []
+    first = next(iter(unexpected), "")
+    prefixes = (first[: dot.end()] for dot in re.finditer(r"\.", first))
+    return [prefix for prefix in prefixes if all(name.startswith(prefix) for name in unexpected)]
+
+
+def missing_weights(folder: Path, names: Collection[str]) -> ConfigurationError:
+    """The error that names tensors which are not there."""
+    return wrong_weights(folder, f"no {some(names)}, which would be random")
+
+
+def wrong_weights(folder: Path, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the weights in {folder} do not fit the model: they hold {what}; they may be of another model, or renamed "
+        "by a trainer: choose a repository with all weights of this model, or save it again as its library does"
+    )
+
+
+def some(names: Collection[str] | Iterator[str]) -> str:
+    """Five of them, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 5} more" if len(ordered) > 5 else ""
+    return ", ".join(ordered[:5]) + more
+
+
+@contextmanager
+def _reports() -> Iterator[list[tuple[Any, Any]]]:
+    """The models that transformers loads meanwhile, each with its LoadStateDictInfo, which is logged otherwise.
+
+    Libraries on top of it have no way to hand that on.
+    """
+    from transformers import modeling_utils
+
+    reports: list[tuple[Any, Any]] = []
+    log = modeling_utils.log_state_dict_report
+
+    def keep(model: Any, pretrained_model_name_or_path: str, *args: Any, loading_info: Any, **kwargs: Any) -> None:
+        if loading_info.error_msgs or loading_info.conversion_errors:
+            log(model, pretrained_model_name_or_path, *args, loading_info=loading_info, **kwargs)
+        reports.append((model, loading_info))
+
+    modeling_utils.log_state_dict_report = keep
+    try:
+        yield reports
+    finally:
+        modeling_utils.log_state_dict_report = log
