@@ -134,7 +134,7 @@ def tokenizer_json(kind: str) -> str:
 def processor(kind: str, short: int | None = None) -> TextProcessor:
     made = TextProcessor(tokenizer_json(kind), LENGTH, NAMES, clean=KINDS[kind][1])
     if short is not None:
-        made._cut.short = short
+        made.short = short
     return made
 
 
