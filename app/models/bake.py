@@ -1,6 +1,7 @@
 """Baking: a model from the hub into the folders that the server reads, by hand or at a start that names it."""
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -19,6 +20,8 @@ from app.models.load import load_model
 from app.models.store import compiled_only, is_writable, one_at_a_time
 from app.settings import Settings
 from app.towers import LoadedModel
+
+_log = logging.getLogger(__name__)
 
 _RECORD = "baked.json"
 _DOWNLOADS = ".downloading"
@@ -47,11 +50,16 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
         record = _read_record(models_dir)
         if record is not None and (record["wanted"]["family"], record["wanted"]["names"]) == (family.name, own):
             return
-        if held := _held(models_dir, record):
+        if record is not None:
             raise ConfigurationError(
-                f"{models_dir} holds {held}, but the environment names {_in_words(own)}; set MODELS_DIR to a folder "
-                "of its own for that model, or unset its name to serve what is there"
+                f"{models_dir} holds the model of {_in_words(record['wanted']['names'])}, but the environment names "
+                f"{_in_words(own)}; set MODELS_DIR to a folder of its own for that model, or unset its name to serve "
+                "what is there"
             )
+        if _holds_folders(models_dir):
+            # The old container took no notice of these variables at run time.
+            _log.warning("%s holds a model that was not baked by name: %s is not needed", models_dir, _in_words(own))
+            return
     fields = {"models_dir": str(models_dir), "threads": settings.threads, "precision": settings.precision}
     task = {
         "folder": str(models_dir),
@@ -65,14 +73,9 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
         raise ConfigurationError(str(error)) from error
 
 
-def _held(models_dir: Path, record: Mapping[str, Any] | None) -> str:
-    """What the folder holds, in words; empty if that is nothing."""
-    if record is not None:
-        return f"the model of {_in_words(record['wanted']['names'])}"
-    folders = [folder.name for family in FAMILIES for folder in family.folders if (models_dir / folder.name).exists()]
-    if folders or compiled_only(models_dir):
-        return f"a model that was not baked by a name ({', '.join(folders) or 'compiled'})"
-    return ""
+def _holds_folders(models_dir: Path) -> bool:
+    folders = (models_dir / folder.name for family in FAMILIES for folder in family.folders)
+    return any(folder.exists() for folder in folders) or bool(compiled_only(models_dir))
 
 
 def _in_words(names: Mapping[str, str]) -> str:

@@ -119,8 +119,15 @@ def test_another_model_than_the_one_named_ends_the_start(hub: Hub, clip: Path, t
     with served(models, NOBODY, **NAMES) as (url, process):
         wait_for_ready(url, process)
     assert "holds the model of CLIP_MODEL_NAME=someone/clip" in refusal(models, hub.url, **other)
-    assert "not baked by a name (clip, text)" in refusal(ROOT / "demo" / "models", hub.url, **NAMES)
     assert len(hub.downloads) == downloads and {path: before[path] for path in state(models)} == state(models)
+
+
+def test_a_folder_of_the_old_container_is_served_whatever_is_named(hub: Hub) -> None:
+    """That took no notice of the names at run time."""
+    with served(ROOT / "demo" / "models", hub.url, **NAMES) as (url, process):
+        wait_for_ready(url, process)
+    assert process.stderr is not None and "was not baked by name" in process.stderr.read()
+    assert not hub.downloads
 
 
 def test_without_a_name_nothing_is_downloaded(hub: Hub, tmp_path: Path) -> None:
