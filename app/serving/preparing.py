@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from app.errors import EngineBroken, ServiceError, Unavailable, describe_unforeseen
+from app.errors import EngineBroken, Overloaded, ServiceError, Unavailable, describe_unforeseen
 from app.serving.computing import Computing, Outcome, error_for
 from app.serving.item import Caller, Item, Job, Stage
 from app.serving.metrics import Metrics
@@ -151,6 +151,8 @@ class Preparing:
         if not job.over:
             await self._finish(job, caller)
         if job.error is not None:
+            if isinstance(job.error, Overloaded):
+                self._metrics.refused.labels("late").inc()
             raise job.error
         return rows["texts"], rows["images"]
 
