@@ -118,7 +118,7 @@ class Settings(BaseSettings):
 
     @property
     def patience(self) -> float:
-        """Seconds for which a request waits for the model or for memory; its client is still there to read the error."""
+        """Seconds for which a request waits for the model or for memory; its client then still reads the error."""
         return 0.8 * self.client_timeout
 
 
