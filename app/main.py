@@ -181,7 +181,7 @@ def _traces_are_wanted(environment: Mapping[str, str]) -> bool:
 
 
 def _open_tracer(environment: Mapping[str, str]) -> "Tracer | None":
-    """The tracer that OpenTelemetry's variables ask for. If it cannot be made, the log says why and serving goes on."""
+    """The tracer that OpenTelemetry's variables ask for; if it cannot be made, the log says why."""
     if not _traces_are_wanted(environment):
         return None
     try:

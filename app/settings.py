@@ -53,8 +53,7 @@ class Settings(BaseSettings):
         default="info", description="how much is logged: debug, info, warning or error"
     )
     api_token: Annotated[SecretStr, AfterValidator(_token)] | None = Field(
-        default=None,
-        description="token that every call except health must carry, as bearer or as the password of Basic",
+        default=None, description="token that each call except health must carry, as bearer or password of Basic"
     )
     enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
@@ -111,9 +110,7 @@ class Settings(BaseSettings):
         description="seconds after SIGTERM for which the port stays open; unset: 5 in a Kubernetes cluster, else 0",
     )
     grace_period: float = Field(
-        default=28.0,
-        ge=0,
-        description="seconds after SIGTERM in which the server still answers requests that have begun",
+        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are still answered"
     )
 
     @property
