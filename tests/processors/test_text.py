@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from app.processors.text import TextProcessor, count_tokens
+from app.processors.text import TextPreparer, TextProcessor
 from app.towers import Inputs
 
 TOKENIZER = (Path(__file__).parents[2] / "demo" / "models" / "text" / "tokenizer.json").read_text()
@@ -20,16 +20,16 @@ def test_padding_is_not_counted_and_what_is_cut_is_not(pad_id: int | None) -> No
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for text in TEXTS:
-        assert count_tokens(processor, text.encode()) == len(tokenizer.encode(text).ids)
-    assert count_tokens(processor, b"star " * 100) == 16
+        assert TextPreparer(processor).count_tokens(text.encode()) == len(tokenizer.encode(text).ids)
+    assert TextPreparer(processor).count_tokens(b"star " * 100) == 16
 
 
 def test_of_another_processor_what_it_gives_is_counted() -> None:
     def masked(text: str) -> Inputs:
         return {"input_ids": np.arange(8), "attention_mask": np.array([1, 1, 1, 0, 0, 0, 0, 0])}
 
-    assert count_tokens(masked, b"any") == 3
-    assert count_tokens(lambda text: {"input_ids": np.arange(5)}, b"any") == 5
+    assert TextPreparer(masked).count_tokens(b"any") == 3
+    assert TextPreparer(lambda text: {"input_ids": np.arange(5)}).count_tokens(b"any") == 5
 
 
 @pytest.mark.parametrize("pad_id", [None, 0])
