@@ -140,8 +140,8 @@ class Budget:
         if size > pool.most:
             self.refused("too_large")
             raise TooLarge(
-                f"the picture takes {size // MIB + 1} MiB to prepare, more than the {pool.most // MIB} MiB that there "
-                "are; send it smaller, or raise MAX_MEMORY"
+                f"the picture takes {size // MIB + 1} MiB to prepare, more than the {pool.most // MIB} MiB "
+                "there are; send it smaller, or raise MAX_MEMORY"
             )
         granted = threading.Event()
         try:
