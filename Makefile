@@ -78,7 +78,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Also renews the tables of README.md and docs/operations.md and the pictures in docs/images/bench.
+# Also renews the tables of README.md, docs/models.md and docs/operations.md, and the charts in docs/images/bench.
 bench: setup
 	$(BIN)/python -m benchmarks.bench
 

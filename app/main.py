@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
-# What the interpreter and the libraries take beside the model and the budget, while they work.
+# What the interpreter and the libraries take at work, beside the model and the budget.
 _HEADROOM = 64 * 2**20
 # A batch that takes longer counts as hung.
 _COMPUTE_TIMEOUT = 120.0
@@ -53,10 +53,10 @@ def create_app(
     tracer: "Tracer | None" = None,
     compute_timeout: float = _COMPUTE_TIMEOUT,
 ) -> FastAPI:
-    """The application. `load` gives another model; `on_failure` ends a server that cannot answer any more, such as
-    one whose device works at a batch for `compute_timeout` seconds.
+    """The application. `load` loads another model; `on_failure` ends a server that cannot go on, such as one whose
+    device takes `compute_timeout` seconds for a batch.
 
-    `tracer` makes spans in place of the one that OpenTelemetry's variables ask for, if they do.
+    `tracer` replaces the one that OpenTelemetry's variables ask for.
     """
     tracer = tracer or _open_tracer(os.environ)
     metrics = Metrics()
@@ -84,7 +84,7 @@ def create_app(
         version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,
-        docs_url=None,  # pages that load their scripts from other hosts
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
         telemetry=tracer.telemetry if tracer is not None else _NO_TELEMETRY,
     )
@@ -105,7 +105,7 @@ def create_app(
 
 
 def _serve(model: LoadedModel, settings: Settings, metrics: Metrics, on_broken: Callable[[str], None]) -> Running:
-    """Serve a loaded model; `on_broken` is told when its device cannot go on. Called on the event loop."""
+    """Serve a loaded model; `on_broken` is called when its device cannot go on. Called on the event loop."""
     threads = settings.threads or usable_cpus()
     free = (settings.max_memory or usable_memory()) - resident_memory() - settings.vector_cache_bytes - _HEADROOM
     limits = limits_for(settings, free, model.width, threads)
@@ -152,7 +152,7 @@ def _serve(model: LoadedModel, settings: Settings, metrics: Metrics, on_broken: 
 
 
 def _about(model: LoadedModel) -> dict[str, str]:
-    """What serves, in words: for the log, the metrics and the page."""
+    """What is served, in words: for the log, the metrics and the page."""
     return {
         "model": model.name,
         "family": model.family,
@@ -163,7 +163,7 @@ def _about(model: LoadedModel) -> dict[str, str]:
 
 
 def _json(meta: dict[str, Any]) -> bytes:
-    """JSON of a model's own configuration, whatever it holds: integers of any size, no number that JSON lacks."""
+    """JSON of a model's own configuration: integers of any size stay, NaN and infinity become null."""
     try:
         return json.dumps(meta, allow_nan=False).encode()
     except ValueError:
@@ -181,7 +181,7 @@ def _traces_are_wanted(environment: Mapping[str, str]) -> bool:
 
 
 def _open_tracer(environment: Mapping[str, str]) -> "Tracer | None":
-    """What OpenTelemetry's variables ask for. What keeps traces from being made is said, and keeps nothing else."""
+    """The tracer that OpenTelemetry's variables ask for; if it cannot be made, the log says why."""
     if not _traces_are_wanted(environment):
         return None
     try:
@@ -191,7 +191,7 @@ def _open_tracer(environment: Mapping[str, str]) -> "Tracer | None":
     except ImportError as error:
         way_out = "pip install -r requirements/tracing.txt, or build the image with TRACING=1"
         cause = f"{error.name} is not installed; {way_out}"
-    except Exception as error:  # of a library, about the value of one of its variables
+    except Exception as error:  # a library dislikes the value of one of its variables
         cause = first_line(error)
     _log.warning("no traces, though OpenTelemetry's variables ask for them: %s", cause)
     return None

@@ -1,4 +1,4 @@
-"""The server around the app: signals, draining, and the connections that are closed when."""
+"""The server around the app: signals, draining, and when connections close."""
 
 import asyncio
 import ctypes
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 # Weaviate's client reuses idle connections for 90 s.
 KEEP_ALIVE_SECONDS = 120
-# What a cluster takes to send new connections elsewhere.
+# A cluster takes about so long to send new connections elsewhere.
 DRAIN_SECONDS_IN_A_CLUSTER = 5.0
 _CLOSE = (b"connection", b"close")
 _TICK = 0.05
@@ -44,11 +44,11 @@ def drain_delay(settings: Settings) -> float:
 class Server(uvicorn.Server):
     """Answers all that has begun to arrive before it ends.
 
-    After SIGTERM every answer says `Connection: close`, ready says 503, and for the drain delay everything else goes
-    on, so that clients move on by themselves. Then the port is closed, and with it the connections on which nothing
-    has arrived, without a byte: a client may send its request again elsewhere then, which it may not after a 503.
-    SIGINT and a server that failed skip the delay; a second signal, or one before the model is loaded, ends
-    the server at once.
+    After SIGTERM every answer carries `Connection: close`, ready says 503, and for the drain delay everything else
+    goes on, so that clients move on by themselves. Then the server closes the port and, without sending a byte, the
+    connections on which nothing has begun: a client may then repeat its request elsewhere, which it may not after a
+    503. SIGINT and a failure skip the delay. A second signal, or one before the model is loaded, ends the server at
+    once.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, settings: Settings) -> None:
@@ -60,14 +60,14 @@ class Server(uvicorn.Server):
         self._at_once = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On a signal; uvicorn's own would raise it once more at the end, and the exit status be another."""
+        """Note a signal. uvicorn's own handler would raise it again at the end and so change the exit status."""
         if self._asked_at is not None:
             self._at_once = True
             return
         self._asked_at, self._asked_by = time.monotonic(), sig
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and close the connections that have been idle longest before there are too many."""
+        """Listen; when connections run out, close those idle longest."""
         make_protocol, limit = self.config.http_protocol_class, ConnectionLimit(raise_open_files())
 
         def connected(*args: Any, **kwargs: Any) -> asyncio.Protocol:
@@ -86,8 +86,8 @@ class Server(uvicorn.Server):
         return self._at_once or time.monotonic() >= self._asked_at + self._delay()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port, then each connection as soon as what has begun on it is answered."""
-        # Connections that the kernel has accepted for this server would be reset: take them first.
+        """Close the port, then each connection once what has begun on it is answered."""
+        # Closing the port resets connections that wait in its backlog: accept them first.
         await asyncio.sleep(_TICK)
         for server in self.servers:
             server.close()
@@ -102,14 +102,14 @@ class Server(uvicorn.Server):
             cause = "GRACE_PERIOD is over"
             if self._at_once:
                 cause = "the model is not loaded" if self._service.is_loading else "a second signal came"
-            _log.warning("%d connections are closed unanswered, for %s", len(left), cause)
+            _log.warning("connections closed without an answer: %d (%s)", len(left), cause)
         for connection in left:
             connection.transport.abort()
         await self.lifespan.shutdown()
 
     def _begin_to_drain(self) -> None:
         self._service.drain()
-        # Without a model nothing can be answered, and loading may take minutes.
+        # Without a model there is no answer, and loading may take minutes.
         self._at_once = self._at_once or self._service.is_loading
         self.config.encoded_headers.append(_CLOSE)
         for connection in self._connections():
@@ -128,7 +128,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(app: FastAPI) -> Server:
-    """The server of an app that create_app made."""
+    """The server of an app that create_app() made."""
     settings: Settings = app.state.settings
     config = uvicorn.Config(
         app,
@@ -145,7 +145,7 @@ def make_server(app: FastAPI) -> Server:
 
 
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
-    """Serve on `sockets`, which listen already. Exit status: 0 after a clean stop, 1 after a failure."""
+    """Serve on `sockets`, which already listen. Returns the exit status: 0 after a clean stop, 1 after a failure."""
     use_one_heap()
     logs.configure(settings.log_format, settings.log_level)
     for sock in sockets:
@@ -156,7 +156,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
 
 
 def use_one_heap() -> None:
-    """A heap a thread would keep what its thread freed, and memory would grow for hours before it is flat."""
+    """Let threads share a heap: one per thread keeps what its thread freed, and memory would grow for hours."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

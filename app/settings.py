@@ -1,4 +1,4 @@
-"""The environment variables of the server and of baking: name, type, default, meaning."""
+"""The settings of the server: name, type, default, meaning. Each is an environment variable and an option."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.errors import ConfigurationError
 
 VERSION = "1.0.0"
-"""Of this server."""
+"""The version of this server."""
 
-# What other programs call the levels of their logs.
+# What other programs call their log levels.
 _LOG_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
 
 
@@ -30,12 +30,10 @@ def _log_level(value: Any) -> Any:
 
 
 def _token(value: SecretStr) -> SecretStr:
-    """Without blanks around it, as a file may end in a line break."""
+    """Strip blanks around the token: one read from a file may end in a line break."""
     token = value.get_secret_value().strip()
     if not re.fullmatch(r"[!-~]+", token):
-        raise ValueError(
-            "no client can send this in a header; a token is ASCII letters, digits and signs, without blanks"
-        )
+        raise ValueError("no client can send this in a header; use ASCII letters, digits and signs, without blanks")
     return SecretStr(token)
 
 
@@ -47,57 +45,57 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default=Path("models"), description="folder that holds the model folders")
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
-    enable_page: bool = Field(default=True, description="serve the page at /, on which people try the model")
+    enable_page: bool = Field(default=True, description="serve a page at / to try the model on")
     log_format: Annotated[Literal["plain", "json"], BeforeValidator(_lower)] = Field(
-        default="plain", description="of the log: plain or json"
+        default="plain", description="form of the log: plain or json"
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)] = Field(
-        default="info", description="what is logged: debug, info, warning or error"
+        default="info", description="how much is logged: debug, info, warning or error"
     )
     api_token: Annotated[SecretStr, AfterValidator(_token)] | None = Field(
-        default=None, description="asked for on every call but health: as bearer, or as the password of Basic"
+        default=None, description="token that each call except health must carry, as bearer or password of Basic"
     )
     enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
     cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
     engine: Annotated[Literal["auto", "openvino", "torch"], BeforeValidator(_lower)] = Field(
-        default="auto", description="openvino or torch; auto: torch on a GPU, OpenVINO on a CPU"
+        default="auto", description="openvino or torch; auto takes torch on a GPU and OpenVINO on a CPU"
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         default=None,
-        description="of the computation; vectors are float32 always; default: as baked, else float32",
+        description="what the model computes in; vectors are always float32; unset: as baked, else float32",
     )
     cache_dir: Path = Field(
         default=Path("~/.cache/multi2vec-clip"),
         description="where a compiled model is kept if MODELS_DIR is not writable",
     )
-    trust_remote_code: bool = Field(default=False, description="execute code from the model folder")
+    trust_remote_code: bool = Field(default=False, description="execute Python code from the model folder")
     max_pixels: int = Field(
         default=0, ge=0, description="largest picture, width x height; 0 follows the memory, at most 178956970"
     )
     legacy_images: bool = Field(
         default=False,
-        description="the old container's image handling: no rotation, alpha dropped, 16 bit clipped",
+        description="the old container's pictures: not rotated, transparency dropped, 16 bits clipped",
     )
     fast_images: bool = Field(
-        default=False, description="large JPEGs decoded at a part of their size, and a faster resize; see below"
+        default=False, description="decode large JPEGs at part of their size, and resize faster"
     )
     decode_timeout: float = Field(
-        default=10.0, gt=0, description="seconds of computing in which a picture must be decoded; beyond it 422"
+        default=10.0, gt=0, description="seconds of computing that decoding one picture may take; beyond it 422"
     )
     legacy_texts: bool = Field(
         default=False,
-        description="the old container's texts of SigLIP: not padded when alone, not in lower case for SigLIP 2",
+        description="the old container's texts for SigLIP: not padded when alone, no lower case for SigLIP 2",
     )
-    max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body")
+    max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body, in bytes")
     max_memory: int = Field(
-        default=0, ge=0, description="bytes of memory that the server takes at most; 0 follows the container's memory"
+        default=0, ge=0, description="most memory that the server takes, in bytes; 0 follows the container's limit"
     )
     client_timeout: float = Field(
-        default=50.0, gt=0, description="seconds after which clients give up on an answer; Weaviate's does after 50"
+        default=50.0, gt=0, description="seconds after which clients give up; Weaviate's does after 50"
     )
     vector_cache_bytes: int = Field(
-        default=16 * 2**20, ge=0, description="vectors kept for inputs that come again; 0 keeps none"
+        default=16 * 2**20, ge=0, description="bytes of vectors kept for inputs that come again; 0 keeps none"
     )
     max_batch: int = Field(default=0, ge=0, description="most items in a batch; 0 measures what pays off")
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
@@ -112,22 +110,22 @@ class Settings(BaseSettings):
         description="seconds after SIGTERM for which the port stays open; unset: 5 in a Kubernetes cluster, else 0",
     )
     grace_period: float = Field(
-        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are finished"
+        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are still answered"
     )
 
     @property
     def patience(self) -> float:
-        """Seconds for which a request waits for the model, or for memory: its client still reads why it got none."""
+        """Seconds for which a request waits for the model or for memory; its client then still reads the error."""
         return 0.8 * self.client_timeout
 
 
 def not_installed(names: str, group: str, *known: str) -> str | None:
-    """What is wrong with a list of names by which OpenTelemetry looks for parts, in this group of entry points."""
+    """The problem if OpenTelemetry cannot load one of these names (a list with commas) from the group; else None."""
     there = {*known, *entry_points(group=group).names}
     missing = [name for name in map(str.strip, names.split(",")) if name not in there and name.lower() not in known]
     if not missing:
         return None
-    return f"nothing installed is called {' or '.join(map(repr, missing))}; choose of {', '.join(sorted(there))}"
+    return f"no installed package has {' or '.join(map(repr, missing))}; choose from {', '.join(sorted(there))}"
 
 
 def _installed(group: str, *known: str) -> AfterValidator:
@@ -140,9 +138,9 @@ def _installed(group: str, *known: str) -> AfterValidator:
 
 
 class TracingVariables(BaseSettings):
-    """Those of OpenTelemetry's variables that its libraries would answer with a traceback.
+    """OpenTelemetry's variables whose wrong values would end in a traceback of its libraries.
 
-    FastAPI reads the first two when it is imported, whether there are traces or not.
+    FastAPI reads the first two on import, traces or not.
     """
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
@@ -162,11 +160,11 @@ _REPLACED = {
     **dict.fromkeys(("HEADER_TIMEOUT", "BODY_TIMEOUT", "WRITE_TIMEOUT"), "STALL_TIMEOUT"),
     **dict.fromkeys(("IMAGE_BATCH", "TEXT_BATCH", "TEXT_BATCH_TOKENS"), "MAX_BATCH"),
 }
-"""Variables that earlier versions had, and what to set in their place."""
+"""Variables of earlier versions, and what replaced them."""
 
 
 def load_settings(options: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from the environment; `options`, by the names of the fields, win.
+    """Read the settings from the environment; `options`, by field name, win.
 
     Raises ConfigurationError that names the variable and its value.
     """
@@ -183,5 +181,5 @@ def load_settings(options: Mapping[str, str] | None = None) -> Settings:
 def _problems(error: ValidationError) -> Iterator[str]:
     for each in error.errors(include_url=False):
         name = str(each["loc"][0])
-        value = "" if name == "api_token" else f"={each['input']!r}"  # a secret is not for the log
+        value = "" if name == "api_token" else f"={each['input']!r}"  # a secret stays out of the log
         yield f"{name.upper()}{value}: {each['msg'].removeprefix('Value error, ')}"

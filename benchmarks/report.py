@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/images/bench and renew the tables of README.md and docs/operations.md from one run.
+"""Draw the pictures of docs/images/bench and renew the tables of the pages that show them, from one run.
 
     python -m benchmarks.report [--results benchmarks/results.json]
 
@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.chart import Panel, Series, draw
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/operations.md")
+PAGES = ("README.md", "docs/operations.md", "docs/models.md")
 NAMES = {"yardstick": "one lock", "ours": "this server", "fast": "this server, FAST_IMAGES=1"}
 _MARKED = re.compile(r"(<!-- bench:([a-z]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 _CONNECTIONS = ("1", "4", "16", "64")

@@ -161,7 +161,7 @@ def test_a_second_signal_ends_it_at_once(
     stop(running)
     running.wait_for_end()
     assert unanswered(client)
-    assert "1 connections are closed unanswered, for a second signal came" in caplog.text
+    assert "connections closed without an answer: 1 (a second signal came)" in caplog.text
 
 
 def test_the_grace_period_is_the_longest(
@@ -174,7 +174,7 @@ def test_the_grace_period_is_the_longest(
     stop(running)
     running.wait_for_end()
     assert unanswered(client)
-    assert "1 connections are closed unanswered, for GRACE_PERIOD is over" in caplog.text
+    assert "connections closed without an answer: 1 (GRACE_PERIOD is over)" in caplog.text
 
 
 def descendants(pid: int) -> list[int]:

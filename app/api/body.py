@@ -1,4 +1,4 @@
-"""A body as it arrives, decoded, within the budget."""
+"""Reading a body, decoded, within the budget."""
 
 import asyncio
 import zlib
@@ -10,21 +10,20 @@ from app.api.request import Client
 from app.errors import ClientGone, InvalidRequest, UnsupportedEncoding
 from app.serving.budget import Admission
 
-# Bytes that are decoded before anybody else has a turn.
+# How many bytes are decoded before the event loop has a turn.
 _PIECE = 128 * 1024
 
 
 def announced_bytes(request: Request) -> int | None:
-    """The bytes of the decoded body, if the head says so."""
+    """The size of the decoded body, if the head says so."""
     length = _header(request, b"content-length")
     return int(length) if length.isdigit() and not _encoding(request) else None
 
 
 async def read_body(request: Request, client: Client, admission: Admission) -> bytes | bytearray:
-    """The whole body, gzip and deflate decoded; raises as soon as it is known to be too much.
+    """The whole body, gzip and deflate decoded. The connection ends a request that does not arrive in time.
 
-    Raises BodyTooLarge, Overloaded, UnsupportedEncoding, InvalidRequest or ClientGone. The connection sees to it that
-    a body arrives in time.
+    Raises BodyTooLarge, Overloaded, UnsupportedEncoding, InvalidRequest or ClientGone, as soon as that is known.
     """
     encoding = _encoding(request)
     decoder = _Decoder(encoding) if encoding else None
@@ -41,7 +40,7 @@ async def read_body(request: Request, client: Client, admission: Admission) -> b
                 return chunk
             body = _grown(body, chunk)
             continue
-        admission.check_body(decoder.taken + len(chunk))  # what decodes to nothing must end, too
+        admission.check_body(decoder.taken + len(chunk))  # also ends a stream that decodes to nothing
         for piece in decoder.decode(chunk):
             await admission.take_body(len(piece))
             body = _grown(body, piece)
@@ -58,14 +57,12 @@ def _grown(body: bytes | bytearray, chunk: bytes) -> bytearray:
 
 
 def _encoding(request: Request) -> str:
-    """gzip, deflate or nothing; raises UnsupportedEncoding that names any other."""
+    """gzip, deflate or nothing; raises UnsupportedEncoding that names another."""
     encoding = _header(request, b"content-encoding").decode("latin-1").strip().lower().removeprefix("x-")
     if encoding in ("", "identity"):
         return ""
     if encoding not in ("gzip", "deflate"):
-        raise UnsupportedEncoding(
-            f"the body is encoded as {encoding[:40]!r}, which is not read here; send it plain, or as gzip or deflate"
-        )
+        raise UnsupportedEncoding(f"the body is encoded as {encoding[:40]!r}; send it plain, or as gzip or deflate")
     return encoding
 
 

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings and GET /v1/models, as OpenAI's clients speak them, beside the contract."""
+"""POST /v1/embeddings and GET /v1/models, for OpenAI's clients."""
 
 import asyncio
 import base64
@@ -72,7 +72,7 @@ async def model(request: Request, name: str) -> Response:
 def dump_embeddings(
     texts: Vectors, images: Vectors, kinds: list[str], as_base64: bool, model: str, tokens: int
 ) -> list[bytes]:
-    """The parts of the response body; rows of `texts` and `images` in the order that `kinds` gives."""
+    """The parts of the response body: rows of `texts` and `images` in the order of `kinds`."""
     rest = {"model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
     rows = {"texts": iter(texts), "images": iter(images)}
     items = (_dump_item(index, next(rows[kind]), as_base64) for index, kind in enumerate(kinds))
@@ -88,7 +88,7 @@ def _dump_item(index: int, row: Vectors, as_base64: bool) -> bytes:
 
 
 def _joined(items: Iterator[bytes]) -> Iterator[bytes]:
-    """Commas between, and a few items a part."""
+    """The items with commas between, a few a part."""
     separator = b""
     while some := list(itertools.islice(items, ROWS_AT_ONCE)):
         yield separator + b",".join(some)
@@ -96,7 +96,7 @@ def _joined(items: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _at_input(error: ServiceError, payload: EmbeddingsRequest) -> ServiceError:
-    """The same error, at the item's place in the input instead of that among the texts or the images."""
+    """The same error, with the item's place in the input instead of among the texts or the images."""
     if error.position is None:
         return error
     positions = [position for position, kind in enumerate(payload.kinds) if kind == error.parameter]

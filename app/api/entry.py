@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Health, for whoever watches the container, and the page, which asks its user for the token.
+# Without a token: health, for whatever watches the container, and the page, which asks its user for the token.
 OPEN = re.compile(r"/\.well-known/(live|ready)|/health|/|/page/.*")
 
 
 class Entry:
-    """Makes one path of its spellings, gives the request its X-Request-ID, asks for the `token`, and answers every
-    error.
+    """Normalises the path, gives the request its X-Request-ID, checks the `token`, and answers every error.
 
-    POST /vectorize goes straight to `vectorize`: FastAPI's own way to it takes longer than all that is done for one
-    text. `count` is called with the path and the status of each answer. `tracer` adds to the span of each
-    request what happened to it.
+    POST /vectorize goes straight to `vectorize`: FastAPI's routing takes longer than all the work for one text.
+    `count` is called with the path and the status of each answer. `tracer` adds to the span of each request what
+    happened to it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The page at /, on which people try the model: the files of app/page."""
+"""The page at / to try the model on: the files of app/page."""
 
 import base64
 import hashlib
@@ -18,14 +18,14 @@ _files = StaticFiles(directory=_folder)
 
 
 def _hash_of_inline_script() -> str:
-    """As a Content-Security-Policy names the one script that is written into the page."""
+    """The one inline script, as a Content-Security-Policy names it."""
     script = re.findall(rb"<script>(.*?)</script>", (_folder / "index.html").read_bytes(), re.DOTALL)[0]
     return f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
 
 
 _HEADERS = {
-    # Nothing from elsewhere, and no markup made by scripts. The one script that is written into the page runs where
-    # no other is found. blob: is what a browser calls the pictures that were dropped.
+    # Nothing from elsewhere, and no markup made by scripts. The inline script runs where no other is found. Browsers
+    # give dropped pictures blob: addresses.
     "Content-Security-Policy": (
         f"default-src 'none'; script-src 'self' {_hash_of_inline_script()}; style-src 'self'; img-src 'self' blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -34,14 +34,14 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Asked for again with its ETag each time: after an upgrade the files must fit each other.
+    # Revalidated by ETag each time: after an upgrade the files must fit each other.
     "Cache-Control": "no-cache",
 }
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
-    """The page. Its addresses are relative, so that it works below a path of a proxy too."""
+    """The page. Its addresses are relative, so it also works below a proxy's path."""
     return await file(request, "index.html")
 
 
@@ -54,7 +54,7 @@ async def about(request: Request) -> Response:
 
 @router.api_route("/page/{path:path}", methods=["GET", "HEAD"])
 async def file(request: Request, path: str) -> Response:
-    """One of the page's files; raises starlette's HTTPException 404 for all else."""
+    """One of the page's files. Raises starlette's HTTPException 404 for anything else."""
     response = await _files.get_response(path, request.scope)
     response.headers.update(_HEADERS)
     return response

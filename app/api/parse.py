@@ -12,7 +12,7 @@ _EXAMPLE = '{"texts": ["a red car"], "images": ["<base64>"]}'
 
 @dataclass
 class VectorizeRequest:
-    """Items of POST /vectorize, as UTF-8. Equal short items are one object."""
+    """The items of POST /vectorize, as UTF-8. Equal short items are one object."""
 
     texts: list[bytes] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
@@ -61,4 +61,4 @@ def _strings(reader: Reader) -> list[bytes]:
 def _refuse_misspelt(keys: list[str]) -> None:
     for key in keys:
         if right := _MISSPELT.get(key.strip().lower()):
-            raise InvalidRequest(f'nothing is asked for: the key is "{right}", not {shown(key)}; send {_EXAMPLE}')
+            raise InvalidRequest(f'there are no items: the key is "{right}", not {shown(key)}; send {_EXAMPLE}')

@@ -1,8 +1,8 @@
 """The body of POST /v1/embeddings: from JSON to items.
 
-Beside OpenAI's own form it takes those of servers that speak it too: `modality` (infinity), `messages` (vLLM),
-`inputs` with `content` (Voyage, Cohere), `embedding_type` (Jina). What says that it is a picture becomes one, or an
-error: the vector of a picture's characters would mean nothing, and nobody would see it.
+Beside OpenAI's own form it takes those of similar servers: `modality` (infinity), `messages` (vLLM), `inputs` with
+`content` (Voyage, Cohere), `embedding_type` (Jina). What claims to be a picture becomes one or an error: the vector
+of its characters would be meaningless, and nobody would notice.
 """
 
 import re
@@ -20,8 +20,8 @@ _BEFORE = rb"(?:[\s\"'`<(]|\xc2\xa0|\xe2\x80[\x8b\x98\x9c]|\xef\xbb\xbf)*+"
 _AROUND = b" \t\n\v\f\r\"'`<>()\xc2\xa0\xe2\x80\x8b\x98\x99\x9c\x9d\xef\xbb\xbf"
 _BASE64 = rb"[A-Za-z0-9+/_=-]"
 _PARAMETERS = rb'(?:[^,"]|"[^"]*+")'
-# A text that is a picture: a data URI, or the base64 of a JPEG, PNG, GIF, WebP or TIFF. What only begins with the
-# words "data:image/png;base64," and goes on in words is a text.
+# A text that is a picture: a data URI, or the base64 of a JPEG, PNG, GIF, WebP or TIFF. One that begins with
+# "data:image/png;base64," but goes on in words is a text.
 _PICTURE = re.compile(
     _BEFORE + rb"(?:data:" + _PARAMETERS + rb"{0,4096}?;\s*base64\s*,(?=(?P<data>\s*\S{16}|\S*\s*\Z))"
     rb"|data:image/[\w.+-]+(?:;[^,\s]{0,4096})?,\S"
@@ -29,24 +29,24 @@ _PICTURE = re.compile(
     re.IGNORECASE,
 )
 _PICTURE_WITHIN = re.compile(rb";base64[\s,;:]*+" + _BASE64 + rb"{64}", re.IGNORECASE)
-# Bytes of a text in which a picture would be most of what the model reads. A document may hold one further on.
+# In the first bytes of a text a picture would be most of what the model reads; a document may hold one further on.
 _SEARCHED = 512
 _URL = re.compile(rb"\s*(https?|file|ftp|s3)://", re.IGNORECASE)
 
 _PARTS = {"text": "text", "content": "text", "image": "image", "image_url": "image", "image_base64": "image"}
 _ADDRESS = {"url": "image"}
 _OTHER_MEDIA = re.compile("(input_)?(audio|video|document|file)(_url|_base64)?")
-# Where other servers look for items, and this one does not.
+# Where other servers look for items, but not this one.
 _ELSEWHERE = ("text", "texts", "image", "images", "audio", "video")
 
-# "string" is what is a text or a picture by its looks, or by what the rest of the body says.
+# A "string" turns out to be a text or a picture by its looks, or by the rest of the body.
 _Part = tuple[str, bytes]
 
 
 @dataclass
 class EmbeddingsRequest:
-    """Body of POST /v1/embeddings. `kinds` holds "texts" or "images" for each item of the input, in its order;
-    `parameter` is the key under which they came."""
+    """Body of POST /v1/embeddings. `kinds` holds "texts" or "images" for each item of the input, in order;
+    `parameter` is the key of the items."""
 
     items: VectorizeRequest = field(default_factory=VectorizeRequest)
     kinds: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class EmbeddingsRequest:
     dimensions: int | None = None
 
     def place(self, position: int) -> tuple[str, int | None]:
-        """Where the item at this position came from, for an error about it."""
+        """The parameter and position of an item, for an error about it."""
         return self.parameter, None if self.parameter == "messages" else position
 
 
@@ -81,14 +81,14 @@ def parse_embeddings(body: bytes | bytearray, max_items: int) -> EmbeddingsReque
             _read_word(reader)
         elif key == "modality":
             are_pictures |= _read_word(reader, ("text", "image")) == "image"
-        elif key == "input_type":  # otherwise it says what the vector is for, which is all the same here
+        elif key == "input_type":  # otherwise the purpose of the vector, which changes nothing here
             word = (_read_word(reader) or "").lower()
             if "audio" in word or "video" in word:
                 raise reader.invalid(f"{shown(word)} is not embedded here; send texts or images")
             are_pictures |= "image" in word
         elif key in _ELSEWHERE:
             if _read_whether_given(reader):
-                raise reader.invalid(f'not read on this route; everything goes into "input": {_EXAMPLE}')
+                raise reader.invalid(f'not known on this route; everything goes into "input": {_EXAMPLE}')
         else:
             reader.other()
     reader.end()
@@ -110,14 +110,15 @@ def _sort(request: EmbeddingsRequest, parts: list[_Part], are_pictures: bool) ->
                 content = content[max(0, found.start("data")) :].strip(_AROUND)
             if _URL.match(content):
                 raise InvalidRequest(
-                    "no address is opened here; send the picture itself as base64 or a data URI",
+                    "addresses are not opened; send the picture itself as base64 or a data URI",
                     *request.place(position),
                 )
             request.items.images.append(content)
             request.kinds.append("images")
         elif _PICTURE_WITHIN.search(content, 0, _SEARCHED):
             raise InvalidRequest(
-                f"holds a picture within a text, for which there is no vector; {_SEND}", *request.place(position)
+                f"holds a picture within a text, and one vector cannot stand for both; {_SEND}",
+                *request.place(position),
             )
         else:
             request.items.texts.append(content)
@@ -142,7 +143,7 @@ def _read_item(reader: Reader) -> _Part:
     reader.other()
     if first == ord("[") or name_of(first) == "a number":
         raise reader.invalid(
-            "token ids are those of another tokenizer and mean nothing to this model; send the text "
+            "token ids come from another tokenizer and mean nothing to this model; send the text "
             "(LangChain: check_embedding_ctx_length=False)"
         )
     raise reader.invalid(f"expected a string or an object, got {name_of(first)}")
@@ -156,7 +157,7 @@ def _read_messages(reader: Reader) -> list[_Part]:
 
 
 def _read_parts(reader: Reader, parts: list[_Part], strings_are: str = "string") -> None:
-    """Adds what an array of objects and strings holds."""
+    """Add the parts of an array of objects and strings."""
     if (first := reader.next()) != ord("["):
         reader.other()
         raise reader.invalid(f"expected an array of objects, got {name_of(first)}")
@@ -172,7 +173,7 @@ def _read_parts(reader: Reader, parts: list[_Part], strings_are: str = "string")
 
 
 def _read_object(reader: Reader, parts: list[_Part], known: dict[str, str] = _PARTS) -> None:
-    """Adds what {"text": …}, {"image": …}, {"image_url": {"url": …}} or {"content": [ … ]} holds."""
+    """Add the parts of {"text": …}, {"image": …}, {"image_url": {"url": …}} or {"content": [ … ]}."""
     for key in reader.fields():
         first = reader.next()
         if key in known and first == ord('"'):
@@ -186,17 +187,17 @@ def _read_object(reader: Reader, parts: list[_Part], known: dict[str, str] = _PA
             _read_parts(reader, parts)
         elif _OTHER_MEDIA.fullmatch(key):
             if _read_whether_given(reader):
-                raise reader.invalid(f"holds {shown(key)}, and this model takes texts and images only; {_SEND}")
+                raise reader.invalid(f"holds {shown(key)}, but this model takes only texts and images; {_SEND}")
         else:
             reader.other()
 
 
 def _only_one(reader: Reader, parts: list[_Part]) -> _Part:
-    """Raises InvalidRequest. An empty text beside a picture is none: vLLM's clients send one."""
+    """The one part. An empty text beside a picture does not count: vLLM's clients send one. Raises InvalidRequest."""
     if len(parts) > 1:
         parts = [part for part in parts if part[1]] or parts[:1]
     if len(parts) > 1:
-        raise reader.invalid(f"holds more than one text or image, for which there is no vector; {_SEND}")
+        raise reader.invalid(f"holds more than one text or image, and an item has one vector; {_SEND}")
     if not parts:
         raise reader.invalid(f"holds neither a text nor an image; {_SEND}")
     return parts[0]

@@ -1,9 +1,8 @@
 """JSON, read token by token.
 
-A library parses a body of 128 MiB in one call, which keeps the interpreter's lock, and with it every other
-thread and the event loop, for as long as that takes; and it makes all nine million strings of a hostile body
-before anybody can count them. So this reads token by token, in C where a token is long, but no more than a piece of
-it at once, and counts while it reads.
+A library parses a body of 128 MiB in one call. Meanwhile it holds the interpreter's lock, so that every other thread
+stops, and it makes all nine million strings of a hostile body before anybody can count them. This reads token by
+token, in C where a token is long but only a piece at once, and counts as it goes.
 """
 
 import io
@@ -19,13 +18,13 @@ from app.errors import InvalidRequest, TooLarge
 _PIECE = 128 * 1024
 _WORTH_A_LOOK = 4096
 _MAX_DEPTH = 100
-# Of the values that are neither texts nor images and mean nothing here.
+# How many values a body may hold that are neither texts nor images.
 _MAX_OTHER_VALUES = 100_000
 
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _SCALAR = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null")
 _MAX_SCALAR_BYTES = 1024
-# Whole characters of a string: none ends inside an escape, or between the two halves of a pair.
+# Whole characters of a string: it ends neither inside an escape nor between the halves of a pair.
 _CHARACTERS = re.compile(
     rb'(?:[^"\\]++|\\(?:["\\/bfnrt]'
     rb"|u(?:[0-9a-ce-fA-CE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}"
@@ -41,13 +40,13 @@ _MAX_SHOWN = 40
 
 
 class _BadString(Exception):
-    """What is wrong with a string, to be read after its name."""
+    """What is wrong with a string; the message follows its name."""
 
 
 class Reader:
-    """Reads a body of at most `max_items` items; `wanted` says what else is too much.
+    """Reads a body of at most `max_items` items. `wanted` names, in an error, what belongs into the body.
 
-    What raises InvalidRequest names the parameter at fault, and the item.
+    InvalidRequest names the parameter at fault, and the item.
     """
 
     def __init__(self, body: bytes | bytearray, max_items: int, wanted: str) -> None:
@@ -65,7 +64,7 @@ class Reader:
         self._known: dict[bytes, bytes] = {}
 
     def enter_object(self, example: str) -> None:
-        """Stops at the object that the body has to be; `example` shows one to whoever sends something else."""
+        """Check that the body is an object; the error shows `example`."""
         first = self.next()
         if first == -1:
             raise InvalidRequest(f"the body is empty; send {example}")
@@ -75,25 +74,25 @@ class Reader:
             raise InvalidRequest(f"the body is {name_of(first)}, not an object; send {example}")
 
     def parameters(self) -> Iterator[str]:
-        """Stops before the value of each key of the body, which errors name from there on."""
+        """Stop before the value of each key of the body; errors name that key."""
         for key in self.fields():
             self._parameter = key if len(key) <= _MAX_SHOWN else f"{key[:_MAX_SHOWN]}…"
             yield key
             self._parameter = None
 
     def items(self) -> Iterator[None]:
-        """Stops before each element of an array, which errors name by its position."""
+        """Stop before each element of an array; errors name its position."""
         for position, _ in enumerate(self.elements()):
             self._position = position
             yield
             self._position = None
 
     def invalid(self, message: str) -> InvalidRequest:
-        """The error to raise about what is being read."""
+        """An error that names what is being read."""
         return InvalidRequest(message, self._parameter, self._position)
 
     def count_item(self) -> None:
-        """One more item; raises TooLarge if that is one too many."""
+        """Count an item; raises TooLarge if it is one too many."""
         self._items += 1
         if self._items > self._max_items:
             raise TooLarge(f"the request has more than the {self._max_items} items allowed; split it")
@@ -101,9 +100,9 @@ class Reader:
     def item(self) -> bytes:
         """The UTF-8 of the string that begins here; equal short ones are one object. Raises InvalidRequest."""
         item = self.string()
-        if len(item) > _PIECE:  # hashing it takes long, and other threads wait meanwhile
+        if len(item) > _PIECE:  # hashing it would stop other threads for long
             return item
-        if self._first is None:  # usually the only one: it need not be hashed
+        if self._first is None:  # usually the only one, so it is not hashed
             self._first = item
             return item
         if not self._known:
@@ -111,7 +110,7 @@ class Reader:
         return self._known.setdefault(item, item)
 
     def other(self) -> None:
-        """Pass a value of any kind."""
+        """Skip a value of any kind."""
         self._other_values += 1
         if self._other_values > _MAX_OTHER_VALUES:
             raise InvalidRequest(f"the body holds too much beside {self._wanted}; send only these")
@@ -136,7 +135,7 @@ class Reader:
         return found[0]
 
     def elements(self) -> Iterator[None]:
-        """Stops before each element of an array."""
+        """Stop before each element of an array."""
         self._enter()
         if self.next() != ord("]"):
             yield
@@ -146,7 +145,7 @@ class Reader:
         self._leave("]")
 
     def fields(self) -> Iterator[str]:
-        """Stops before the value of each key of an object."""
+        """Stop before the value of each key of an object."""
         self._enter()
         if self.next() != ord("}"):
             yield self._key()
@@ -173,7 +172,7 @@ class Reader:
         return key
 
     def string(self, what: str = "") -> bytes:
-        """The UTF-8 of the string that begins here; raises InvalidRequest, about `what` if that is not an item."""
+        """The UTF-8 of the string that begins here. Raises InvalidRequest, about `what` if it is not an item."""
         try:
             return self._string()
         except _BadString as error:
@@ -198,20 +197,20 @@ class Reader:
             start = end
 
     def _end_of_piece(self, start: int) -> int:
-        """Up to where a string is read at once: to its end, or to the end of one of its characters."""
+        """Where to stop reading a string at once: at its end, or at the end of one of its characters."""
         body = self._body
         stop = min(start + _PIECE, len(body))
         quote = body.find(b'"', start, stop)
         if quote != -1 and body[quote - 1] != ord("\\"):
             return quote
         while stop < len(body) and stop > start + _PIECE - 3 and body[stop] & 0xC0 == 0x80:
-            stop -= 1  # no character of UTF-8 is cut
+            stop -= 1  # keep a UTF-8 character whole
         if quote == -1 and body.find(b"\\", max(start, stop - _MAX_CHARACTER_BYTES), stop) == -1:
             return stop
         return self._end_of_characters(start, stop)
 
     def _is_plain(self, start: int, stop: int) -> bool:
-        """Whether a long part of a string, as base64 is, stands for itself: ASCII without escapes."""
+        """Whether a long part of a string, such as base64, is ASCII without escapes."""
         if stop - start < _WORTH_A_LOOK or self._body.find(b"\\", start, stop) != -1:
             return False
         values = np.frombuffer(self._view[start:stop], np.uint8)
@@ -227,7 +226,7 @@ class Reader:
             return _string_decoder.decode(piece).encode()
         except (msgspec.DecodeError, UnicodeDecodeError):
             if found := _CONTROL.search(piece):
-                problem = f"holds the control character 0x{found[0][0]:02x}, which JSON wants escaped"
+                problem = f"holds the control character 0x{found[0][0]:02x}, which JSON requires to be escaped"
                 raise _BadString(problem) from None
             if (end := self._end_of_characters(start, stop)) < stop:
                 self._fail_at(end)

@@ -1,4 +1,4 @@
-"""What counts of a request beside its body: its path, its id, its token, and whether its client still waits."""
+"""A request beside its body: its path, its id, its token, and whether its client still waits."""
 
 import asyncio
 import base64
@@ -17,17 +17,17 @@ from app.errors import ClientGone, Unauthorized
 T = TypeVar("T")
 
 TIMELINE = "timeline"
-"""Where the scope of a request that is traced holds its Timeline."""
+"""The key in the scope of a traced request that holds its Timeline."""
 
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
-# Most requests are answered before it is worth looking whether their client is still there.
+# Most requests are answered before it is worth watching whether their client leaves.
 _WATCHED_AFTER = 0.05
 
 
 class Client:
-    """Who sent a request and waits for its answer, since `arrived` by time.monotonic(); see serving's Caller.
+    """The client that waits for an answer, since `arrived` by time.monotonic(): a Caller of serving.
 
-    Set `has_sent` once the body is read: from then on a client that leaves is noticed.
+    Set `has_sent` once the body is read: from then on it notices that the client leaves.
     """
 
     def __init__(self, request: Request) -> None:
@@ -38,7 +38,7 @@ class Client:
         self._gone = False
 
     async def wait(self, future: asyncio.Future[T]) -> T:
-        """The future's result; it is cancelled, and ClientGone raised, once the client has left."""
+        """The future's result. Cancels the future and raises ClientGone once the client has left."""
         watching: list[asyncio.Task[None]] = []
 
         async def cancel_when_gone() -> None:
@@ -65,14 +65,14 @@ class Client:
 
 
 class RequestIDs:
-    """Gives each request its X-Request-ID: the caller's own, or a new one of this process."""
+    """Gives each request its X-Request-ID: the caller's, or a new one."""
 
     def __init__(self) -> None:
         self._prefix = os.urandom(8).hex()
         self._numbers = itertools.count(1)
 
     def of(self, scope: Scope) -> str:
-        """The id that the caller sent, if it can stand in a header and a log; else a new one."""
+        """The id that the caller sent, if it is safe in a header and a log; else a new one."""
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 return str(value, "ascii")
@@ -80,7 +80,7 @@ class RequestIDs:
 
 
 def one_spelling(path: str) -> str:
-    """The path with single slashes, none at its end, and one /v1 before what OpenAI's clients ask for."""
+    """The path with single slashes, none at its end, and one /v1 before the paths of OpenAI's clients."""
     path = re.sub(r"//+", "/", path) if "//" in path else path
     if path.startswith(("/embeddings", "/models", "/v1/v1/")):
         path = re.sub("^(/v1)*", "/v1", path)
@@ -88,7 +88,7 @@ def one_spelling(path: str) -> str:
 
 
 def check_token(scope: Scope, token: bytes) -> None:
-    """Raises Unauthorized. The token counts as bearer, and as the password of Basic whoever the user is."""
+    """Raises Unauthorized without the token, as bearer or as the password of Basic with any user."""
     header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
     scheme, _, given = header.partition(b" ")
     given = given.strip()

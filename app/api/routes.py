@@ -1,4 +1,4 @@
-"""The routes: what is called, thin."""
+"""The routes."""
 
 import asyncio
 import contextlib
@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 
 class _PlainRoute(APIRoute):
-    """Gives the endpoint the request, and sends what it returns: FastAPI looks for parameters, a model of the body
-    and dependencies each time, and there are none."""
+    """Calls the endpoint with the request and sends what it returns. FastAPI would look for parameters, a body model
+    and dependencies each time; there are none."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
@@ -38,12 +38,12 @@ class _PlainRoute(APIRoute):
 
 
 router = APIRouter(route_class=_PlainRoute)
-# A body of more bytes is parsed off the event loop.
+# Bodies of more bytes are parsed off the event loop.
 _PARSED_AT_ONCE = 64 * 1024
 
 
 class Answer(Response):
-    """JSON in parts, each sent when the client has taken most of the one before; `end` is called after the last."""
+    """JSON in parts, each sent once the client has taken most of the one before. `end` is called after the last."""
 
     def __init__(self, parts: list[bytes], end: Callable[[], None]) -> None:
         self.status_code, self.background = 200, None
@@ -105,7 +105,7 @@ async def ready(request: Request) -> Response:
 @router.get("/health", responses={200: {"description": "Ready", **json_content({"type": "object"})}, **errors(503)})
 @router.head("/health", responses=errors(503))
 async def health(request: Request) -> Response:
-    """The same as /.well-known/ready, for platforms that take nothing but 200."""
+    """The same as /.well-known/ready, for platforms that accept only 200."""
     service_of(request).check_ready()
     return Response(b'{"status":"ready"}', media_type="application/json")
 
@@ -121,7 +121,7 @@ async def metrics(request: Request) -> Response:
 async def receive(
     request: Request, client: Client, admission: Admission, parse: Callable[[bytes | bytearray, int], T]
 ) -> T:
-    """The body, read within the budget and parsed; raises what `read_body` and `parse` raise."""
+    """The body, read within the budget and parsed. Raises what `read_body` and `parse` raise."""
     metrics = metrics_of(request)
     body = await read_body(request, client, admission)
     metrics.bytes_in.inc(len(body))
@@ -135,12 +135,12 @@ async def receive(
 
 
 def service_of(request: Request) -> Service:
-    """The service that create_app made."""
+    """The service of the app."""
     service: Service = request.app.state.service
     return service
 
 
 def metrics_of(request: Request) -> Metrics:
-    """The counts of the app that create_app made."""
+    """The metrics of the app."""
     metrics: Metrics = request.app.state.metrics
     return metrics

@@ -1,4 +1,4 @@
-"""What OpenAPI says of the routes, and the response of POST /vectorize: JSON straight from the arrays."""
+"""OpenAPI's description of the routes, and the JSON of POST /vectorize, straight from the arrays."""
 
 import re
 from collections.abc import Iterator
@@ -19,27 +19,27 @@ _MEANING = {
     400: "Not HTTP",
     401: "The token is missing or wrong",
     408: "The request did not arrive in time",
-    413: "More than can ever be taken at once",
+    413: "More than the server can ever take at once",
     414: "The address is too long",
-    415: "The body is encoded in a way that is not read here",
+    415: "The body's Content-Encoding is not supported",
     422: "An item, or the body, cannot be read; the error names it",
     431: "The head is too large",
-    500: "Our fault",
-    503: "Not now: loading, full or broken",
+    500: "The server failed",
+    503: "Not now: the server is loading, full or broken",
 }
-# A connection answers these to whatever is asked.
+# Any request may get these.
 _ALWAYS = (400, 401, 408, 414, 431, 500)
 
 Responses = dict[int | str, dict[str, Any]]
 
 
 def json_content(schema: dict[str, Any]) -> dict[str, Any]:
-    """OpenAPI of a body that is JSON."""
+    """OpenAPI of a JSON body."""
     return {"content": {"application/json": {"schema": schema}}}
 
 
 def errors(*statuses: int) -> Responses:
-    """OpenAPI of the errors that a route answers with, those of every route included."""
+    """OpenAPI of the errors of a route, including those of every route."""
     return {
         status: {"description": _MEANING[status], **json_content(_ERROR)} for status in sorted({*_ALWAYS, *statuses})
     }
@@ -67,7 +67,7 @@ VECTORIZE_RESPONSES: Responses = {
 
 
 def describe_token(app: FastAPI, open_paths: re.Pattern[str]) -> None:
-    """Say that every path asks for the token but those that match `open_paths`."""
+    """Document that every path needs the token, except those that match `open_paths`."""
     describe = app.openapi
 
     def described() -> dict[str, Any]:
@@ -87,7 +87,7 @@ def dump_response(texts: Vectors, images: Vectors) -> list[bytes]:
 
 
 def _dump_rows(rows: Vectors) -> Iterator[bytes]:
-    # A few rows a call: orjson holds the interpreter's lock, and other threads need it meanwhile.
+    # A few rows a call: orjson holds the interpreter's lock, which other threads need.
     separator = b"["
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = orjson.dumps(rows[start : start + ROWS_AT_ONCE], option=orjson.OPT_SERIALIZE_NUMPY)

@@ -36,19 +36,19 @@ _ANSWERS: tuple[tuple[type[ServiceError], int, dict[str, str]], ...] = (
     (Unavailable, 503, {"Retry-After": "1"}),
     (ServiceError, 500, {}),
 )
-# What OpenAI's API calls them; most errors have no code there.
+# OpenAI's codes; most errors have none.
 _CODES = {401: "invalid_api_key", 404: "not_found"}
 _PATHS = frozenset({"/", "/vectorize", "/meta", "/metrics", "/about", "/health", "/v1/embeddings", "/v1/models"})
-# Whoever watches the container asks these once a second: the log is not for their answers.
+# Asked once a second by whatever watches the container: their answers stay out of the log.
 _PROBES = frozenset({"/.well-known/live", "/.well-known/ready", "/health"})
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
-# Paths whose callers are clients of OpenAI's API, or of one like it.
+# Paths that clients of OpenAI's API, or of one like it, call.
 _OPENAI_PATHS = re.compile(r".*(/v\d/|embed).*")
 
 
 def response_to(error: ServiceError, method: str, path: str) -> Response:
-    """JSON with a string `error`, for clients of OpenAI's API in the form that they expect; and a line in the log."""
+    """The answer to an error, in OpenAI's form on its paths; also logs a line."""
     status, headers = _answer_to(error)
     if path not in _PROBES:
         _log_refusal(method, path, status, error, _level(error, status))
@@ -56,15 +56,15 @@ def response_to(error: ServiceError, method: str, path: str) -> Response:
 
 
 def _log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
-    """One line about a request that did not get what it asked for, at most so many a second.
+    """Log one line about a refused request, at most so many a second.
 
-    Of a path that is none of ours nothing is logged: it is whatever its sender likes.
+    It leaves out a path that is not ours, for its sender may write anything there.
     """
     _log.log(level, "%s %s: %d, %s", method, path if path in _PATHS else "another path", status, cause)
 
 
 def add_error_handlers(app: FastAPI, embeddings_api: bool) -> None:
-    """Map every foreseen error to a response. `embeddings_api`: whether there is POST /v1/embeddings."""
+    """Map every foreseen error to a response. `embeddings_api` tells whether there is POST /v1/embeddings."""
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
@@ -96,7 +96,7 @@ def _level(error: ServiceError, status: int) -> int:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of the path: starlette names those of the first route alone."""
+    """The methods of the path; starlette names only those of the first route."""
     scopes = {method: {**request.scope, "method": method} for method in _METHODS}
     routes = request.app.routes
     return ", ".join(
@@ -105,14 +105,14 @@ def _allowed(request: Request) -> str:
 
 
 def _right_path(path: str, embeddings_api: bool) -> str:
-    """What to ask instead of a path that is not there."""
+    """What to call instead of a path that is not there."""
     if "vector" in path:
         return 'there is no such path; send {"texts": […], "images": […]} to POST /vectorize'
     if _OPENAI_PATHS.fullmatch(path):
         if not embeddings_api:
             return "OpenAI's API is off; start the server with ENABLE_EMBEDDINGS_API=1, or use POST /vectorize"
         return "there is no such path; use POST /v1/embeddings or GET /v1/models"
-    return "there is no such path; GET /openapi.json describes those that there are"
+    return "there is no such path; GET /openapi.json describes those that exist"
 
 
 def _json(

@@ -1,8 +1,8 @@
-"""What requests may take of the memory: asked before anything is allocated.
+"""How much memory requests may take: asked before anything is allocated.
 
-Two pools of bytes: one for requests (their bodies as they arrive, then their items and answers), one for pictures
-while they are prepared. What can never fit is refused at once; what may fit later waits in its turn. A thread that
-prepares takes nothing of the other pool, so nobody waits for somebody who waits in turn.
+There are two pools of bytes: one for requests (their bodies as they arrive, then their items and answers), one for
+pictures while they are prepared. What can never fit is refused at once; what may fit later waits for its turn. A
+thread that prepares takes nothing from the requests' pool, so the pools cannot wait for each other.
 """
 
 import asyncio
@@ -21,28 +21,28 @@ MIB = 2**20
 MAX_ITEMS = 10_000
 """The most items that one request may have, however much memory there is."""
 MAX_PIXELS = 178_956_970
-"""The largest picture where memory suffices: what Pillow takes by itself, twice its MAX_IMAGE_PIXELS."""
-# Of the memory that the model leaves. The rest is for what a body becomes while it is parsed.
+"""The largest picture if memory suffices: Pillow's own limit, twice its MAX_IMAGE_PIXELS."""
+# Shares of the memory that the model leaves. The rest is for what a body becomes while it is parsed.
 _REQUESTS, _PICTURES = 0.35, 0.45
 _MAX_REQUESTS = 2 * 2**30
-# The largest request takes half of what there is for requests: its body so much of that, its items the rest.
+# The largest request takes half of the memory for requests: its body this share of that, its items the rest.
 _BODY = 0.6
-# float32 rows, their JSON, and the same once more while its parts are joined.
+# Per number: the float32, its JSON, and both once more while parts are joined.
 _ANSWER_BYTES = 30
-# What a picture takes at most while it is prepared: by its pixels, and in a decoder process besides.
+# What a picture takes at most while it is prepared: per pixel, and for a decoder process besides.
 _PIXEL_BYTES, _DECODER_BYTES = 24, 40 * MIB
-# Of what pictures may take, at most, and for each thread that prepares: kept for the next ones (see picture.py).
+# How much of it is kept for the next pictures (see picture.py): share, bytes per preparing thread, and at most.
 _KEPT, _KEPT_A_THREAD, _MAX_KEPT = 0.25, 64 * MIB, 256 * MIB
 _SMALL_BODY, _SMALL_ITEMS, _SMALL_PICTURE = 64 * 1024, 16, 16 * MIB
-# A thread that prepares ends long before: only a decoder that hangs holds its memory for so long.
+# Preparing ends long before: only a decoder that hangs holds its memory for so long.
 _PICTURE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much all requests may take at once, and the largest of them.
+    """How much memory all requests may take at once, and how large one may be.
 
-    `kept_bytes` is what is kept of the memory of pictures for the next ones, beside `picture_bytes`.
+    `kept_bytes`, beside `picture_bytes`, is the memory of decoded pictures that is kept for the next ones.
     """
 
     request_bytes: int
@@ -58,7 +58,7 @@ class Limits:
 
 
 def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limits:
-    """Limits for `free` bytes of memory, vectors of `width`, and so many preparing threads."""
+    """The limits for `free` bytes of memory, vectors of `width`, and `threads` that prepare."""
     free = max(free, 64 * MIB)
     requests = min(_MAX_REQUESTS, int(_REQUESTS * free))
     largest = requests // 2
@@ -78,15 +78,15 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
 
 
 def max_pixels_for(settings: Settings, picture_bytes: int) -> int:
-    """The most pixels of a picture: as set, or as many as an ordinary JPEG may have in `picture_bytes` of memory."""
+    """The most pixels of a picture: as set, or those of an ordinary JPEG that fits into `picture_bytes` of memory."""
     return settings.max_pixels or min(MAX_PIXELS, picture_bytes // BYTES_A_PIXEL)
 
 
 class Budget:
-    """The memory that all requests share; used on the event loop, but for the threads that prepare pictures.
+    """The memory that all requests share. Used on the event loop, except preparing(), which threads call.
 
-    What finds no room within `patience` seconds of its arrival is refused; `refused` is called with the cause then:
-    "requests", "pictures", or "too_large" for what can never fit.
+    A request that finds no room within `patience` seconds of its arrival is refused. `refused` is called with the
+    cause: "requests", "pictures", or "too_large" for what can never fit.
     """
 
     def __init__(self, limits: Limits, patience: float, refused: Callable[[str], None] = lambda _: None) -> None:
@@ -104,11 +104,11 @@ class Budget:
 
     @property
     def most_picture(self) -> int:
-        """The most bytes with which a picture may ever be prepared."""
+        """The most bytes that preparing one picture may take."""
         return self._pictures.most
 
     def used(self) -> dict[str, int]:
-        """Bytes taken of each pool."""
+        """Bytes taken from each pool."""
         return {"requests": self.requests.used, "pictures": self._pictures.used}
 
     def waiting(self) -> dict[str, int]:
@@ -117,7 +117,7 @@ class Budget:
             return {"requests": self.requests.waiting, "pictures": self._pictures.waiting}
 
     def admit(self, caller: Caller, announced: int | None = None) -> "Admission":
-        """One request's share; `announced` is its Content-Length, which costs nothing yet.
+        """The share of one request; `announced` is its Content-Length, which takes nothing yet.
 
         Raises BodyTooLarge if that can never fit.
         """
@@ -132,16 +132,16 @@ class Budget:
 
     @contextmanager
     def preparing(self, size: int) -> Iterator[None]:
-        """Memory of `size` bytes to prepare a picture with; waits for it, so not for the event loop.
+        """Hold `size` bytes of memory for preparing a picture. Waits for them: not for the event loop.
 
-        Raises TooLarge if that can never fit, Overloaded if it found no room for very long.
+        Raises TooLarge if they can never fit, Overloaded if there is no room for very long.
         """
         pool, claim = self._pictures, Claim()
         if size > pool.most:
             self.refused("too_large")
             raise TooLarge(
-                f"the picture takes {size // MIB + 1} MiB while it is prepared, more than the {pool.most // MIB} MiB "
-                "that this server has for that; send it smaller, or raise MAX_MEMORY"
+                f"the picture takes {size // MIB + 1} MiB to prepare, more than the {pool.most // MIB} MiB "
+                "there are; send it smaller, or raise MAX_MEMORY"
             )
         granted = threading.Event()
         try:
@@ -158,13 +158,13 @@ class Budget:
                 pool.release(claim)
 
     def full(self, name: str, seconds: float) -> Overloaded:
-        """The error for what found no room, counted."""
+        """The error for a request that found no room; counts it."""
         self.refused(name)
         return Overloaded(f"the server is full: no room for more {name} within {seconds:g} s; try again later")
 
 
 class Admission:
-    """One request's share of the budget. Used on the event loop."""
+    """The share of one request in the budget. Used on the event loop."""
 
     def __init__(self, budget: Budget, caller: Caller, expected: int) -> None:
         self._budget = budget
@@ -178,16 +178,16 @@ class Admission:
         self._budget.check_body(size)
 
     async def take_body(self, size: int) -> None:
-        """Account for `size` more bytes of the body, and wait until there is room for them.
+        """Take `size` more bytes for the body, waiting until there is room.
 
-        Call it with each part that arrived, before the next is read. Raises BodyTooLarge, Overloaded or ClientGone.
+        Call it for each part that arrives, before reading the next. Raises BodyTooLarge, Overloaded or ClientGone.
         """
         self._body += size
         self.check_body(self._body)
         await self._take(size)
 
     async def take_items(self, count: int) -> None:
-        """Account for `count` items, equal ones included, and for their answer, before anything is made of them.
+        """Take room for `count` items, equal ones included, and for their answer, before computing anything.
 
         Raises TooLarge, Overloaded or ClientGone.
         """

@@ -1,4 +1,4 @@
-"""What is ready, and the device that computes it: one thread owns both, so nothing here is locked.
+"""The prepared items, and the device that computes them. One thread owns both, so nothing here is locked.
 
 The device takes what is ready as soon as it is free: no timer, no minimum. Pictures and texts take turns, so that a
 query never waits behind an import.
@@ -17,11 +17,11 @@ from app.towers import BatchLimits, Tower, Vectors
 
 _log = logging.getLogger(__name__)
 
-# A batch of texts holds at most this share of padding, so that a long text does not pad short ones.
+# The most padding in a batch of texts, as a share, so that a long text does not pad short ones.
 _MAX_PADDING = 0.1
 
 Outcome = Vectors | ServiceError
-"""float32 rows of shape (items, width), or what is wrong with the item."""
+"""float32 rows of shape (items, width), or the error of the item."""
 
 
 class Ready:
@@ -43,12 +43,12 @@ class Ready:
             self._items[item.kind].append(item)
 
     def add_halves(self, batch: list[Item]) -> None:
-        """A batch that failed is tried again in halves, down to the item that is at fault."""
+        """Queue the halves of a batch that failed, down to the item that is at fault."""
         middle = (len(batch) + 1) // 2
         self._parts += [batch[:middle], batch[middle:]]
 
     def next_batch(self) -> list[Item]:
-        """What the device computes next, of each kind in turn; empty if nothing is ready that anybody wants."""
+        """What the device computes next, of each kind in turn; empty if nothing wanted is ready."""
         while self._parts:
             if part := [item for item in self._parts.pop(0) if item.stage is not Stage.OVER]:
                 return part
@@ -60,10 +60,10 @@ class Ready:
         return []
 
     def _choose(self, kind: str, items: list[Item]) -> list[Item]:
-        """The first in turn and those that fit it."""
+        """The first in turn, and those that fit with it."""
         limits = self._limits[kind]
-        # Those who were just answered ask again: with all that is there the device would then wait for them, so each
-        # batch is half of what takes part.
+        # Clients that were just answered send their next request. If a batch took all, the device would wait for
+        # them; so it takes half of the items under way.
         size = min(limits.items, -(-(len(items) + self._last_items[kind]) // 2))
         head, *rest = sorted(items, key=lambda item: item.tag)
         batch, total, longest = [head], head.tokens, head.tokens
@@ -85,8 +85,8 @@ class Ready:
 class Computing:
     """The threads around the device.
 
-    What becomes of a batch goes to `deliver`, on one of these threads: the items, their outcome, and how many seconds
-    they took. `on_broken` is called, on any thread, when the device cannot go on.
+    They call `deliver` with the items of each batch, their outcome, and the seconds they took, and `on_broken` with
+    the reason when the device cannot go on.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Computing:
         *,
         overlap: bool,
     ) -> None:
-        """With `overlap` the device, a GPU, is given a batch while it computes another."""
+        """With `overlap` the device, a GPU, gets a batch while it computes another."""
         self._towers = towers
         self._width = width
         self._deliver = deliver
@@ -115,22 +115,22 @@ class Computing:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads once they are through with what they have."""
+        """End the threads once they have finished what they have."""
         self._arrivals.put(None)
         self._launched.put(None)
 
     def submit(self, items: list[Item]) -> None:
-        """Prepared items, from any thread."""
+        """Add prepared items, from any thread."""
         self._arrivals.put((items, False))
 
     def running_since(self) -> float | None:
-        """When the oldest batch under way was begun, by time.monotonic()."""
+        """When the oldest batch under way began, by time.monotonic(); None if there is none."""
         return min([*self._started.values()], default=None)
 
     def _work(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except BaseException as error:  # a thread that ended unseen would leave requests waiting for ever
+        except BaseException as error:  # if a thread ended unseen, requests would wait for ever
             _log.critical("the device's thread failed: %s", describe_unforeseen(error))
             self._on_broken(f"the device's thread failed ({type(error).__name__}); the server's log says why")
 
@@ -147,7 +147,7 @@ class Computing:
             self._begin(batch)
 
     def _take_arrivals(self, ready: Ready) -> bool:
-        """Add all that has arrived, and wait for it where nothing is ready; False once stopped."""
+        """Add all that has arrived, waiting if nothing is ready; returns False once stopped."""
         while ready.is_empty or not self._arrivals.empty():
             if (arrival := self._arrivals.get()) is None:
                 return False
@@ -165,7 +165,7 @@ class Computing:
         tower = self._towers[batch[0].kind]
         try:
             finish = tower.session.start(collate([item.inputs for item in batch], tower.padding))
-        except BaseException as cause:  # the panic of a native library is no Exception
+        except BaseException as cause:  # a native library's panic is no Exception
             self._recover(batch, cause)
             return
         if self._slots is None:
@@ -189,7 +189,7 @@ class Computing:
         self._deliver(batch, vectors, seconds)
 
     def _recover(self, batch: list[Item], cause: BaseException) -> None:
-        """A batch of several is tried again in halves, a single item fails its jobs."""
+        """Try a batch of several again in halves; fail the jobs of a single item."""
         seconds = self._end(batch)
         if isinstance(cause, EngineBroken):
             self._on_broken(str(cause))
@@ -207,7 +207,7 @@ class Computing:
 
 
 def error_for(cause: BaseException, kind: str, done: str) -> ServiceError:
-    """What a caller may read of an error; whatever a library raised is logged, and stays inside."""
+    """The error that a caller may read; what a library raised goes to the log only."""
     if isinstance(cause, ServiceError):
         return cause
     if isinstance(cause, MemoryError):

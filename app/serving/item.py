@@ -1,4 +1,4 @@
-"""What a caller waits for, and one input on its way: types only."""
+"""A caller, the job it waits for, and the items of a job: types only."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Caller(Protocol):
-    """Who waits for a job, `arrived` at a time of time.monotonic(); `timeline` takes what becomes of it."""
+    """Who waits for a job, since `arrived` by time.monotonic(). `timeline` records what becomes of it."""
 
     arrived: float
     timeline: Timeline | None
@@ -25,7 +25,7 @@ class Caller(Protocol):
 
 
 class Stage(Enum):
-    """Where an item is: it waits for its turn, somebody prepares or computes it, or nobody wants it any more."""
+    """An item waits for its turn, is being prepared or computed, or is over: done, failed or no longer wanted."""
 
     WAITING = auto()
     TAKEN = auto()
@@ -36,8 +36,8 @@ class Stage(Enum):
 class Job:
     """What one caller waits for; `rows` are float32 of shape (items, width) by kind.
 
-    `items` are those that have no row yet, with their positions in the request. `on_over` is called once, when all
-    rows are there or the job has failed with `error`. `timeline` takes the times of its items, where they are wanted.
+    `items` have no row yet; their values are positions in the request. `on_over` is called once, when all rows are
+    there or the job has failed with `error`. `timeline`, if any, records the times of its items.
     """
 
     rows: dict[str, Vectors]
@@ -50,16 +50,16 @@ class Job:
 
     @property
     def unfinished(self) -> int:
-        """Rows that are missing."""
+        """How many rows are missing."""
         return sum(map(len, self.items.values()))
 
 
 @dataclass(eq=False, slots=True, repr=False)
 class Item:
-    """One input, computed once for all jobs that want it, whichever of them leaves.
+    """One input, computed once for all jobs that want it, even if some of them leave.
 
-    `content` is dropped once it is prepared. `tag` orders the turns. Times in seconds of time.monotonic(), 0 before:
-    when it was `added`, `taken` to be prepared, `prepared`, and `started` to be computed.
+    `content` is dropped once the item is prepared. `tag` orders the turns. By time.monotonic(), 0 before: when the
+    item was `added`, `taken` to be prepared, `prepared`, and when its batch `started`.
     """
 
     kind: str
@@ -76,6 +76,6 @@ class Item:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a prepared text; 1 for a picture."""
+        """The tokens of a prepared text; 1 for a picture."""
         ids = self.inputs.get("input_ids")
         return 1 if ids is None else len(ids)

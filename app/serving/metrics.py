@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus. docs/operations.md describes each in its table."""
+"""The metrics for Prometheus, each described in docs/operations.md."""
 
 import os
 import time
@@ -11,7 +11,7 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class KindMetrics:
-    """The counts of one kind, "texts" or "images"; each label is looked up once."""
+    """The metrics of one kind, "texts" or "images"; each label is looked up once."""
 
     def __init__(self, metrics: "Metrics", kind: str) -> None:
         self.waiting_seconds = metrics.waiting_seconds.labels(kind)
@@ -26,12 +26,12 @@ class KindMetrics:
         self._kind = kind
 
     def count_failed(self, cause: str, items: int = 1) -> None:
-        """Count items at fault, by the word for what is wrong with them."""
+        """Count items that failed, by the word for what is wrong."""
         self._failed.labels(self._kind, cause).inc(items)
 
 
 class Metrics:
-    """The counts of one app, in a registry of its own. `kind` is "texts" or "images"."""
+    """The metrics of one app, in a registry of its own. `kind` is "texts" or "images"."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -46,10 +46,10 @@ class Metrics:
             return Histogram(name, meaning, labels, registry=registry, buckets=_SECONDS)
 
         self.request_seconds = seconds(
-            "clip_request_seconds", "a request for vectors from its headers to its answer, whatever that is"
+            "clip_request_seconds", "a request for vectors, from its headers to its answer, whatever that is"
         )
         self.waiting_seconds = seconds(
-            "clip_waiting_seconds", "an item's time neither prepared nor computed, until its vector is there", "kind"
+            "clip_waiting_seconds", "an item's time in which nobody prepares or computes it", "kind"
         )
         self.preparing_seconds = seconds("clip_preparing_seconds", "time to prepare an item", "kind")
         self.computing_seconds = seconds("clip_computing_seconds", "time to compute a batch", "kind")
@@ -57,40 +57,40 @@ class Metrics:
             "clip_batch_items", "items in a batch", ["kind"], registry=registry, buckets=_ITEMS
         )
         self.items = counter("clip_items", "items computed", "kind")
-        self.joined = counter("clip_items_joined", "items that an equal one was under way for", "kind")
-        self.cached = counter("clip_items_cached", "items whose vector was kept from before", "kind")
-        self.failed = counter("clip_items_failed", "items at fault, by what is wrong with them", "kind", "cause")
-        self.dropped = counter("clip_items_dropped", "items that nobody waited for any more", "kind")
-        self.texts_cut = counter("clip_texts_cut", "texts longer than the model takes, of which it saw the beginning")
-        self.waiting = gauge("clip_items_waiting", "items taken whose vectors are not there yet")
-        self.waiting_bytes = gauge("clip_bytes_waiting", "bytes of bodies of requests not answered yet")
+        self.joined = counter("clip_items_joined", "items equal to one under way, which shared its vector", "kind")
+        self.cached = counter("clip_items_cached", "items whose vector was still in the cache", "kind")
+        self.failed = counter("clip_items_failed", "items that failed, by what is wrong", "kind", "cause")
+        self.dropped = counter("clip_items_dropped", "items whose client left before they were computed", "kind")
+        self.texts_cut = counter("clip_texts_cut", "texts longer than the model reads, which were cut")
+        self.waiting = gauge("clip_items_waiting", "items whose vectors are not there yet")
+        self.waiting_bytes = gauge("clip_bytes_waiting", "bytes that requests not yet answered take")
         self.bytes_in = counter("clip_received_bytes", "bytes of bodies received")
         self.responses = counter("clip_responses", "answers to requests for vectors", "status")
-        self.refused = counter("clip_requests_refused", "requests refused, by what there was no room for", "cause")
-        self.left_seconds = seconds(
-            "clip_left_seconds", "how long those had waited whose client left before the answer was there"
+        self.refused = counter(
+            "clip_requests_refused", "requests refused for lack of memory, by what needed it", "cause"
         )
+        self.left_seconds = seconds("clip_left_seconds", "how long clients had waited that left before their answer")
         self.ready_seconds = gauge("clip_ready_seconds", "seconds from start to ready; 0 until then")
-        self.model = Info("clip_model", "what serves", registry=registry)
+        self.model = Info("clip_model", "what is served", registry=registry)
         ProcessCollector(registry=registry)
         self._answered = {200: self.responses.labels(200)}
 
     def of_kind(self, kind: str) -> KindMetrics:
-        """The counts of "texts" or of "images"."""
+        """The metrics of "texts" or of "images"."""
         return KindMetrics(self, kind)
 
     def count_answer(self, path: str, status: int) -> None:
-        """Count an answer, if it is one to a request for vectors."""
+        """Count an answer to a request for vectors; others are not counted."""
         if path in ("/vectorize", "/v1/embeddings"):
             (self._answered.get(status) or self.responses.labels(status)).inc()
 
     def dump(self) -> bytes:
-        """All counts in the text format of Prometheus."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 
 def seconds_since_start(proc: Path = Path("/proc")) -> float:
-    """Seconds for which this process has run; 0 where the system does not tell."""
+    """Seconds for which this process has run; 0 if the system does not tell."""
     try:
         fields = (proc / "self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""A number of bytes, or of items, and who waits for a share of it: pure state, no threads, no clock."""
+"""A number of bytes, and who waits for a share of it. Pure: no threads, no clock."""
 
 import heapq
 import itertools
@@ -13,7 +13,7 @@ _Key = tuple[int, int, int]
 class Claim:
     """What one request holds of a pool, and what more it waits for.
 
-    `expected` is how much it will hold in the end, as far as is known; it costs nothing.
+    `expected` is how much it will probably hold in the end; that reserves nothing.
     """
 
     expected: int = 0
@@ -26,12 +26,12 @@ class Claim:
 
 
 class Pool:
-    """Claims of any size share `capacity`; the small pass the large, and nobody waits for ever.
+    """Claims of any size share `capacity`. Small claims pass large ones, and no claim waits for ever.
 
-    Who waits is served by start-time fair queueing over sizes: a small claim passes those that are larger than all
-    that has been granted since they came, and no further. `reserve` is a part of the capacity for claims of at most
-    `small` alone. Claims that grow while others grow could wait for each other for ever, so with `overflow`, a part
-    of the capacity too, one claim at a time may go on when nothing else is left.
+    Claims wait in the order of start-time fair queueing over sizes: a large claim is passed until about its own
+    size has been granted since it came. Of the capacity, `reserve` is kept for claims of at most `small`. Claims that
+    grow could wait for each other for ever, so `overflow`, also a part of the capacity, lets one claim at a time go
+    on when nothing else is left.
     """
 
     def __init__(self, capacity: int, *, small: int = 0, reserve: int = 0, overflow: int = 0) -> None:
@@ -53,13 +53,13 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Claims that wait."""
+        """How many claims wait."""
         return sum(claim._key is key for key, claim in (*self._small, *self._large))
 
     def ask(self, claim: Claim, amount: int, granted: Callable[[], None]) -> bool:
-        """Whether the claim holds `amount` more from now on; if not, `granted` is called when it does.
+        """Whether the claim gets `amount` more at once; if not, `granted` is called when it does.
 
-        The caller sees to it that the claim never becomes larger than `most`, and asks once at a time.
+        The caller keeps the claim within `most`, and asks for one amount at a time.
         """
         assert not claim.wanted and claim.held + amount <= self.most
         if not claim.held:
@@ -81,7 +81,7 @@ class Pool:
         return False
 
     def release(self, claim: Claim) -> None:
-        """The claim waits no longer, and gives back what it holds."""
+        """Stop waiting, and give back what the claim holds."""
         claim.wanted, claim._key, claim._granted = 0, None, None
         self._reserve_used -= claim._reserved
         self._shared_used -= claim.held - claim._reserved
@@ -121,7 +121,7 @@ class Pool:
 
 
 def _first(heap: list[tuple[_Key, Claim]]) -> Claim | None:
-    """The first that still waits; those that were granted or withdrawn stay in the heap until they come first."""
+    """The first that still waits. Claims that were granted or withdrawn stay in the heap until they come first."""
     while heap:
         key, claim = heap[0]
         if claim._key is key:

@@ -1,8 +1,8 @@
-"""From items to rows: what the event loop, the threads that prepare and the device do for each other.
+"""From items to rows: how the event loop, the preparing threads and the device work together.
 
-The event loop owns the state of all that waits (see turns.py). It hands items to threads that prepare them, these
-hand them on to the device, and what becomes of them comes back to the loop. What is small is prepared on the loop
-itself: waking a thread takes longer than tokenizing a caption.
+The event loop owns the state of all that waits (see turns.py). It hands items to threads that prepare them. The
+threads hand them on to the device, and the results return to the loop. The loop prepares small items itself: waking a
+thread takes longer than tokenizing a caption.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from app.towers import CutInputs, Inputs, Tower, Vectors
 
 _log = logging.getLogger(__name__)
 
-# Above this many bytes, or items, the hashes of a request are made off the event loop.
+# Requests of more bytes or items are hashed off the event loop.
 _MANY_BYTES = 500_000
 _MANY_ITEMS = 500
-# Items that are prepared together have not many more bytes.
+# About how many bytes of items are prepared together.
 _TOGETHER_BYTES = 2048
-# So many items are prepared on the event loop at once.
+# How many items the event loop prepares at once.
 _TOGETHER_ON_THE_LOOP = 32
 
 
 class Preparer(Protocol):
-    """Makes the arrays of the items of one tower. Safe on any thread."""
+    """Turns the items of one tower into arrays. Safe on any thread."""
 
     def is_quick(self, content: bytes) -> bool:
         """Whether preparing takes less time than waking a thread."""
@@ -52,9 +52,9 @@ class Preparer(Protocol):
 
 
 class Preparing:
-    """Owns the threads that prepare, and all that waits. Used on the event loop.
+    """Owns the preparing threads, and all that waits. Used on the event loop.
 
-    `on_broken` is called once, with what is wrong, when the device cannot go on.
+    `on_broken` is called once, with the reason, when the device cannot go on.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Preparing:
         metrics: Metrics,
         on_broken: Callable[[str], None],
     ) -> None:
-        """So many `threads` prepare. For `overlap` see Computing."""
+        """`threads` is how many prepare. For `overlap` see Computing."""
         self._preparers = preparers
         self._width = width
         self._loop = asyncio.get_running_loop()
         self._on_broken = on_broken
         limits = {kind: tower.limits for kind, tower in towers.items()}
-        # One thread is always left for texts: pictures may take long, whatever prepares them.
+        # One thread is always left for texts, since pictures may take long.
         self._turns = Turns(limits, {"images": max(1, threads - 1)}, cache, client_timeout)
         self._preparing: dict[Item, None] = {}
         self._handing_out = False
@@ -103,7 +103,7 @@ class Preparing:
         self._stop(Unavailable("the server is shutting down"))
 
     def give_up(self, message: str) -> None:
-        """The device cannot go on: fail all that waits and call `on_broken`, once."""
+        """Fail all that waits and call `on_broken`, once, since the device cannot go on."""
         if self._turns.stopped is None:
             self._stop(EngineBroken(message))
             self._on_broken(message)
@@ -115,21 +115,21 @@ class Preparing:
             self._tasks.put(None)
 
     def watch(self, limit: float) -> None:
-        """Give up if one batch or preparation goes on, or jobs wait and nothing is done for them, for `limit` s."""
+        """Give up if a batch or a preparation takes more than `limit` s, or jobs wait so long without progress."""
         now = time.monotonic()
         begun = [item.taken for item in self._preparing]
         if (running := self._computing.running_since()) is not None:
             begun.append(running)
         if now - min(begun, default=now) > limit:
-            self.give_up(f"a batch or an item has been worked at for more than {limit:g} s; the device hangs")
+            self.give_up(f"a batch or an item has taken more than {limit:g} s; the device hangs")
         elif not begun and self._turns.jobs and now - self._turns.progress > limit:
-            self.give_up(f"requests have waited for more than {limit:g} s and nothing was done for them")
+            self.give_up(f"requests have waited for more than {limit:g} s without progress")
 
     async def vectorize(self, texts: list[bytes], images: list[bytes], caller: Caller) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
 
-        Texts are UTF-8, images base64. Raises InvalidRequest that names the first item at fault, Unavailable, or
-        ClientGone, after which nothing more is computed for the caller.
+        Texts are UTF-8, images base64. Raises InvalidRequest that names an item at fault, Unavailable, or ClientGone,
+        after which nothing more is computed for the caller.
         """
         contents = {"texts": texts, "images": images}
         if len(texts) + len(images) > _MANY_ITEMS or sum(map(len, texts)) + sum(map(len, images)) > _MANY_BYTES:
@@ -157,7 +157,7 @@ class Preparing:
         return rows["texts"], rows["images"]
 
     async def _finish(self, job: Job, caller: Caller) -> None:
-        """Returns once the job is over; leaves with its caller."""
+        """Wait until the job is over, or its caller leaves."""
         future: asyncio.Future[None] = self._loop.create_future()
         job.on_over = lambda: None if future.done() else future.set_result(None)
         self._hand_out_soon()
@@ -172,14 +172,14 @@ class Preparing:
                 self._hand_out_soon()
 
     def _hand_out_soon(self) -> None:
-        """Called after each change. What changes in one turn of the event loop is handed out together, for then the
-        device is woken once."""
+        """Call after each change. Changes in one turn of the event loop are handed out together, which wakes the
+        device once."""
         if not self._handing_out:
             self._handing_out = True
             self._loop.call_soon(self._hand_out)
 
     def _hand_out(self) -> None:
-        """Give what may be prepared now to the threads, or prepare it here."""
+        """Hand items to the threads, or prepare them here."""
         self._handing_out = False
         ready: list[Item] = []
         while items := self._take_together():
@@ -243,15 +243,15 @@ class Preparing:
     # on the threads ---------------------------------------------------------------------------
 
     def _work(self) -> None:
-        """What each thread that prepares does."""
+        """What each preparing thread runs."""
         try:
             while (items := self._tasks.get()) is not None:
                 errors = self._prepare(items)
                 self._submit(items)
                 self._on_loop(self._prepared_on_thread, items, errors)
-        except BaseException as error:  # a thread that ended unseen would leave requests waiting for ever
-            _log.critical("a thread that prepares failed: %s", describe_unforeseen(error))
-            message = f"a thread that prepares failed ({type(error).__name__}); the server's log says why"
+        except BaseException as error:  # if a thread ended unseen, requests would wait for ever
+            _log.critical("a preparing thread failed: %s", describe_unforeseen(error))
+            message = f"a preparing thread failed ({type(error).__name__}); the server's log says why"
             self._on_loop(self.give_up, message)
 
     def _prepared_on_thread(self, items: list[Item], errors: list[ServiceError | None]) -> None:
@@ -275,7 +275,7 @@ class Preparing:
         kind = items[0].kind
         preparer = self._preparers[kind]
         if len(items) > 1:
-            with suppress(BaseException):  # a library's panic, too; below it is found which of them is at fault
+            with suppress(BaseException):  # also a library's panic; the loop below finds which of them is at fault
                 return [*preparer.many([item.content for item in items])]
         outcomes: list[Inputs | ServiceError] = []
         for item in items:
@@ -286,12 +286,12 @@ class Preparing:
         return outcomes
 
     def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+        with suppress(RuntimeError):  # the loop has ended, so nobody waits
             self._loop.call_soon_threadsafe(call, *arguments)
 
 
 def _wanted(contents: Mapping[str, list[bytes]]) -> list[Wanted]:
-    """The different items of a request: each is computed once."""
+    """The distinct items of a request: each is computed once."""
     wanted: dict[bytes, Wanted] = {}
     for kind, items in contents.items():
         for position, content in enumerate(items):

@@ -1,4 +1,4 @@
-"""Loading, ready, draining or failed: the one owner of that state."""
+"""Loading, ready, draining or failed: the owner of that state."""
 
 import asyncio
 import concurrent.futures
@@ -17,7 +17,7 @@ from app.towers import LoadedModel
 
 _log = logging.getLogger(__name__)
 
-# For what loads to end its processes and remove what is half made.
+# For the loading thread to end its processes and remove what is half made.
 _STOP_SECONDS = 1.0
 
 
@@ -25,8 +25,8 @@ _STOP_SECONDS = 1.0
 class Running:
     """A loaded model and what serves it.
 
-    `meta` is what GET /meta reports, as JSON; `about` names the model and what computes it, in words; `close` ends
-    what it started.
+    `meta` is the JSON of GET /meta; `about` names the model and what computes it, in words; `close` ends what the
+    model started.
     """
 
     model: LoadedModel
@@ -37,7 +37,7 @@ class Running:
     close: Callable[[], None]
 
     def count_tokens(self, texts: list[bytes]) -> int:
-        """The tokens that the model reads of these texts; tokenizes them, so not for the event loop."""
+        """The number of tokens that the model reads of these texts. It tokenizes them: not for the event loop."""
         preparer = TextPreparer(self.model.text.processor)
         return sum(number * preparer.count_tokens(text) for text, number in Counter(texts).items())
 
@@ -54,9 +54,10 @@ class Service:
         patience: float,
         compute_timeout: float,
     ) -> None:
-        """`load` gives the model, and ends soon after its event is set; `start` serves it until it says what failed.
+        """`load` returns the model, and ends soon after its event is set. `start` serves it, and gets a function to
+        call with what failed.
 
-        A request waits `patience` seconds for the model; a batch that takes `compute_timeout` seconds is a failure.
+        A request waits `patience` seconds for the model. A batch that takes `compute_timeout` seconds is a failure.
         """
         self.failure: str | None = None
         self.draining = False
@@ -81,12 +82,13 @@ class Service:
         if self.draining:
             raise Unavailable("the server is shutting down")
         if self.current is None:
-            raise Unavailable("the model is being loaded; try again in a moment")
+            raise Unavailable("the model is still loading; try again in a moment")
 
     async def running(self, caller: Caller | None = None) -> Running:
-        """What serves a request, also while the server drains; waits for a model that is being loaded.
+        """What serves a request, also while the server drains. Waits for the model if it is loading.
 
-        Raises Unavailable with the cause if that fails or takes too long, ClientGone if the caller leaves meanwhile.
+        Raises Unavailable with the cause if loading fails or takes too long, ClientGone if the caller leaves
+        meanwhile.
         """
         if self.is_loading:
             settled = asyncio.ensure_future(asyncio.wait_for(self._settled.wait(), self._patience))
@@ -99,7 +101,7 @@ class Service:
         if self.failure is not None:
             raise Unavailable(self.failure)
         if self.current is None:
-            raise Unavailable("the model is still being loaded; try again later")
+            raise Unavailable("the model is still loading; try again later")
         return self.current
 
     async def run(self) -> None:
@@ -122,11 +124,11 @@ class Service:
             self.current.preparing.watch(self._compute_timeout)
 
     def drain(self) -> None:
-        """Turn ready to 503, and answer on."""
+        """Turn ready to 503, and go on answering."""
         self.draining = True
 
     def fail(self, message: str) -> None:
-        """Say it once, turn ready to 503 and end the server."""
+        """Log it once, turn ready to 503 and end the server."""
         if self.failure is None:
             self.failure = message
             self._settled.set()
@@ -134,7 +136,7 @@ class Service:
             self._on_failure()
 
     def stop(self) -> None:
-        """End the threads, and what loads; what still waits fails."""
+        """End loading and all threads; what still waits fails."""
         self._stopping.set()
         if self._loading is not None:
             self._loading.join(_STOP_SECONDS)
@@ -143,7 +145,7 @@ class Service:
             self.current.close()
 
     def _load_on_a_thread(self) -> asyncio.Future[LoadedModel]:
-        """What `load` gives, on a thread that does not keep the process from ending, as an executor's would."""
+        """Load on a daemon thread: one of an executor would keep the process from ending."""
         future: concurrent.futures.Future[LoadedModel] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Passage:
-    """The items of one kind on their way. Seconds of time.monotonic(), None where none has come so far.
+    """When the items of one kind passed each step, by time.monotonic(); None before the first one did.
 
-    `taken`, `prepared` and `started` are of the first item, `all_prepared` and `ended` of the last: where there are
-    several, some are prepared while others are computed. `batch` is the largest batch that one of them was in.
+    `taken`, `prepared` and `started` are the first item's times, `all_prepared` and `ended` the last one's: some
+    items are prepared while others are computed. `batch` is the size of the largest batch that held one.
     """
 
     items: int = 0
@@ -20,7 +20,7 @@ class Passage:
     batch: int = 0
 
     def add(self, taken: float, prepared: float, started: float, ended: float, batch: int) -> None:
-        """One item's way as far as it came: 0 stands for what never was."""
+        """Record one item, as far as it came; 0 stands for a step not reached."""
         self.items += 1
         self.taken = _first(self.taken, taken)
         self.prepared = _first(self.prepared, prepared)
@@ -34,7 +34,7 @@ class Passage:
 class Timeline:
     """What became of one request: when its items were `added` to the queue, and their passages by kind.
 
-    `wanted` counts its items by kind, `cached` those whose vector was kept from before.
+    `wanted` counts its items by kind, `cached` those whose vector was in the cache.
     """
 
     added: float | None = None
@@ -43,7 +43,7 @@ class Timeline:
     passages: dict[str, Passage] = field(default_factory=dict)
 
     def of(self, kind: str) -> Passage:
-        """The passage of this kind, a new one at first."""
+        """The passage of this kind; a new one at the first call."""
         return self.passages.setdefault(kind, Passage())
 
 

@@ -1,14 +1,14 @@
-"""Whose turn it is: the items that wait to be prepared. Pure: no threads, no clock; seconds are passed in.
+"""Whose turn it is: which waiting item is prepared next. Pure: no threads, no clock; callers pass the time.
 
-The way of an item: waiting -> taken, to be prepared and computed -> a row of each job that wants it.
+An item waits, is taken to be prepared and computed, and becomes a row of each job that wants it.
 
-The order is start-time fair queueing: item i of a job gets the tag `virtual time + i`, and each batch moves virtual
-time on by its items over the number of jobs that wait. A small job that arrives behind a huge one is next, and the
-huge one still gets its share (after Goyal, Vin and Cheng, "Start-time Fair Queueing", 1996).
+The order is start-time fair queueing: item i of a job gets the tag `virtual time + i`, and each batch advances
+virtual time by its items divided by the number of waiting jobs. A small job that arrives behind a huge one comes
+next, and the huge one still gets its share (after Goyal, Vin and Cheng, "Start-time Fair Queueing", 1996).
 
-Clients leave after CLIENT_TIMEOUT, so fair turns help nobody once the oldest cannot be answered within it: every
-answer would come too late. Then jobs that were begun come first, then the newest that can still be answered in time,
-and those past their time are refused. Nobody's leaving changes anything for the others.
+Clients leave after CLIENT_TIMEOUT. Once the oldest job cannot be answered within it, fair turns would make every
+answer late. Then jobs already begun come first, then the newest that can still be answered in time, and jobs past
+their time are refused. A client that leaves changes nothing for the others.
 """
 
 import heapq
@@ -25,21 +25,21 @@ from app.serving.timeline import Timeline
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Vectors
 
-# Of the time that a client waits, the way of request and answer takes a part, and estimates are off by some.
+# Request and answer travel in a part of the time that a client waits, and estimates are not exact.
 _CERTAIN = 0.8
-# Items are taken for so many full batches ahead: enough for the device to choose texts of equal length from.
+# How many full batches are taken ahead: enough for the device to choose texts of equal length from.
 _BATCHES_AHEAD = 5
-# The tag of an item that was taken out of turn: before all others.
+# The tag of an item taken out of turn, before all others.
 _FIRST = -1.0
-# How much of an average the newest value is.
+# The weight of the newest value in an average.
 _NEWEST = 0.2
-# Among so many of the newest jobs one is looked for that can be answered in time.
+# Among how many of the newest jobs to look for one that can be answered in time.
 _NEWEST_JOBS = 32
 
 
 @dataclass(eq=False, slots=True)
 class Wanted:
-    """One of the different items of a job, and where its rows belong."""
+    """One of the distinct items of a job, and the positions of its rows."""
 
     kind: str
     key: bytes
@@ -49,7 +49,7 @@ class Wanted:
 
 @dataclass(eq=False, slots=True)
 class _Backlog:
-    """The items of a job that are not taken yet; the first of them has this tag."""
+    """The items of a job that are not taken yet; `tag` is that of the first."""
 
     tag: float
     items: deque[Item]
@@ -57,8 +57,8 @@ class _Backlog:
 
 @dataclass(eq=False)
 class _Lane:
-    """The items of one kind. `ahead` counts those taken and not computed, `preparing` those of them not prepared, and
-    `first` those of them that were taken out of turn and come before the others.
+    """The items of one kind. `ahead` counts those taken but not computed; of these, `preparing` counts those not yet
+    prepared, and `first` those taken out of turn.
 
     `begun` are the jobs of which some items are taken and some wait.
     """
@@ -92,12 +92,12 @@ class Turns:
         cache: VectorCache,
         client_timeout: float,
     ) -> None:
-        """Items of the kind named first in `limits` are prepared first; `max_preparing` of a kind at once."""
+        """The kind named first in `limits` is prepared first, at most `max_preparing` items of a kind at once."""
         self.stopped: ServiceError | None = None
         self.waiting = 0
-        """Rows that are missing."""
+        """How many rows are missing."""
         self.progress = 0.0
-        """When something was last done."""
+        """When an item was last taken, prepared or computed."""
         self.jobs: dict[Job, None] = {}
         self._lanes = {
             kind: _Lane(each.items, max_preparing.get(kind, _BATCHES_AHEAD * each.items))
@@ -111,9 +111,9 @@ class Turns:
     # jobs -------------------------------------------------------------------------------------
 
     def add(self, job: Job, wanted: Iterable[Wanted], now: float) -> tuple[dict[str, int], dict[str, int]]:
-        """Take a job; returns by kind how many of its items were computed before, and how many are under way.
+        """Add a job. Returns by kind how many of its items are in the cache, and how many are under way for others.
 
-        Raises what it was stopped with.
+        Raises the error that stop() was called with.
         """
         if self.stopped is not None:
             raise self.stopped.again()
@@ -150,13 +150,13 @@ class Turns:
         return cached, joined
 
     def leave(self, job: Job) -> None:
-        """The caller waits no longer; nothing more is done for it."""
+        """End a job whose caller waits no longer."""
         if not job.over:
             job.on_over = lambda: None
             self._end(job)
 
     def stop(self, error: ServiceError) -> None:
-        """Whatever waits fails with `error`, and so does whatever is added. A second call changes nothing."""
+        """Fail all jobs with `error`, and all that are added later. A second call changes nothing."""
         if self.stopped is None:
             self.stopped = error
             for job in list(self.jobs):
@@ -182,7 +182,7 @@ class Turns:
         job.on_over()
 
     def _forget(self, item: Item) -> None:
-        """Nobody wants it any more: whoever has it passes it over."""
+        """Mark an item that no job wants as over: whoever has it skips it."""
         if item.stage is Stage.OVER:
             return
         lane = self._lanes[item.kind]
@@ -198,7 +198,7 @@ class Turns:
     # turns ------------------------------------------------------------------------------------
 
     def take(self, now: float, of: str | None = None) -> Item | None:
-        """The item to prepare next, of the kind `of` if that is given; None while enough are under way."""
+        """The item to prepare next, of kind `of` if given; None if none waits or enough are under way."""
         for kind, lane in self._lanes.items():
             while lane.can_take and of in (None, kind):
                 if (turn := self._next_turn(lane, now)) is None:
@@ -221,7 +221,7 @@ class Turns:
         return None
 
     def prepared(self, item: Item, now: float) -> None:
-        """An item that was taken is prepared, or cannot be."""
+        """Note that an item is prepared, or cannot be."""
         self._lanes[item.kind].preparing -= 1
         self.progress = now
         item.content = b""
@@ -229,7 +229,7 @@ class Turns:
     def computed(self, items: list[Item], vectors: Vectors, seconds: float, now: float) -> int:
         """Give each job its rows of `vectors`, float32 (items, width); returns how many of them are not finite.
 
-        The batch took so many seconds.
+        `seconds` is how long the batch took.
         """
         lane = self._lanes[items[0].kind]
         lane.item_seconds = _smoothed(lane.item_seconds, seconds / len(items))
@@ -256,18 +256,18 @@ class Turns:
         return len(items) - sum(finite)
 
     def failed(self, item: Item, error: ServiceError, now: float) -> None:
-        """An item that was taken cannot be prepared or computed: the jobs that want it fail."""
+        """Fail the jobs that want an item which cannot be prepared or computed."""
         self.progress = now
         for job in list(item.jobs):
             self._end(job, error.again(item.kind, job.items[item][0]))
         self._forget(item)
 
     def _next_turn(self, lane: _Lane, now: float) -> tuple[Job, bool] | None:
-        """Whose item is taken next, and whether that is out of turn; None if some were refused meanwhile."""
+        """The job whose item is taken next, and whether out of turn; None if jobs were refused: ask again."""
         while not self._has_items(lane, oldest := next(iter(lane.backlogs))):
             pass
         first = self._first_in_turn(lane)
-        # Before the last of its items each other job has had a turn for each of those before.
+        # Before its last item, each other job has a turn for each of the earlier ones.
         own = len(oldest.items)
         items = min(own + (own - 1) * (len(lane.backlogs) - 1), lane.waiting)
         limit = now - _CERTAIN * self._client_timeout
@@ -283,15 +283,15 @@ class Turns:
         return first, False  # a late answer is better than none
 
     def _seconds(self, *, all_ahead: bool) -> float:
-        """How long the device needs for what is under way: for all of it, or for what comes before an item that is
-        taken out of turn now."""
+        """How long the device takes for what is under way: all of it, or what comes before an item that is taken out
+        of turn now."""
         return sum(
             (each.ahead if all_ahead else min(each.ahead, each.first + each.batch_items)) * each.item_seconds
             for each in self._lanes.values()
         )
 
     def _refuse_past(self, lane: _Lane, now: float) -> bool:
-        """Refuse the jobs whose clients must have left, where others wait; whether there were any."""
+        """Refuse the jobs whose clients must have left, if others wait; returns whether there were any."""
         limit = now - self._client_timeout
         if next(reversed(lane.backlogs)).arrived < limit:
             return False
@@ -316,12 +316,12 @@ class Turns:
 
     def _push(self, lane: _Lane, job: Job) -> None:
         heapq.heappush(lane.turns, (lane.backlogs[job].tag, next(self._sequence), job))
-        if len(lane.turns) > 2 * len(lane.backlogs) + 100:  # of whoever is served out of turn an old entry is left
+        if len(lane.turns) > 2 * len(lane.backlogs) + 100:  # each turn out of order leaves an old entry
             lane.turns = [(backlog.tag, next(self._sequence), job) for job, backlog in lane.backlogs.items()]
             heapq.heapify(lane.turns)
 
     def _has_items(self, lane: _Lane, job: Job) -> bool:
-        """Whether one waits: they may have been taken for other jobs. Forgets the backlog if not."""
+        """Whether an item of the job waits: others may have taken them. Forgets the backlog if none does."""
         backlog = lane.backlogs[job]
         while backlog.items and backlog.items[0].stage is not Stage.WAITING:
             backlog.items.popleft()

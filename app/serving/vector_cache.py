@@ -1,4 +1,4 @@
-"""Vectors of what was computed before, by a strong hash of kind and content. Nothing of the content is kept."""
+"""Vectors computed before, by a cryptographic hash of kind and content. The content itself is not kept."""
 
 from collections import OrderedDict
 
@@ -7,20 +7,17 @@ from blake3 import blake3
 
 from app.towers import Vector
 
-# What an entry takes beside its row: the key, two object headers, a place in the table.
+# What an entry takes beside its row: the key, two object headers, a slot in the table.
 _ENTRY_BYTES = 250
 
 
 def digest(kind: str, content: bytes) -> bytes:
-    """32 bytes that no other kind and content has."""
+    """A hash of 32 bytes, which no other kind and content shares."""
     return blake3(kind.encode() + b"\0").update(content).digest()
 
 
 class VectorCache:
-    """At most `most_bytes` of rows; those not asked for longest go first.
-
-    Not safe for threads: see the batcher's lock.
-    """
+    """At most `most_bytes` of rows; the least recently used go first. Not safe for threads."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -28,7 +25,7 @@ class VectorCache:
         self.bytes = 0
 
     def get(self, key: bytes) -> Vector | None:
-        """The row, float32 of shape (width,), to the bit as it was computed."""
+        """The row, float32 of shape (width,), exactly as computed; None if it is not there."""
         row = self._rows.get(key)
         if row is None:
             return None

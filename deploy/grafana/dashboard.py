@@ -23,13 +23,13 @@ class Panel:
 
 
 def rate(metric: str, by: str = "", matching: str = "") -> str:
-    """The sum over the chosen servers of how fast a counter grows, for each value of a label."""
+    """How fast a counter grows: the sum over the chosen servers, for each value of a label."""
     labels = f"{SERVERS},{matching}" if matching else SERVERS
     return f"sum{f' by ({by}) ' if by else ''}(rate({metric}{{{labels}}}[$__rate_interval]))"
 
 
 def quantile(share: float, histogram: str, by: str = "") -> str:
-    """The time within which a share of all was done."""
+    """The time within which a share of all is done."""
     return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', f'le, {by}' if by else 'le')})"
 
 
@@ -63,29 +63,29 @@ STATS = (
 GRAPHS = (
     Panel(
         "Items a second",
-        "computed, joined to an equal one under way, and kept from before",
+        "computed, joined to an equal one under way, and found in the cache",
         "ops",
         (
             (rate("clip_items_total", "kind"), "{{kind}} computed"),
             (rate("clip_items_joined_total", "kind"), "{{kind}} joined"),
-            (rate("clip_items_cached_total", "kind"), "{{kind}} kept"),
+            (rate("clip_items_cached_total", "kind"), "{{kind}} cached"),
         ),
     ),
     Panel(
         "Answers a second",
-        "by status; 499 are clients that left",
+        "by status; 499 is a client that left",
         "reqps",
         ((rate("clip_responses_total", "status"), "{{status}}"),),
     ),
     Panel(
         "Time of a request",
-        "from its headers to its answer; Weaviate gives it 50 s",
+        "from its headers to its answer; Weaviate waits 50 s",
         "s",
         tuple((quantile(share, "clip_request_seconds"), f"{share:.0%} within") for share in (0.5, 0.9, 0.99)),
     ),
     Panel(
         "Where the time goes",
-        "means: an item's waiting and preparing, and the computing of its batch",
+        "means: an item waits and is prepared, its batch is computed",
         "s",
         (
             (mean("clip_waiting_seconds"), "{{kind}} waiting"),
@@ -93,12 +93,10 @@ GRAPHS = (
             (mean("clip_computing_seconds"), "{{kind}} computing"),
         ),
     ),
-    Panel(
-        "Items waiting", "taken, and their vectors not there yet", "none", ((gauge("clip_items_waiting"), "items"),)
-    ),
+    Panel("Items waiting", "whose vectors are not there yet", "none", ((gauge("clip_items_waiting"), "items"),)),
     Panel(
         "Bytes",
-        "of bodies of requests not answered yet, and received a second",
+        "that requests not yet answered take, and bytes received a second",
         "bytes",
         ((gauge("clip_bytes_waiting"), "waiting"), (rate("clip_received_bytes_total"), "received a second")),
     ),
@@ -111,13 +109,13 @@ GRAPHS = (
     ),
     Panel(
         "Refused a second",
-        "by what there was no room for",
+        "for lack of memory, by what needed it; too_large never fits",
         "reqps",
         ((rate("clip_requests_refused_total", "cause"), "{{cause}}"),),
     ),
     Panel(
         "Items at fault a second",
-        "pictures and texts that cannot be read, by cause; below, what the server is to blame for",
+        "by cause: pictures and texts that cannot be read, and (ours) faults of the server",
         "ops",
         (
             (rate("clip_items_failed_total", "kind, cause", THEIRS), "{{kind}}: {{cause}}"),
@@ -126,7 +124,7 @@ GRAPHS = (
     ),
     Panel(
         "Clients that left",
-        "a second, before their answer was there, and items that nobody waited for any more",
+        "a second, before their answer, and the items that they no longer wait for",
         "ops",
         (
             (rate("clip_left_seconds_count"), "clients"),
@@ -134,7 +132,7 @@ GRAPHS = (
         ),
     ),
     Panel(
-        "Texts cut", "longer than the model takes, a second", "ops", ((rate("clip_texts_cut_total"), "texts cut"),)
+        "Texts cut", "longer than the model reads, a second", "ops", ((rate("clip_texts_cut_total"), "texts cut"),)
     ),
     Panel(
         "Cores in use",
@@ -234,7 +232,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def text() -> str:
-    """What the file holds."""
+    """The contents of the file."""
     return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
 
 

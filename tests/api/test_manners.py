@@ -87,7 +87,7 @@ def test_health_is_200_when_ready_and_else_503_with_the_reason() -> None:
         for method in ("GET", "HEAD"):
             assert httpx.request(method, f"{app.url}/health").status_code == 503
         answer = httpx.get(f"{app.url}/health/")
-        assert answer.json()["error"].startswith("the model is being loaded")
+        assert answer.json()["error"].startswith("the model is still loading")
         assert int(answer.headers["retry-after"]) >= 1
         loaded.set()
         wait_for_ready(app.url)

@@ -63,7 +63,7 @@ def check(body: bytes) -> None:
         try:
             got = parse_request(body, 1000)
         except InvalidRequest as error:
-            assert "nothing is asked for" in str(error) and want == ([], [])
+            assert "there are no items" in str(error) and want == ([], [])
         else:
             assert (got.texts, got.images) == want
 

@@ -265,12 +265,12 @@ def test_without_its_packages_the_start_says_what_to_install(tiny_models: Path, 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("OTEL_TRACES_EXPORTER", "nobodys", "is called 'nobodys'; choose of console, otlp_proto_http"),
+        ("OTEL_TRACES_EXPORTER", "nobodys", "has 'nobodys'; choose from console, otlp_proto_http"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http", "OTEL_EXPORTER_OTLP_PROTOCOL=http; choose http/protobuf"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "OTEL_EXPORTER_OTLP_PROTOCOL=http/json; choose http/protobuf"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "pip install opentelemetry-exporter-otlp-proto-grpc"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000", "max_export_batch_size"),
-        ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "process,nobodys", "is called 'nobodys'; choose of *, "),
+        ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "process,nobodys", "has 'nobodys'; choose from *, "),
     ],
 )
 def test_a_variable_that_does_not_fit_costs_the_traces_alone(
@@ -289,8 +289,8 @@ def test_a_variable_that_does_not_fit_costs_the_traces_alone(
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("OTEL_PROPAGATORS", "tracecontext,nonsense", "is called 'nonsense'; choose of baggage, none, tracecontext"),
-        ("OTEL_PYTHON_CONTEXT", "nonsense", "choose of contextvars_context"),
+        ("OTEL_PROPAGATORS", "tracecontext,nonsense", "has 'nonsense'; choose from baggage, none, tracecontext"),
+        ("OTEL_PYTHON_CONTEXT", "nonsense", "choose from contextvars_context"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "greater than 0"),
         ("OTEL_BSP_SCHEDULE_DELAY", "soon", "a valid integer"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1.5", "a valid integer"),

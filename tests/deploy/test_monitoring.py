@@ -1,5 +1,6 @@
 """The dashboard and the alerts ask for metrics that exist, and Prometheus takes them."""
 
+import itertools
 import json
 import os
 import re
@@ -51,6 +52,11 @@ def metrics() -> dict[str, set[str]]:
     return found
 
 
+def described(name: str) -> str:
+    """A metric's row of the same table."""
+    return (ROOT / "docs" / "operations.md").read_text().split(f"\n| `{name}` |")[1].split("\n")[0]
+
+
 def filled(expression: str) -> str:
     """With Grafana's variables replaced, as Grafana does it."""
     return expression.replace("$__rate_interval", "20s").replace("$instance", ".*")
@@ -76,6 +82,9 @@ def check_names(expression: str, where: str) -> None:
         labels |= known[selector.name]
         asked = {matcher.name for matcher in selector.matchers.matchers}
         assert asked <= known[selector.name] | ADDED, f"{where}: {selector.name} has no label {asked}"
+        causes = [matcher.value.split("|") for matcher in selector.matchers.matchers if matcher.name == "cause"]
+        for cause in itertools.chain(*causes):
+            assert f"`{cause}`" in described(selector.name), f"{where}: {selector.name} has no cause {cause}"
     for node in tree:
         if isinstance(node, promql.AggregateExpr) and node.modifier is not None:
             assert set(node.modifier.labels) <= labels, f"{where}: {node.modifier.labels}"
@@ -101,6 +110,11 @@ def test_the_alerts_ask_for_what_there_is() -> None:
     for rule in ALERTS:
         check_names(rule["expr"], rule["alert"])
         assert {"summary", "description"} == set(rule["annotations"]) and rule["labels"]["severity"]
+
+
+def test_the_test_of_the_alerts_has_series_that_there_are() -> None:
+    series = re.findall(r"(clip_\w+_total)\{[^}]*cause=\"(\w+)\"", (PROMETHEUS / "alerts_test.yml").read_text())
+    assert series and all(f"`{cause}`" in described(name) for name, cause in series)
 
 
 def test_every_metric_of_the_service_is_on_the_dashboard() -> None:
