@@ -33,7 +33,6 @@ from app.settings import load_settings
 from app.towers import LoadedModel, Tower
 from benchmarks.bare_loop import SECONDS, prepared, rate
 from benchmarks.load import WORDS
-from benchmarks.progress import progress
 from benchmarks.servers import memory
 from demo.world import held_out, random_scene, random_size, top_1_accuracy
 
@@ -145,12 +144,11 @@ def cosines(vectors: Path, exact: Path, name: str) -> dict[str, float]:
 
 def compare(models: Path, demo: Path) -> dict[str, dict[str, Any]]:
     report: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder, progress(1 + len(COLUMNS)) as step:
-        step("photos")
+    with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder))
         demo = shutil.copytree(demo, Path(folder) / "demo")  # where it is compiled in every precision
         for column in COLUMNS:
-            step(column)
+            print(f"what {column} costs", file=sys.stderr, flush=True)
             path, of_demo = (Path(folder) / f"{column}{which}.npz" for which in ("", "-demo"))
             figures = in_process(column, models, path, False)
             if figures is None:
