@@ -118,19 +118,6 @@ def compiled_mb(settings: Settings) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
-def bare_loop(models: Path, env: dict[str, str]) -> dict[str, dict[str, float]]:
-    environment = {**os.environ, "MODELS_DIR": str(models), **env}
-    output = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bare_loop"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    ).stdout
-    rates: dict[str, dict[str, float]] = json.loads(output)
-    return rates
-
-
 def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     models = {line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")}
@@ -138,7 +125,7 @@ def machine() -> str:
 
 
 def measure_servers(models: Path, names: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Each of the servers after the other: load, photos, memory; ours beside its bare loop."""
+    """Each of the servers after the other: load, photos, memory."""
     photos = {f"{width}x{height}": encoded(photo(width, height), "JPEG", quality=85) for width, height in SIZES[::-1]}
     servers: dict[str, Any] = {}
     rates: dict[str, dict[str, float]] = {size: {} for size in photos}
@@ -152,9 +139,6 @@ def measure_servers(models: Path, names: Sequence[str], seconds: float) -> dict[
                 rates[size][name] = rate
             if name != FAST:
                 servers[name]["start"] = {"ready_after_s": seconds_to_ready, **memory(pid)}
-        if module == "app" and name != FAST:
-            say(f"{name}: the engine alone")
-            servers[name]["bare_loop"] = bare_loop(models, env)
     return {"servers": servers, "photos": rates}
 
 

@@ -3,10 +3,10 @@
     python -m benchmarks.overload [--models DIR] [--seconds 20] [--requests pictures texts both]
 
 Each client sends one request after another and closes the connection after a second, where Weaviate does after 50;
-the server is told so (CLIENT_TIMEOUT=1). Prints answers a second to patient clients (as many, of a server that is told
-so), to impatient ones, and the ratio: a server that works for those who have left answers few. The device takes 70 ms
-for a picture and 7 ms for a text (benchmarks/timed_engine.py), so that the figures do not depend on what else the
-machine does; with --models it is that model.
+the server is told so (CLIENT_TIMEOUT=1). Prints answers a second to patient clients (as many, of a server that is
+told so), to impatient ones, and the ratio: a server that works for those who have left answers few. The device takes
+70 ms for a picture and 7 ms for a text (benchmarks/timed_engine.py), so that the figures do not depend on what else
+the machine does; with --models it is that model.
 """
 
 import argparse

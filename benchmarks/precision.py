@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,13 @@ from app.models.load import load_model
 from app.processors.padding import collate
 from app.processors.picture import PictureProcessor
 from app.settings import load_settings
-from app.towers import LoadedModel, Tower
-from benchmarks.bare_loop import SECONDS, prepared, rate
+from app.towers import Inputs, LoadedModel, Tower
+from benchmarks.fed import rate
 from benchmarks.load import WORDS
 from benchmarks.servers import memory
 from demo.world import held_out, random_scene, random_size, top_1_accuracy
 
+SECONDS = 4.0
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 FAST_IMAGES = "fast images"
 COLUMNS: dict[str, dict[str, str]] = {
@@ -72,6 +74,13 @@ def write_photos(folder: Path, count: int = 300) -> None:
 def texts(count: int = 300) -> list[str]:
     rng = random.Random(4)
     return [" ".join(rng.choices(WORDS, k=1 + number % 60)) for number in range(count)]
+
+
+def prepared(items: list[Any], prepare: Callable[[Any], Inputs], size: int) -> Iterator[list[Inputs]]:
+    ready = [prepare(item) for item in items]
+    while True:
+        for start in range(0, len(ready) - size + 1, size):
+            yield ready[start : start + size]
 
 
 def embed_all(tower: Tower, items: list[Any], size: int = 8) -> np.ndarray:

@@ -18,7 +18,6 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import numpy.typing as npt
 import orjson
 from PIL import Image
 
-from benchmarks.load import WORDS, ask, poll_ready, send
+from benchmarks.load import WORDS, ask, poll_ready
 from benchmarks.servers import memory, server
 
 BAD_SHARE, LEAVING_SHARE = 0.05, 0.1
@@ -41,33 +40,13 @@ _BAD = {
 }
 
 
-def bodies(count: int, most_items: int) -> Iterator[bytes]:
-    """Requests of 0 to `most_items` texts of 1 to 90 words and a few pictures of 1 to 900 pixels a side."""
-    rng = random.Random(5)
-    for _ in range(count):
-        texts = [_text(rng) for _ in range(rng.randint(0, most_items))]
-        images = [_picture(rng) for _ in range(rng.randint(0, max(1, most_items // 4)))]
-        yield json.dumps({"texts": texts, "images": images}).encode()
-
-
-async def run(port: int, requests: Iterator[bytes], connections: int) -> None:
-    """Send all `requests`; raises RuntimeError at an answer that is not 200."""
-
-    async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for body in requests:
-            if (status := await send(reader, writer, "POST /vectorize", body)) != 200:
-                raise RuntimeError(f"status {status}")
-        writer.close()
-
-    await asyncio.gather(*(client() for _ in range(connections)))
-
-
-def _text(rng: random.Random) -> str:
+def random_text(rng: random.Random) -> str:
+    """1 to 90 words."""
     return " ".join(rng.choices(WORDS, k=rng.randint(1, 90)))
 
 
-def _picture(rng: random.Random) -> str:
+def random_picture(rng: random.Random) -> str:
+    """Base64 of a picture of 1 to 900 pixels a side."""
     buffer = io.BytesIO()
     colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
     image = Image.new("RGB", (rng.randint(1, 900), rng.randint(1, 900)), colour)
@@ -103,7 +82,10 @@ class Soak:
         self.findings = Findings()
         self.samples: list[Sample] = []
         rng = random.Random(7)
-        self._items = {"texts": [_text(rng) for _ in range(300)], "images": [_picture(rng) for _ in range(100)]}
+        self._items = {
+            "texts": [random_text(rng) for _ in range(300)],
+            "images": [random_picture(rng) for _ in range(100)],
+        }
         self._alone: dict[str, list[npt.NDArray[np.float64]]] = {}
 
     async def run(self, seconds: float, clients: int) -> None:

@@ -84,7 +84,7 @@ WAYS: dict[str, Way] = {
 def measure(
     client: weaviate.WeaviateClient, way: Way, objects: list[dict[str, str]], container: str | None
 ) -> tuple[int, float, Result]:
-    """Import the objects into a new collection while searches run, and delete it: how many failed, the seconds that it
+    """Import the objects into a new collection while searches run, and delete it: how many failed, the seconds it
     took, and the searches."""
     name = f"ThroughWeaviate{uuid.uuid4().hex}"
     pictures = "image" in objects[0]
