@@ -11,7 +11,7 @@ from typing import Literal
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The X-Request-ID of the request that is being answered; every line that is logged meanwhile carries it."""
 
-_MOST_A_SECOND = 20
+_MAX_A_SECOND = 20
 
 
 class PlainFormatter(logging.Formatter):
@@ -52,7 +52,7 @@ class _AddRequestID(logging.Filter):
 class Throttle(logging.Filter):
     """At most so many lines a second, and one that says how many were left out."""
 
-    def __init__(self, most: int = _MOST_A_SECOND) -> None:
+    def __init__(self, most: int = _MAX_A_SECOND) -> None:
         super().__init__()
         self._most = most
         self._second, self._count = 0, 0

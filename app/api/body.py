@@ -16,7 +16,7 @@ _PIECE = 128 * 1024
 
 def announced_bytes(request: Request) -> int | None:
     """The bytes of the decoded body, if the head says so."""
-    length = request.headers.get("content-length", "")
+    length = _header(request, b"content-length")
     return int(length) if length.isdigit() and not _encoding(request) else None
 
 
@@ -59,7 +59,7 @@ def _grown(body: bytes | bytearray, chunk: bytes) -> bytearray:
 
 def _encoding(request: Request) -> str:
     """gzip, deflate or nothing; raises UnsupportedEncoding that names any other."""
-    encoding = ", ".join(request.headers.getlist("content-encoding")).strip().lower().removeprefix("x-")
+    encoding = _header(request, b"content-encoding").decode("latin-1").strip().lower().removeprefix("x-")
     if encoding in ("", "identity"):
         return ""
     if encoding not in ("gzip", "deflate"):
@@ -67,6 +67,10 @@ def _encoding(request: Request) -> str:
             f"the body is encoded as {encoding[:40]!r}, which is not read here; send it plain, or as gzip or deflate"
         )
     return encoding
+
+
+def _header(request: Request, name: bytes) -> bytes:
+    return b", ".join([value for each, value in request.scope["headers"] if each == name])
 
 
 class _Decoder:

@@ -242,6 +242,8 @@ class Reader:
 
     def next(self) -> int:
         """The byte at which the next token begins; -1 at the end."""
+        if self._at < len(self._body) and (first := self._body[self._at]) > 0x20:
+            return first
         while True:
             stop = self._at + _PIECE
             found = _SPACE.match(self._body, self._at, stop)

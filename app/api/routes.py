@@ -46,7 +46,9 @@ class Answer(Response):
     """JSON in parts, each sent when the client has taken most of the one before; `end` is called after the last."""
 
     def __init__(self, parts: list[bytes], end: Callable[[], None]) -> None:
-        super().__init__(headers={"Content-Length": str(sum(map(len, parts)))}, media_type="application/json")
+        self.status_code, self.background = 200, None
+        length = b"%d" % sum(map(len, parts))
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
         self._parts = parts
         self._end = end
 

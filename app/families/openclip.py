@@ -106,14 +106,8 @@ class OpenCLIP:
             text, pad_id = _text_reference(tokenizer), _pad_id(tokenizer)
             full = Embeds(model, _embed_text)
             shortened = _shortened(text, pad_id)
-            takes_any_length = next(
-                (
-                    each
-                    for each in (full, Embeds(model, _embed_text_of_any_length))
-                    if _same(full, text, each, shortened)
-                ),
-                None,
-            )
+            any_length = (full, Embeds(model, _embed_text_of_any_length))
+            takes_any_length = next((each for each in any_length if _same(full, text, each, shortened)), None)
             preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
             return TorchModel(
                 text=text_tower(

@@ -123,6 +123,7 @@ def _mend_tokenizer(module: Any, folder: Path) -> None:
 
     An own limit of sentence-transformers is kept.
     """
+    from app.families.pretrained import VARIABLES
     from app.families.tokenizer import as_its_files_say, put_lower_case_first
 
     tokenizer = as_its_files_say(module.tokenizer, folder, module.do_lower_case)
@@ -134,7 +135,7 @@ def _mend_tokenizer(module: Any, folder: Path) -> None:
             module.processor = tokenizer
         else:
             module.processor.tokenizer = tokenizer
-    if hasattr(module.config, "text_config") and "max_seq_length" not in _module_config(folder):
+    if module.config.model_type in VARIABLES and "max_seq_length" not in _module_config(folder):
         module.max_seq_length = module.config.text_config.max_position_embeddings
 
 

@@ -196,7 +196,7 @@ def _print_progress(downloads: Path) -> None:
         with suppress(OSError):  # files are renamed meanwhile
             size = sum(path.stat().st_size for path in downloads.rglob("*") if path.is_file())
             if size > before:
-                print(f"downloaded {size / 1e6:.0f} MB so far")
+                print(f"downloaded {size / 1e6:.1f} MB so far")
             before = size
 
 

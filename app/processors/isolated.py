@@ -193,7 +193,8 @@ class DecoderProcesses:
         status = process.exit_status()
         if status == -signal.SIGPROF:
             return PictureTooLarge(
-                f"takes more than the {self._seconds:g} s of computing allowed; save it as JPEG or make it smaller"
+                f"takes more than the {self._seconds:g} s of computing allowed; "
+                "save it as JPEG, make it smaller or raise DECODE_TIMEOUT"
             )
         if process.stalled:
             return Unavailable("the server is too busy to decode it; try again in a moment")

@@ -42,7 +42,7 @@ def unsupported_layout(image: Image.Image, data: bytes) -> str:
 
 def white_is_zero(image: Image.Image) -> bool:
     """Whether it is a TIFF whose white is 0; Pillow turns that round up to 8 bits only."""
-    return image.format == "TIFF" and _tags(image).get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
+    return image.format == "TIFF" and _tags(image).get(PHOTOMETRIC_INTERPRETATION, _WHITE_IS_ZERO) == _WHITE_IS_ZERO
 
 
 def mend_transparency(image: Image.Image, data: bytes) -> None:
@@ -69,7 +69,7 @@ def describe_tiff(data: bytes) -> str:
     except Exception:  # of nearly any kind, for what is broken
         return ""
     named = (PHOTOMETRIC_INTERPRETATION, BITSPERSAMPLE, SAMPLEFORMAT, COMPRESSION)
-    return ", ".join(f"{TiffTags.lookup(tag).name} {tags[tag]}" for tag in named if tag in tags)
+    return ", ".join(f"{TiffTags.lookup(tag).name} {str(tags[tag])[:40]}" for tag in named if tag in tags)
 
 
 def _misread_tiff(image: Image.Image) -> str:
@@ -98,7 +98,7 @@ def _misread_tiff(image: Image.Image) -> str:
 
 def _misread_jpeg2000(data: bytes) -> str:
     stream = data.find(b"\xff\x4f\xff\x51")
-    components = data[stream + 42 :][: 3 * data[stream + 41]]
+    components = data[stream + 42 : stream + 42 + 3 * data[stream + 41]]
     bits = [(depth & 0x7F) + 1 for depth in components[::3]]
     if min(bits) < 8:
         return f"samples of {min(bits)} bits"

@@ -27,7 +27,7 @@ _AXES = {
 _WIDEST_FILTER = 3.0  # Lanczos: source pixels on each side of the centre, at scale 1
 
 # A resized picture above this many pixels is never made whole: only its crop is computed.
-_MOST_RESIZED_PIXELS = 16_000_000
+MAX_RESIZED_PIXELS = 16_000_000
 
 # Sizes before and after, on both sides of where the order changes, with smaller and larger results.
 _PROBED = (
@@ -118,7 +118,7 @@ def _across_first(size: Size, resized: Size) -> bool:
 
 def _whole(picture: Decoded, resized: Size, corner: Size, size: Size, resample: int) -> Image.Image:
     image, (width, height), (left, top) = picture.upright(), resized, corner
-    if width * height > _MOST_RESIZED_PIXELS:
+    if width * height > MAX_RESIZED_PIXELS:
         across, down = image.width / width, image.height / height
         right, bottom = min(image.width, (left + size[0]) * across), min(image.height, (top + size[1]) * down)
         return image.resize(size, resample, (left * across, top * down, right, bottom))

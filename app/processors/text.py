@@ -1,19 +1,25 @@
 """A text to token ids, without torch.
 
+A tokenizer reads a text of any length to its end, a megabyte in a second. So it is given a beginning, which counts if
+its tokens cannot depend on what follows. Tokenizers split words one by one, so two more words are enough. BPE merges
+neighbours, so as many tokens again are enough, too. Unigram may split a longer word in another way from its first
+letter on, so an endless word is read on.
+
 What comes before an open_clip tokenizer follows `basic_clean` and what comes after it in open_clip/tokenizer.py.
 """
 
 import html
+import json
 import os
 import re
 import string
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer, normalizers
 
-from app.processors.cut import LONGER, LONGEST_RUN, TextCutter, past_marks
 from app.towers import CutInputs, Inputs, Processor
 
 # One text at a time needs no pool of threads, one for each core of the host.
@@ -23,6 +29,14 @@ _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 # ftfy reads line by line, and looks at one or two blanks beside a broken character.
 _FEW = 8
 _BLANKS = re.compile(rf"[ \t\n\r\f\v]{{{_FEW},}}")
+# Up to this length, or this many characters a token, a text is read as a whole; else this length, then longer ones.
+MIN_LENGTH = 1024
+CHARACTERS_A_TOKEN = 8
+LONGER = 8
+# Characters of one line, or of marks on one letter, up to which its end has a say in its beginning.
+LONGEST_RUN = 65_536
+# Letters of one word up to which its end has a say in its first tokens: of a longer one nobody knows the right ones.
+LONGEST_WORD = 2**18
 _LEADING_BLANKS = re.compile(rb"\s*")
 # Bytes of a text that are read at most, beside blanks before it, and by a tokenizer of another library, which reads
 # all that it is given.
@@ -75,7 +89,8 @@ class TextProcessor:
         self._pad_id = pad_id
         self._clean = clean
         self.has_legacy = has_legacy
-        self._cut = TextCutter(self._tokenizer, tokenizer_json, max_length)
+        self._is_bpe = json.loads(tokenizer_json)["model"].get("merges") is not None
+        self.short = max(MIN_LENGTH, CHARACTERS_A_TOKEN * max_length)
         self._tokenizer.enable_truncation(max_length)
         if pad_id is None:
             self._tokenizer.no_padding()
@@ -151,18 +166,39 @@ class TextProcessor:
             start = max(0, blanks.end() - LONGEST_RUN)
             data = data[start : start + MAX_BYTES]
         text = self._prompt + data.decode(errors="ignore")
-        length = short = self._cut.short
-        if self._clean and len(text) > short:
+        length = self.short
+        if self._clean and len(text) > length:
             text = _BLANKS.sub(_few_blanks, text)
         while length < len(text):
-            head = past_marks(text, length)
             if self._clean:
-                head = clean_text(_up_to_line_end(text, len(head)), self._clean)
-            beginning = self._cut.beginning(head, is_within_a_word=length <= LONGER * short)
-            if beginning is not None:
-                return beginning
+                head = clean_text(_up_to_line_end(text, length), self._clean)
+            else:
+                head = _past_marks(text, length)
+            if self._is_enough(head):
+                return head
             length *= LONGER
         return clean_text(text, self._clean)
+
+    def _is_enough(self, beginning: str) -> bool:
+        """Whether the tokens that count are the same whatever follows."""
+        (encoding,) = self._tokenizer.encode_batch([beginning])  # which numbers the words, as the fast one does not
+        beyond = encoding.overflowing
+        if not beyond:
+            return False
+        within_a_word = len(beyond) > 1 and (self._is_bpe or len(beginning) > LONGEST_WORD)
+        return within_a_word or _last_word(encoding) + 2 <= _last_word(beyond[-1])
+
+
+def _last_word(encoding: Encoding) -> int:
+    return max((word for word in encoding.word_ids if word is not None), default=0)
+
+
+def _past_marks(text: str, length: int) -> str:
+    """The first characters, and all marks on the last of them: a normalizer sorts them."""
+    limit = min(len(text), length + LONGEST_RUN)
+    while length < limit and unicodedata.combining(text[length]):
+        length += 1
+    return text[:length]
 
 
 def _up_to_line_end(text: str, length: int) -> str:

@@ -141,12 +141,13 @@ class Preparing:
         now = time.monotonic()
         cached, joined = self._turns.add(job, wanted, now)
         if caller.timeline is not None:
-            caller.timeline.added, caller.timeline.cached = now, cached.total()
+            caller.timeline.added, caller.timeline.cached = now, sum(cached.values())
             caller.timeline.wanted = {kind: len(items) for kind, items in contents.items() if items}
-        for kind, count in cached.items():
-            self._kind_metrics[kind].cached.inc(count)
-        for kind, count in joined.items():
-            self._kind_metrics[kind].joined.inc(count)
+        for kind, metrics in self._kind_metrics.items():
+            if cached[kind]:
+                metrics.cached.inc(cached[kind])
+            if joined[kind]:
+                metrics.joined.inc(joined[kind])
         if not job.over:
             await self._finish(job, caller)
         if job.error is not None:
@@ -178,16 +179,21 @@ class Preparing:
     def _hand_out(self) -> None:
         """Give what may be prepared now to the threads, or prepare it here."""
         self._handing_out = False
-        on_loop: list[Item] = []
+        ready: list[Item] = []
         while items := self._take_together():
             quick = self._preparers[items[0].kind].is_quick(items[0].content)
-            if quick and len(on_loop) + len(items) <= _TOGETHER_ON_THE_LOOP:
-                on_loop += items
+            if quick and len(ready) + len(items) <= _TOGETHER_ON_THE_LOOP:
+                self._prepared(items, self._prepare(items))
+                ready += items
             else:
                 self._preparing.update(dict.fromkeys(items))
                 self._tasks.put(items)
-        if on_loop:
-            self._prepared(on_loop, self._prepare(on_loop))
+        # At the end: the device's thread would only wait for the interpreter while this one goes on.
+        self._submit(ready)
+
+    def _submit(self, items: list[Item]) -> None:
+        if ready := [item for item in items if item.inputs]:
+            self._computing.submit(ready)
 
     def _take_together(self) -> list[Item]:
         """What one thread prepares next: one item, or several quick ones."""
@@ -201,7 +207,7 @@ class Preparing:
         return items
 
     def _prepared(self, items: list[Item], errors: list[ServiceError | None]) -> None:
-        """Items were prepared, and handed on to the device if there was no error."""
+        """Items were prepared, or cannot be, or are not wanted any more."""
         now = time.monotonic()
         metrics = self._kind_metrics[items[0].kind]
         for item, error in zip(items, errors, strict=True):
@@ -239,6 +245,7 @@ class Preparing:
         try:
             while (items := self._tasks.get()) is not None:
                 errors = self._prepare(items)
+                self._submit(items)
                 self._on_loop(self._prepared_on_thread, items, errors)
         except BaseException as error:  # a thread that ended unseen would leave requests waiting for ever
             _log.critical("a thread that prepares failed: %s", describe_unforeseen(error))
@@ -250,15 +257,13 @@ class Preparing:
         self._hand_out_soon()
 
     def _prepare(self, items: list[Item]) -> list[ServiceError | None]:
-        """Prepare the items and hand them to the device; returns what is wrong with each, if anything."""
+        """Prepare those that are still wanted; returns what is wrong with each, if anything."""
         wanted = [item for item in items if item.stage is not Stage.OVER]
         outcomes = dict(zip(wanted, self._arrays(wanted), strict=True))
         now = time.monotonic()
         for item, outcome in outcomes.items():
             if not isinstance(outcome, ServiceError):
                 item.inputs, item.prepared = outcome, now
-        if ready := [item for item in wanted if item.inputs]:
-            self._computing.submit(ready)
         errors = {item: outcome for item, outcome in outcomes.items() if isinstance(outcome, ServiceError)}
         return [errors.get(item) for item in items]
 

@@ -13,7 +13,7 @@ and those past their time are refused. Nobody's leaving changes anything for the
 
 import heapq
 import itertools
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -110,15 +110,14 @@ class Turns:
 
     # jobs -------------------------------------------------------------------------------------
 
-    def add(self, job: Job, wanted: Iterable[Wanted], now: float) -> tuple[Counter[str], Counter[str]]:
+    def add(self, job: Job, wanted: Iterable[Wanted], now: float) -> tuple[dict[str, int], dict[str, int]]:
         """Take a job; returns by kind how many of its items were computed before, and how many are under way.
 
         Raises what it was stopped with.
         """
         if self.stopped is not None:
             raise self.stopped.again()
-        cached: Counter[str] = Counter()
-        joined: Counter[str] = Counter()
+        cached, joined = dict.fromkeys(self._lanes, 0), dict.fromkeys(self._lanes, 0)
         waiting: dict[str, list[Item]] = {}
         for want in wanted:
             if (row := self._cache.get(want.key)) is not None:

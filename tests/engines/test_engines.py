@@ -153,7 +153,7 @@ def test_a_stop_ends_what_compiles_and_leaves_nothing(
 
     thread = threading.Thread(target=compiling)
     thread.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(place.glob(".making-*/*.half")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -172,7 +172,7 @@ def test_what_compiles_ends_with_the_process_that_waits(
     env = {**os.environ, "MODELS_DIR": str(settings.models_dir), "FAILURE": "slow"}
     command = [sys.executable, "-m", "app", "compile", "--output", str(place)]
     process = subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(place.glob(".making-*/*.half")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)

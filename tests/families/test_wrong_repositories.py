@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
+from transformers import GemmaTokenizer
 
 from app.errors import ConfigurationError
 from app.families.registry import find_family
+from app.processors.text import TextProcessor
 from app.towers import TorchModel
 from tests.support import tiny_families
 from tests.support.baking import download
@@ -202,10 +204,17 @@ def test_lower_case_that_sentence_transformers_adds_is_kept(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("make", [tiny_families.siglip2, tiny_families.naflex], ids=["fixed", "naflex"])
 def test_siglip2_reads_lower_case(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    model = bake_and_load(_siglip(make(tmp_path / "hub")), tmp_path / "models")
+    hub = make(tmp_path / "hub")
+    model = bake_and_load(_siglip(hub), tmp_path / "models")
     upper, lower = embed(model.text, ["A Red STAR", "a red star"])
     np.testing.assert_array_equal(upper, lower)
     assert len(ids_of(model.text, "a")) == 64
+    processor = model.text.processor
+    assert isinstance(processor, TextProcessor)
+    as_before = [processor.legacy()(text)["input_ids"].tolist() for text in ("A Red STAR", "a red star")]
+    gemma = tiny_families.gemma_tokenizer(GemmaTokenizer)
+    assert as_before == [gemma(text)["input_ids"] for text in ("A Red STAR", "a red star")]
+    assert as_before[0] != as_before[1]
 
 
 def _long_clip(root: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.models import bake
 from tests.support.compiled import assert_like_reference, compiled
 from tests.support.hub import Hub, hub_environment, serve_hub
 from tests.support.load import wait_until
@@ -76,9 +77,9 @@ def test_a_named_model_is_baked_while_requests_wait_and_the_next_start_is_offlin
 ) -> None:
     models, answers = tmp_path / "models", []
     hub.gate.clear()
-    with served(models, hub.url, CLIENT_TIMEOUT="200", **NAMES) as (url, process):
+    with served(models, hub.url, CLIENT_TIMEOUT="350", **NAMES) as (url, process):
         asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/vectorize", json={"texts": ["a"]}, timeout=100))
+            target=lambda: answers.append(httpx.post(f"{url}/vectorize", json={"texts": ["a"]}, timeout=300))
         )
         asking.start()
         wait_until(lambda: bool(hub.downloads), 60)
@@ -164,6 +165,22 @@ def test_a_stop_while_it_bakes_takes_two_seconds_and_the_next_start_goes_on(
     with served(models, hub.url, ENGINE="torch", **NAMES) as (url, process):
         wait_for_ready(url, process)
     assert not (models / ".downloading").exists()
+
+
+def test_the_download_is_told_while_it_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bake, "_PROGRESS_SECONDS", 0.01)
+    threading.Thread(target=bake._print_progress, args=(tmp_path,), daemon=True).start()
+    said = ""
+    for size, words in ((3_000_000, "downloaded 3.0 MB so far"), (5_500_000, "downloaded 5.5 MB so far")):
+        (tmp_path / "model.incomplete").write_bytes(bytes(size))
+        deadline = time.monotonic() + 20
+        while words not in said:
+            assert time.monotonic() < deadline, said
+            time.sleep(0.02)
+            said += capfd.readouterr().out
+    assert said.count("3.0 MB") == 1
 
 
 def test_two_servers_on_one_folder_bake_it_once(hub: Hub, tmp_path: Path) -> None:

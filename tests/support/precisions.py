@@ -20,7 +20,7 @@ from tests.support.vectors import TEXTS, embed, pictures
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 # To the vectors of float32.
-LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.9999, "int8": 0.999}
+MIN_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.9999, "int8": 0.999}
 
 
 def load_in(models: Path, engine_name: str, precision: str) -> LoadedModel:
@@ -71,4 +71,4 @@ def _assert_half_precision_as_on_a_gpu(models: Path, texts: Vectors, images: Vec
 def assert_near(got: Vectors, want: Vectors, precision: str) -> None:
     lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
     cosines = (got * want).sum(axis=1) / lengths
-    assert got.dtype == np.float32 and cosines.min() >= LEAST_COSINE[precision], cosines.min()
+    assert got.dtype == np.float32 and cosines.min() >= MIN_COSINE[precision], cosines.min()

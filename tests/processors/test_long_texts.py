@@ -135,7 +135,7 @@ def tokenizer_json(kind: str) -> str:
 def processor(kind: str, short: int | None = None) -> TextProcessor:
     made = TextProcessor(tokenizer_json(kind), LENGTH, NAMES, clean=KINDS[kind][1])
     if short is not None:
-        made._cut.short = short
+        made.short = short
     return made
 
 
@@ -210,7 +210,7 @@ def test_a_long_text_of_one_kind(kind: str, name: str) -> None:
     assert_as_whole(kind, endless(100_000)[name])
 
 
-# Those that the tokenizer itself reads to the end in a second or so.
+# Those that the tokenizer itself reads to the end at once.
 QUICK = [
     ("CLIP", "blanks"),
     ("CLIP", "blanks between"),
