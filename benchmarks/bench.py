@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,10 +27,9 @@ from app.models.compile import form_of
 from app.models.store import is_whole, store_folders
 from app.settings import Settings
 from benchmarks import precision, report
-from benchmarks.load import image_bodies, load, poll_ready, text_bodies
+from benchmarks.load import Result, image_bodies, load, poll_ready, text_bodies
 from benchmarks.pictures import SIZES
 from benchmarks.pictures import bodies as photo_bodies
-from benchmarks.progress import progress
 from benchmarks.servers import memory, server
 from tests.support.samples import encoded, photo
 
@@ -45,70 +44,58 @@ FAST = "fast"
 WHOLE = ("yardstick", "ours", FAST)
 
 
-Step = Callable[[str], None]
-"""Called at the beginning of each step with what is done in it."""
-
-# The start of a server, its loads one after the other, and the bare loop.
-STEPS = 1 + 2 * len(CONNECTIONS) + 2 + 1 + len(SIZES) + 1
+def say(doing: str) -> None:
+    print(doing, file=sys.stderr, flush=True)
 
 
-async def measure(name: str, port: int, seconds: float, step: Step) -> dict[str, Any]:
+async def measure(name: str, port: int, seconds: float) -> dict[str, Any]:
     images, texts = image_bodies(), text_bodies()
     result: dict[str, Any] = {}
     for kind, bodies in (("images", images), ("texts", texts)):
         for connections in CONNECTIONS:
-            step(f"{name}: {kind}, {connections} connections")
+            say(f"{name}: {kind}, {connections} connections")
             got = await load(port, bodies, connections, seconds)
-            result[f"{kind}_{connections}"] = {
-                "per_second": got.per_second,
-                "p50_ms": got.percentile(0.5),
-                "p99_ms": got.percentile(0.99),
-                "failed": got.failed,
-            }
+            result[f"{kind}_{connections}"] = {"per_second": got.per_second, **figures(got)}
     for connections in (4, 16):
-        step(f"{name}: a text beside {connections} connections of pictures")
+        say(f"{name}: a text beside {connections} connections of pictures")
         importing = asyncio.create_task(load(port, images, connections, seconds))
         query = await load(port, texts, 1, seconds)
         await importing
-        result[f"text_beside_{connections}_image_connections"] = {
-            "p50_ms": query.percentile(0.5),
-            "p99_ms": query.percentile(0.99),
-        }
-    step(f"{name}: ready under full load")
+        result[f"text_beside_{connections}_image_connections"] = figures(query)
+    say(f"{name}: ready under full load")
     full = [asyncio.create_task(load(port, bodies, 32, seconds)) for bodies in (images, texts)]
     ready = await poll_ready(port, seconds)
     await asyncio.gather(*full)
-    result["ready_under_full_load"] = {
-        "p50_ms": ready.percentile(0.5),
-        "p99_ms": ready.percentile(0.99),
-        "max_ms": ready.percentile(1.0),
-        "failed": ready.failed,
-    }
+    result["ready_under_full_load"] = figures(ready)
     return result
 
 
-def photo_rates(name: str, port: int, photos: dict[str, bytes], seconds: float, step: Step) -> dict[str, float]:
+def figures(got: Result) -> dict[str, float]:
+    return {"p50_ms": got.percentile(0.5), "p99_ms": got.percentile(0.99), "failed": got.failed}
+
+
+def photo_rates(name: str, port: int, photos: dict[str, bytes], seconds: float) -> dict[str, float]:
     """Pictures a second at 4 connections, by size."""
     rates = {}
     for size, data in photos.items():
-        step(f"{name}: photos of {size}")
+        say(f"{name}: photos of {size}")
         rates[size] = asyncio.run(load(port, photo_bodies(data), 4, seconds)).per_second
     return rates
 
 
-def in_precisions(models: Path, seconds: float, step: Step) -> dict[str, Any]:
+def in_precisions(models: Path, seconds: float) -> dict[str, Any]:
     """Speed at 16 connections, start and memory, by each precision in which this machine computes."""
     measured: dict[str, Any] = {}
     for name in precision.PRECISIONS:
-        step(f"in {name}")
+        say(f"in {name}")
         settings = Settings(models_dir=models, precision=name)  # type: ignore[arg-type]
         if name not in choose_engine(settings).precisions(settings):
             continue
         with compiled_server("app", models, {"PRECISION": name}) as (port, pid, seconds_to_ready):
-            figures: dict[str, Any] = {"ready_after_s": seconds_to_ready, "loaded": memory(pid)}
+            row: dict[str, Any] = {"ready_after_s": seconds_to_ready, "loaded": memory(pid)}
             for kind, bodies in (("images", image_bodies()), ("texts", text_bodies())):
-                figures[f"{kind}_16"] = asyncio.run(load(port, bodies, 16, seconds)).per_second
-            measured[name] = {**figures, **memory(pid), "model_mb": compiled_mb(settings)}
+                row[f"{kind}_16"] = asyncio.run(load(port, bodies, 16, seconds)).per_second
+            measured[name] = {**row, **memory(pid), "model_mb": compiled_mb(settings)}
     return measured
 
 
@@ -131,43 +118,27 @@ def compiled_mb(settings: Settings) -> float:
     return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
-def bare_loop(models: Path, env: dict[str, str]) -> dict[str, dict[str, float]]:
-    environment = {**os.environ, "MODELS_DIR": str(models), **env}
-    output = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bare_loop"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    ).stdout
-    rates: dict[str, dict[str, float]] = json.loads(output)
-    return rates
-
-
 def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     models = {line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")}
     return f"{os.cpu_count()} CPUs ({', '.join(models) or platform.machine()})"
 
 
-def measure_servers(models: Path, names: Sequence[str], seconds: float, step: Step) -> dict[str, Any]:
-    """Each of the servers after the other: load, photos, memory; ours beside its bare loop."""
+def measure_servers(models: Path, names: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Each of the servers after the other: load, photos, memory."""
     photos = {f"{width}x{height}": encoded(photo(width, height), "JPEG", quality=85) for width, height in SIZES[::-1]}
     servers: dict[str, Any] = {}
     rates: dict[str, dict[str, float]] = {size: {} for size in photos}
     for name in names:
         module, env = SERVERS[name]
-        step(f"{name}: start")
+        say(f"{name}: start")
         with compiled_server(module, models, env) as (port, pid, seconds_to_ready):
             if name != FAST:
-                servers[name] = asyncio.run(measure(name, port, seconds, step))
-            for size, rate in photo_rates(name, port, photos, seconds, step).items():
+                servers[name] = asyncio.run(measure(name, port, seconds))
+            for size, rate in photo_rates(name, port, photos, seconds).items():
                 rates[size][name] = rate
             if name != FAST:
                 servers[name]["start"] = {"ready_after_s": seconds_to_ready, **memory(pid)}
-        if module == "app" and name != FAST:
-            step(f"{name}: the engine alone")
-            servers[name]["bare_loop"] = bare_loop(models, env)
     return {"servers": servers, "photos": rates}
 
 
@@ -186,37 +157,18 @@ def main() -> None:
     started = time.monotonic()
     today = datetime.now(UTC).date().isoformat()
     run: dict[str, Any] = {"machine": machine(), "date": today, "seconds": options.seconds}
-    with progress(STEPS * len(names) + (0 if options.only else len(precision.PRECISIONS))) as step:
-        run |= measure_servers(options.models, names, options.seconds, step)
-        if not options.only:
-            run["precisions"] = in_precisions(options.models, options.seconds, step)
+    run |= measure_servers(options.models, names, options.seconds)
     if not options.only:
+        run["precisions"] = in_precisions(options.models, options.seconds)
         run["costs"] = precision.compare(options.models, Path("demo/models"))
     run["took_seconds"] = time.monotonic() - started
     options.output.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    print_table(run)
-    if not options.only:
+    if options.only:
+        print(json.dumps(run, indent=1))
+    else:
         report.write(run, options.into)
         for table in report.tables(run).values():
             print(table)
-
-
-def print_table(run: dict[str, Any]) -> None:
-    servers: dict[str, Any] = run["servers"]
-    print(f"{run['machine']}\n{'':46}" + "".join(f"{name:>14}" for name in servers) + f"{'ratio':>9}")
-    first: dict[str, Any] = next(iter(servers.values()), {})
-    for row, figures in first.items():
-        if row == "bare_loop":
-            continue
-        for figure in figures:
-            values = [result[row][figure] for result in servers.values()]
-            ratio = f"{values[-1] / values[0]:9.2f}" if len(values) > 1 and values[0] else ""
-            print(f"{row + ' ' + figure:46}" + "".join(f"{value:14.2f}" for value in values) + ratio)
-    for size, rates in run["photos"].items():
-        print(f"{size}, 4 connections: " + ", ".join(f"{name} {rate:.1f}/s" for name, rate in rates.items()))
-    for name, result in servers.items():
-        for kind, rates in result.get("bare_loop", {}).items():
-            print(f"{name}: bare loop, {kind}: " + ", ".join(f"{n}: {r:.1f}/s" for n, r in rates.items()))
 
 
 if __name__ == "__main__":

@@ -8,20 +8,57 @@ bare loop is the best of the sizes of batches named. Prints the medians, and of 
 
 import argparse
 import asyncio
+import json
 import multiprocessing
 import os
 import statistics
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+from app.cgroup import usable_cpus
 from app.models.load import load_model
+from app.processors.padding import collate
+from app.processors.picture import PictureProcessor
 from app.settings import Settings
-from benchmarks.bare_loop import preparing, rate, samples
+from app.towers import Inputs, LoadedModel, Tower
 from benchmarks.load import image_bodies, load, text_bodies
 from benchmarks.servers import server
 
 SIZES = {"images": (1, 8), "texts": (8, 16, 32)}
+
+
+def rate(tower: Tower, batches: Iterator[list[Inputs]], seconds: float) -> float:
+    """Items per second of the engine alone, over about `seconds`."""
+    tower.session.start(collate(next(batches), tower.padding))()
+    started, items = time.monotonic(), 0
+    while time.monotonic() < started + seconds:
+        batch = next(batches)
+        tower.session.start(collate(batch, tower.padding))()
+        items += len(batch)
+    return items / (time.monotonic() - started)
+
+
+def preparing(items: list[Any], prepare: Callable[[Any], Inputs], size: int) -> Iterator[list[Inputs]]:
+    """Batches prepared in as many threads as the server's, one batch ahead."""
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        ahead: Any = [pool.submit(prepare, item) for item in items[:size]]
+        while True:
+            for start in range(0, len(items) - size + 1, size):
+                batch, ahead = ahead, [pool.submit(prepare, item) for item in items[start : start + size]]
+                yield [future.result() for future in batch]
+
+
+def samples(model: LoadedModel) -> dict[str, tuple[Tower, list[Any], Callable[[Any], Inputs]]]:
+    """By kind: its tower, usual items and what prepares one."""
+    images = [json.loads(body)["images"][0].encode() for body in islice(image_bodies(), 64)]
+    texts = [json.loads(body)["texts"][0] for body in islice(text_bodies(), 512)]
+    prepare_image = PictureProcessor(model.image.processor, max_pixels=10**8, seconds=10)
+    return {"images": (model.image, images, prepare_image), "texts": (model.text, texts, model.text.processor)}
 
 
 def bare(models: Path, precision: str, calls: Connection) -> None:

@@ -7,21 +7,19 @@ Prints items a second. Several processes make the load, for one would be slower 
 
 import argparse
 import asyncio
-import json
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from app.models.load import load_model
 from app.processors.padding import collate
-from app.processors.picture import PictureProcessor
 from app.settings import Settings
 from app.towers import Tower
+from benchmarks.fed import samples
 from benchmarks.load import load, picture_bodies, text_bodies
 from benchmarks.servers import server
 
@@ -44,14 +42,11 @@ def bare_rate(tower: Tower, inputs: list[Any], size: int, seconds: float) -> flo
 
 def bare(models: Path, precision: str, seconds: float) -> dict[str, dict[int, float]]:
     settings = Settings(models_dir=models, enable_cuda=True, precision=precision)  # type: ignore[arg-type]
-    model = load_model(settings)
-    pictures = PictureProcessor(model.image.processor, max_pixels=10**8, seconds=10)
-    images = [pictures(json.loads(body)["images"][0].encode()) for body in islice(picture_bodies(800, 600, 8), 8)]
-    texts = [model.text.processor(json.loads(body)["texts"][0]) for body in islice(text_bodies(), 64)]
-    return {
-        "pictures": {size: bare_rate(model.image, images, size, seconds) for size in BATCHES},
-        "texts": {size: bare_rate(model.text, texts, size, seconds) for size in BATCHES},
-    }
+    rates = {}
+    for kind, (tower, items, prepare) in samples(load_model(settings)).items():
+        inputs = [prepare(item) for item in items[:64]]
+        rates[kind] = {size: bare_rate(tower, inputs, size, seconds) for size in BATCHES}
+    return rates
 
 
 def one_process(port: int, kind: str, connections: int, seconds: float, seed: int) -> tuple[float, int]:
@@ -78,7 +73,7 @@ def main() -> None:
             env = {"ENABLE_CUDA": "1", "PRECISION": precision, "VECTOR_CACHE_BYTES": "0", "FAST_IMAGES": fast}
             clients = ProcessPoolExecutor(PROCESSES, spawn)
             with server("app", options.models, env) as (port, _, ready), clients as pool:
-                for kind in ("pictures", "texts") if fast == "0" else ("pictures",):
+                for kind in ("images", "texts") if fast == "0" else ("images",):
                     futures = [
                         pool.submit(one_process, port, kind, each, options.seconds, seed) for seed in range(PROCESSES)
                     ]

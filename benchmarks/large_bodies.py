@@ -9,92 +9,60 @@ server's memory grew beyond the body.
 import argparse
 import asyncio
 import base64
-import re
+import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from benchmarks.load import poll_ready, send
-from benchmarks.servers import server
+from benchmarks.servers import memory, server
 
 MIB = 2**20
 
 
-def one_picture(size: int) -> bytes:
-    """A BMP, which is as large as its pixels."""
-    return b'{"images": ["' + _base64_of_bmp(size) + b'"]}'
+_BODIES: dict[str, Callable[[int], bytes]] = {
+    "one picture": lambda size: b'{"images": ["' + _base64_of_bmp(size) + b'"]}',
+    "one picture in lines": lambda size: b'{"images": ["' + _in_lines(_base64_of_bmp(size * 76 // 78)) + b'"]}',
+    "no picture": lambda size: b'{"images": ["' + b"\\/" * (size // 2) + b'"]}',
+    "one text": lambda size: b'{"texts": ["' + b"word " * (size // 5) + b'"]}',
+    "one text of emoji": lambda size: b'{"texts": ["' + "a😀".encode() * (size // 5) + b'"]}',
+    "one text of escapes": lambda size: b'{"texts": ["' + b"\\ud83d\\ude00" * (size // 12) + b'"]}',
+    # Each holds one emoji: decoded they take four times their bytes.
+    "long texts": lambda size: _texts(b"%d \xf0\x9f\x98\x80 %b" % (n, b"x" * (size // 1000)) for n in range(900)),
+    "short texts": lambda size: b'{"texts": [' + b'"a",' * (size // 4) + b'"a"]}',
+    "equal texts": lambda size: _texts([b"a" * (size // 9_000)] * 9_000),
+    "other values": lambda size: b'{"x": [' + b"1," * (size // 2) + b'1], "texts": ["a"]}',
+    "deep values": lambda size: b'{"x": ' + b"[" * size,
+    "blanks": lambda size: b" " * size + b'{"texts": ["a"]}',
+    "one string without end": lambda size: b'{"texts": ["' + b"a" * size,
+}
+KINDS = tuple(_BODIES)
 
 
-def one_picture_in_lines(size: int) -> bytes:
-    plain = _base64_of_bmp(size * 76 // 78)
-    lines = b"\\n".join(plain[start : start + 76] for start in range(0, len(plain), 76))
-    return b'{"images": ["' + lines + b'"]}'
+def make_body(kind: str, mib: int) -> bytes:
+    """A body of one of KINDS, of so many MiB."""
+    return _BODIES[kind](mib * MIB)
 
 
-def no_picture(size: int) -> bytes:
-    return b'{"images": ["' + b"\\/" * (size // 2) + b'"]}'
+def _texts(texts: Iterable[bytes]) -> bytes:
+    return b'{"texts": [' + b",".join(b'"%b"' % text for text in texts) + b"]}"
 
 
-def one_text(size: int) -> bytes:
-    return b'{"texts": ["' + b"word " * (size // 5) + b'"]}'
+def _in_lines(data: bytes) -> bytes:
+    return b"\\n".join(data[start : start + 76] for start in range(0, len(data), 76))
 
 
-def one_text_of_emoji(size: int) -> bytes:
-    return b'{"texts": ["' + "a😀".encode() * (size // 5) + b'"]}'
-
-
-def one_text_of_escapes(size: int) -> bytes:
-    return b'{"texts": ["' + b"\\ud83d\\ude00" * (size // 12) + b'"]}'
-
-
-def long_texts(size: int) -> bytes:
-    """Each holds one emoji: decoded they take four times their bytes."""
-    each = size // 1000
-    return b'{"texts": [' + b",".join(b'"%d \xf0\x9f\x98\x80 %b"' % (n, b"x" * each) for n in range(900)) + b"]}"
-
-
-def short_texts(size: int) -> bytes:
-    """Nine million of them in 34 MiB."""
-    return b'{"texts": [' + b'"a",' * (size // 4) + b'"a"]}'
-
-
-def equal_texts(size: int) -> bytes:
-    return b'{"texts": [' + b",".join([b'"%b"' % (b"a" * (size // 9_000))] * 9_000) + b"]}"
-
-
-def other_values(size: int) -> bytes:
-    return b'{"x": [' + b"1," * (size // 2) + b'1], "texts": ["a"]}'
-
-
-def deep_values(size: int) -> bytes:
-    return b'{"x": ' + b"[" * size
-
-
-def blanks(size: int) -> bytes:
-    return b" " * size + b'{"texts": ["a"]}'
-
-
-def one_string_without_end(size: int) -> bytes:
-    return b'{"texts": ["' + b"a" * size
-
-
-KINDS: tuple[Callable[[int], bytes], ...] = (
-    one_picture,
-    one_picture_in_lines,
-    no_picture,
-    one_text,
-    one_text_of_emoji,
-    one_text_of_escapes,
-    long_texts,
-    short_texts,
-    equal_texts,
-    other_values,
-    deep_values,
-    blanks,
-    one_string_without_end,
-)
+def _base64_of_bmp(size: int) -> bytes:
+    """A picture that is as large as its pixels."""
+    rows = max(1, size * 3 // 4 // (3 * 4000))
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, rows), "teal").save(buffer, "BMP")
+    return base64.b64encode(buffer.getvalue())
 
 
 @dataclass
@@ -108,38 +76,6 @@ class Effect:
     growth_mib: float
 
 
-def _base64_of_bmp(size: int) -> bytes:
-    rows = max(1, size * 3 // 4 // (3 * 4000))
-    pixels = b"\x10\x80\xf0" * 4000 * rows
-    head = b"BM" + (54 + len(pixels)).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
-    info = (40).to_bytes(4, "little") + (4000).to_bytes(4, "little") + rows.to_bytes(4, "little")
-    info += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
-    return base64.b64encode(head + info + pixels)
-
-
-class _Memory(threading.Thread):
-    """Watches the anonymous memory of a process."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self._status = Path(f"/proc/{pid}/status")
-        self._over = threading.Event()
-        self.first = self.most = self._now()
-
-    def _now(self) -> float:
-        found = re.search(r"RssAnon:\s+(\d+) kB", self._status.read_text(encoding="utf-8"))
-        assert found
-        return int(found[1]) / 1024
-
-    def run(self) -> None:
-        while not self._over.wait(0.002):
-            self.most = max(self.most, self._now())
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
-
-
 def effect_of(port: int, pid: int, body: bytes) -> Effect:
     """Send `body` while ready is polled."""
 
@@ -150,6 +86,13 @@ def effect_of(port: int, pid: int, body: bytes) -> Effect:
         writer.close()
         return status, time.monotonic() - started
 
+    def watch() -> float:
+        """The most anonymous memory that the server held, in MB."""
+        most = 0.0
+        while not over.wait(0.002):
+            most = max(most, memory(pid)["rss_anon_mb"])
+        return most
+
     async def both() -> tuple[int, float, float, int]:
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(None, lambda: asyncio.run(ask()))
@@ -159,19 +102,14 @@ def effect_of(port: int, pid: int, body: bytes) -> Effect:
             ready, failed = max(ready, result.percentile(1)), failed + result.failed
         return (*await asked, ready, failed)
 
-    memory = _Memory(pid)
-    memory.start()
-    try:
-        status, seconds, ready, failed = asyncio.run(both())
-    finally:
-        memory.stop()
-    return Effect(status, seconds, ready, failed, memory.most - memory.first - len(body) / MIB)
-
-
-def bodies(mib: int) -> Iterator[tuple[str, bytes]]:
-    """A body of each kind."""
-    for kind in KINDS:
-        yield kind.__name__, kind(mib * MIB)
+    over, before = threading.Event(), memory(pid)["rss_anon_mb"]
+    with ThreadPoolExecutor(1) as pool:
+        most = pool.submit(watch)
+        try:
+            status, seconds, ready, failed = asyncio.run(both())
+        finally:
+            over.set()
+    return Effect(status, seconds, ready, failed, most.result() - before - len(body) / MIB)
 
 
 def main() -> None:
@@ -182,10 +120,10 @@ def main() -> None:
     with server("app", options.models, {}) as (port, pid, _):
         print(f"{'body':26}{'MiB':>5}{'status':>8}{'s':>8}{'ready ms':>10}{'late':>6}{'growth beyond MiB':>20}")
         for mib in options.mib:
-            for name, body in bodies(mib):
-                it = effect_of(port, pid, body)
+            for kind in KINDS:
+                it = effect_of(port, pid, make_body(kind, mib))
                 print(
-                    f"{name:26}{mib:5}{it.status:8}{it.seconds:8.2f}{it.ready_ms:10.0f}{it.ready_failed:6}"
+                    f"{kind:26}{mib:5}{it.status:8}{it.seconds:8.2f}{it.ready_ms:10.0f}{it.ready_failed:6}"
                     f"{it.growth_mib:20.0f}",
                     flush=True,
                 )

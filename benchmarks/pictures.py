@@ -1,24 +1,18 @@
-"""Pictures a second beside two threads of plain Pillow, in one run: preparing alone, and over HTTP.
+"""Pictures a second that are prepared, beside two threads of plain Pillow, in one run. `make bench` measures servers.
 
     python -m benchmarks.pictures [--side 64] [--seconds 2] [--rounds 3]
-    python -m benchmarks.pictures --http [--models demo/models]     servers at 4 connections, exact and FAST_IMAGES
 
 Plain Pillow opens, converts to RGB, resizes (bicubic) and crops, as image processors do; "without convert" leaves
-the conversion out, which copies a picture that is RGB already. A server also takes the request, decodes JSON and
-base64, computes the vector and answers, with the load generator on the same cores; its store of vectors is off and
-no two pictures that it has at once are equal, so that it computes every one.
+the conversion out, which copies a picture that is RGB already.
 """
 
 import argparse
-import asyncio
 import io
 import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -26,14 +20,10 @@ from PIL import Image
 
 from app.processors.image import ImageProcessor
 from app.processors.picture import PictureProcessor, keep_decoded_memory
-from benchmarks.load import load
-from benchmarks.servers import server
 from tests.support.samples import as_base64, encoded, photo
 
 SIZES = ((4000, 3000), (1600, 1200), (800, 600))
 HALF = (0.5, 0.5, 0.5)
-MODES = {"exact": "0", "fast": "1"}
-"""What FAST_IMAGES is, by the name of a way."""
 
 
 def plain(data: bytes, side: int, convert: bool) -> np.ndarray:
@@ -71,22 +61,11 @@ def plainly(data: bytes, side: int, seconds: float) -> dict[str, float]:
 def prepared(data: bytes, side: int, seconds: float) -> dict[str, float]:
     processor = ImageProcessor(side, side, side, 3, 1 / 255, HALF, HALF)
     rates = {}
-    for name, fast in MODES.items():
-        prepare = PictureProcessor(processor, max_pixels=10**8, seconds=10, fast=fast == "1")
+    for name, fast in (("exact", False), ("fast", True)):
+        prepare = PictureProcessor(processor, max_pixels=10**8, seconds=10, fast=fast)
         keep_decoded_memory(128 * 2**20)
         rates[f"preparing, {name}"] = rate(partial(prepare, as_base64(data)), seconds)
         keep_decoded_memory(0)
-    return rates
-
-
-def served(data: bytes, ports: dict[str, int], seconds: float) -> dict[str, float]:
-    """Pictures a second at 4 connections of the servers on these ports."""
-    rates = {}
-    for name, port in ports.items():
-        got = asyncio.run(load(port, bodies(data), 4, seconds, warm_up=0.5))
-        if got.failed:
-            raise RuntimeError(f"{got.failed} requests failed")
-        rates[f"server, {name}"] = got.per_second
     return rates
 
 
@@ -111,21 +90,14 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="what the model takes (the demo model: 64)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="all ways one after the other, so many times")
-    parser.add_argument("--http", action="store_true", help="measure servers, not the preparation alone")
-    parser.add_argument("--models", type=Path, default=Path("demo/models"), help="what the servers serve")
     options = parser.parse_args()
-    seconds = options.seconds
-    with ExitStack() as stack:
-        ports = {}
-        for name, fast in MODES.items() if options.http else ():
-            ports[name], _, _ = stack.enter_context(server("app", options.models, {"FAST_IMAGES": fast}))
-        for width, height in SIZES:
-            data = encoded(photo(width, height), "JPEG", quality=85)
-            rounds = []
-            for _ in range(options.rounds):
-                ours = served(data, ports, seconds) if ports else prepared(data, options.side, seconds)
-                rounds.append(plainly(data, options.side, seconds) | ours)
-            show(f"{width}x{height} ({len(data) // 1000} kB)", rounds)
+    for width, height in SIZES:
+        data = encoded(photo(width, height), "JPEG", quality=85)
+        rounds = [
+            plainly(data, options.side, options.seconds) | prepared(data, options.side, options.seconds)
+            for _ in range(options.rounds)
+        ]
+        show(f"{width}x{height} ({len(data) // 1000} kB)", rounds)
 
 
 if __name__ == "__main__":

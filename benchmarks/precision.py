@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ from app.models.load import load_model
 from app.processors.padding import collate
 from app.processors.picture import PictureProcessor
 from app.settings import load_settings
-from app.towers import LoadedModel, Tower
-from benchmarks.bare_loop import SECONDS, prepared, rate
+from app.towers import Inputs, LoadedModel, Tower
+from benchmarks.fed import rate
 from benchmarks.load import WORDS
-from benchmarks.progress import progress
 from benchmarks.servers import memory
 from demo.world import held_out, random_scene, random_size, top_1_accuracy
 
+SECONDS = 4.0
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 FAST_IMAGES = "fast images"
 COLUMNS: dict[str, dict[str, str]] = {
@@ -73,6 +74,13 @@ def write_photos(folder: Path, count: int = 300) -> None:
 def texts(count: int = 300) -> list[str]:
     rng = random.Random(4)
     return [" ".join(rng.choices(WORDS, k=1 + number % 60)) for number in range(count)]
+
+
+def prepared(items: list[Any], prepare: Callable[[Any], Inputs], size: int) -> Iterator[list[Inputs]]:
+    ready = [prepare(item) for item in items]
+    while True:
+        for start in range(0, len(ready) - size + 1, size):
+            yield ready[start : start + size]
 
 
 def embed_all(tower: Tower, items: list[Any], size: int = 8) -> np.ndarray:
@@ -145,12 +153,11 @@ def cosines(vectors: Path, exact: Path, name: str) -> dict[str, float]:
 
 def compare(models: Path, demo: Path) -> dict[str, dict[str, Any]]:
     report: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder, progress(1 + len(COLUMNS)) as step:
-        step("photos")
+    with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder))
         demo = shutil.copytree(demo, Path(folder) / "demo")  # where it is compiled in every precision
         for column in COLUMNS:
-            step(column)
+            print(f"what {column} costs", file=sys.stderr, flush=True)
             path, of_demo = (Path(folder) / f"{column}{which}.npz" for which in ("", "-demo"))
             figures = in_process(column, models, path, False)
             if figures is None:

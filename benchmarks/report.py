@@ -8,7 +8,7 @@ A table is what stands between <!-- bench:NAME --> and <!-- /bench -->.
 import argparse
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from benchmarks.chart import Panel, Series, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/operations.md", "docs/models.md")
-NAMES = {"yardstick": "one lock", "ours": "this server", "fast": "this server, FAST_IMAGES=1"}
+NAMES = {"yardstick": "one lock", "ours": "this server"}
+_KINDS = {"images": "pictures", "texts": "texts"}
 _MARKED = re.compile(r"(<!-- bench:([a-z]+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 _CONNECTIONS = ("1", "4", "16", "64")
 
@@ -71,59 +72,45 @@ def _speed(run: dict[str, Any]) -> str:
 
 
 def _photos(run: dict[str, Any]) -> str:
-    photos = run["photos"]
-    header = ["JPEG photos/s at 4 connections", "one lock", "this server", "with `FAST_IMAGES=1`"]
     rows = [
-        [size, *(f"{rates[name]:.1f}" for name in ("yardstick", "ours", "fast"))] for size, rates in photos.items()
+        [size, *(f"{rates[name]:.1f}" for name in ("yardstick", "ours", "fast"))]
+        for size, rates in run["photos"].items()
     ]
-    return _table(header, rows)
+    return _table(["JPEG photos/s at 4 connections", "one lock", "this server", "with `FAST_IMAGES=1`"], rows)
 
 
 def _precisions(run: dict[str, Any]) -> str:
-    costs = run["costs"]
     rows = []
-    for name, figures in costs.items():
+    for name, figures in run["costs"].items():
         serves = run["precisions"].get(name)
-        speed = [f"{serves[f'{kind}_16']:.0f}" for kind in ("images", "texts")] if serves else ["", ""]
-        memory = [f"{serves['rss_mb']:.0f} MB ({serves['rss_anon_mb']:.0f})"] if serves else [""]
+        speed = [f"{serves[f'{kind}_16']:.0f}" for kind in _KINDS] if serves else ["", ""]
         cosines = [
-            f"{figures[f'demo_{kind}_worst_cosine']:.5f}, {figures[f'demo_{kind}_median_cosine']:.5f}"
+            ", ".join(f"{figures[f'demo_{kind}_{which}_cosine']:.5f}" for which in ("worst", "median"))
             for kind in ("image", "text")
         ]
         title = f"`{name}`" if serves else "`FAST_IMAGES=1`"
-        rows.append([title, *speed, *memory, *cosines, f"{figures['demo_top_1']:.3f}"])
-    header = [
-        "precision",
-        "pictures/s",
-        "texts/s",
-        "memory (of its own)",
-        "cosine of pictures: worst, median",
-        "of texts",
-        "found first (demo)",
-    ]
-    return _table(header, rows)
+        rows.append([title, *speed, _memory(serves) if serves else "", *cosines, f"{figures['demo_top_1']:.3f}"])
+    header = ["precision", "pictures/s", "texts/s", "memory (of its own)", "cosine of pictures: worst, median"]
+    return _table([*header, "of texts", "found first (demo)"], rows)
 
 
 def _sizing(run: dict[str, Any]) -> str:
-    rows = []
-    for name, figures in run["precisions"].items():
-        rows.append(
-            [
-                f"`{name}`",
-                f"{figures['ready_after_s']:.1f} s",
-                f"{figures['loaded']['rss_mb']:.0f} MB ({figures['loaded']['rss_anon_mb']:.0f})",
-                f"{figures['rss_mb']:.0f} MB ({figures['rss_anon_mb']:.0f})",
-                f"{figures['model_mb']:.0f} MB",
-            ]
-        )
-    header = [
-        "precision",
-        "from start to ready",
-        "memory after the start (of its own)",
-        "after pictures and texts",
-        "model in the image",
+    rows = [
+        [
+            f"`{name}`",
+            f"{figures['ready_after_s']:.1f} s",
+            _memory(figures["loaded"]),
+            _memory(figures),
+            f"{figures['model_mb']:.0f} MB",
+        ]
+        for name, figures in run["precisions"].items()
     ]
-    return _table(header, rows)
+    memory = ["memory after the start (of its own)", "after pictures and texts"]
+    return _table(["precision", "from start to ready", *memory, "model in the image"], rows)
+
+
+def _memory(figures: dict[str, float]) -> str:
+    return f"{figures['rss_mb']:.0f} MB ({figures['rss_anon_mb']:.0f})"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -133,98 +120,25 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def charts(run: dict[str, Any]) -> dict[str, str]:
     """SVG by file name."""
-    servers, photos, precisions = run["servers"], run["photos"], run["precisions"]
-    both = (("yardstick", 0), ("ours", 1))
 
-    def against_connections(kind: str, title: str, figures: Iterable[str], logarithmic: bool) -> Panel:
+    def panel(kind: str, title: str, figures: Sequence[str]) -> Panel:
         series = [
             Series(
-                NAMES[name] + (f", {figure[:3]}" if logarithmic else ""),
+                NAMES[name] + (f", {figure[:3]}" if len(figures) > 1 else ""),
                 colour,
-                [servers[name][f"{kind}_{n}"][figure] for n in _CONNECTIONS],
+                [run["servers"][name][f"{kind}_{n}"][figure] for n in _CONNECTIONS],
                 dashed=figure.startswith("p99"),
             )
-            for name, colour in both
+            for colour, name in enumerate(NAMES)
             for figure in figures
         ]
-        return Panel(title, _CONNECTIONS, series, "connections", logarithmic=logarithmic)
+        return Panel(title, _CONNECTIONS, series, "connections", logarithmic=len(figures) > 1)
 
+    rates = [panel(kind, f"{name} a second", ["per_second"]) for kind, name in _KINDS.items()]
+    waits = [panel(kind, f"{name}, ms", ["p50_ms", "p99_ms"]) for kind, name in _KINDS.items()]
     return {
-        "throughput": draw(
-            [
-                against_connections("images", "pictures a second", ["per_second"], False),
-                against_connections("texts", "texts a second", ["per_second"], False),
-            ],
-            "Throughput against connections",
-        ),
-        "latency": draw(
-            [
-                against_connections("images", "a picture, ms", ["p50_ms", "p99_ms"], True),
-                against_connections("texts", "a text, ms", ["p50_ms", "p99_ms"], True),
-            ],
-            "Latency against connections",
-        ),
-        "query": draw(
-            [
-                Panel(
-                    f"a text beside {n} connections of pictures, ms",
-                    ("p50", "p99"),
-                    [
-                        Series(
-                            NAMES[name],
-                            colour,
-                            [servers[name][f"text_beside_{n}_image_connections"][f"{p}_ms"] for p in ("p50", "p99")],
-                        )
-                        for name, colour in both
-                    ],
-                    "",
-                    bars=True,
-                )
-                for n in (4, 16)
-            ],
-            "Latency of a query beside an import",
-        ),
-        "photos": draw(
-            [
-                Panel(
-                    title,
-                    list(photos),
-                    [
-                        Series(NAMES[name], colour, [rates[name] / per[size] for size, rates in photos.items()])
-                        for name, colour in (*both, ("fast", 2))
-                    ],
-                    "pixels of the JPEG",
-                    bars=True,
-                )
-                for title, per in (
-                    ("pictures a second at 4 connections", dict.fromkeys(photos, 1.0)),
-                    ("the same, beside one lock", {size: rates["yardstick"] for size, rates in photos.items()}),
-                )
-            ],
-            "Pictures a second by size",
-        ),
-        "memory": draw(
-            [
-                Panel(
-                    "memory after pictures and texts, MB",
-                    list(precisions),
-                    [
-                        Series("resident", 1, [each["rss_mb"] for each in precisions.values()]),
-                        Series("of it its own", 3, [each["rss_anon_mb"] for each in precisions.values()]),
-                    ],
-                    "PRECISION",
-                    bars=True,
-                ),
-                Panel(
-                    "pictures a second at 16 connections",
-                    list(precisions),
-                    [Series("pictures/s", 2, [each["images_16"] for each in precisions.values()])],
-                    "PRECISION",
-                    bars=True,
-                ),
-            ],
-            "Memory and speed by precision",
-        ),
+        "throughput": draw(rates, "Throughput against connections"),
+        "latency": draw(waits, "Latency against connections"),
     }
 
 

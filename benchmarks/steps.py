@@ -29,11 +29,10 @@ from app.serving.turns import Turns, Wanted
 from app.serving.vector_cache import VectorCache, digest
 from app.settings import Settings
 from app.towers import BatchLimits
-from benchmarks.ceiling import without_engine
+from benchmarks.timed_engine import WIDTH, load_timed
 
 _ROUNDS = 7
 _TEXT = b"a photograph of a small red circle on a blue background"
-_WIDTH = 512
 
 
 def best(call: Callable[[], object], repeat: int) -> float:
@@ -50,11 +49,11 @@ def best(call: Callable[[], object], repeat: int) -> float:
 def turn() -> Callable[[], None]:
     """A job of one text through the state of all that waits."""
     turns = Turns({"texts": BatchLimits(32, 1000)}, {}, VectorCache(0), 50.0)
-    vectors = np.ones((1, _WIDTH), np.float32)
+    vectors = np.ones((1, WIDTH), np.float32)
     numbers = iter(range(10**9))
 
     def call() -> None:
-        job = Job({"texts": np.empty((1, _WIDTH), np.float32)}, 0.0)
+        job = Job({"texts": np.empty((1, WIDTH), np.float32)}, 0.0)
         turns.add(job, [Wanted("texts", b"%d" % next(numbers), _TEXT, [0])], 1.0)
         item = turns.take(1.0)
         assert item is not None
@@ -70,8 +69,8 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
     body = b'{"texts": ["%b"]}' % _TEXT
     preparer = TextPreparer(model.text.processor)
     inputs = preparer(_TEXT)
-    rows = np.random.default_rng(1).normal(size=(1, _WIDTH)).astype(np.float32)
-    nothing = np.empty((0, _WIDTH), np.float32)
+    rows = np.random.default_rng(1).normal(size=(1, WIDTH)).astype(np.float32)
+    nothing = np.empty((0, WIDTH), np.float32)
     pool, metrics = Pool(2**30, reserve=2**20, overflow=2**29), Metrics()
     counts = metrics.of_kind("texts")
 
@@ -102,7 +101,7 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
 
 async def through_the_app(models: Path, callers: int, repeat: int) -> float:
     """Microseconds of CPU for one request, sent by so many callers at once."""
-    app = create_app(Settings(models_dir=models, vector_cache_bytes=0), load=without_engine)
+    app = create_app(Settings(models_dir=models, vector_cache_bytes=0), load=load_timed)
     async with app.router.lifespan_context(app):
         await app.state.service.running()
         numbers = iter(range(10**9))

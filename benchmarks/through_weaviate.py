@@ -22,8 +22,8 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 from urllib.parse import urlsplit
 
 import weaviate
@@ -62,44 +62,30 @@ def insert_many(collection: Collection, objects: list[dict[str, str]]) -> int:
     return failed
 
 
-def fixed_size(collection: Collection, objects: list[dict[str, str]]) -> int:
-    with collection.batch.fixed_size(_BATCH, concurrent_requests=2) as batch:
-        for properties in objects:
-            batch.add_object(properties)
-    return len(collection.batch.failed_objects)
+def in_batches(open_batch: Callable[[Any], Any]) -> Way:
+    def way(collection: Collection, objects: list[dict[str, str]]) -> int:
+        with open_batch(collection.batch) as batch:
+            for properties in objects:
+                batch.add_object(properties)
+        return len(collection.batch.failed_objects)
+
+    return way
 
 
-def dynamic(collection: Collection, objects: list[dict[str, str]]) -> int:
-    with collection.batch.dynamic() as batch:
-        for properties in objects:
-            batch.add_object(properties)
-    return len(collection.batch.failed_objects)
-
-
-def stream(collection: Collection, objects: list[dict[str, str]]) -> int:
-    with collection.batch.stream() as batch:
-        for properties in objects:
-            batch.add_object(properties)
-    return len(collection.batch.failed_objects)
-
-
-WAYS: dict[str, Way] = {each.__name__: each for each in (insert, insert_many, fixed_size, dynamic, stream)}
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Of one import: imported and failed objects, seconds it took, and the searches meanwhile."""
-
-    imported: int
-    failed: int
-    seconds: float
-    searches: Result
+WAYS: dict[str, Way] = {
+    "insert": insert,
+    "insert_many": insert_many,
+    "fixed_size": in_batches(lambda batch: batch.fixed_size(_BATCH, concurrent_requests=2)),
+    "dynamic": in_batches(lambda batch: batch.dynamic()),
+    "stream": in_batches(lambda batch: batch.stream()),
+}
 
 
 def measure(
     client: weaviate.WeaviateClient, way: Way, objects: list[dict[str, str]], container: str | None
-) -> Figures:
-    """Import the objects into a new collection while searches run, and delete it."""
+) -> tuple[int, float, Result]:
+    """Import the objects into a new collection while searches run, and delete it: how many failed, the seconds it
+    took, and the searches."""
     name = f"ThroughWeaviate{uuid.uuid4().hex}"
     pictures = "image" in objects[0]
     client.collections.create(
@@ -130,7 +116,7 @@ def measure(
             searcher.join()
     finally:
         client.collections.delete(name)
-    return Figures(len(objects) - failed, failed, seconds, searches)
+    return failed, seconds, searches
 
 
 def search(collection: Collection, result: Result, done: threading.Event) -> None:
@@ -200,11 +186,11 @@ def main() -> None:
         for kind, objects in imports.items():
             for way in options.ways if objects else ():
                 for container in containers:
-                    got = measure(client, WAYS[way], objects, container)
-                    rate = f"{got.imported / got.seconds:.1f}"
-                    p50, p99 = (f"{got.searches.percentile(share):.0f} ms" for share in (0.5, 0.99))
-                    print(row.format(container or "", kind, way, rate, got.failed, p50, p99, got.searches.failed))
-                    sys.stdout.flush()
+                    failed, seconds, searches = measure(client, WAYS[way], objects, container)
+                    rate = f"{(len(objects) - failed) / seconds:.1f}"
+                    p50, p99 = (f"{searches.percentile(share):.0f} ms" for share in (0.5, 0.99))
+                    cells = container or "", kind, way, rate, failed, p50, p99, searches.failed
+                    print(row.format(*cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """How large the head of a request may be, and what is said of a request that the parser does not take."""
 
+from collections.abc import Iterable
+
 import httptools
 
+MAX_HEAD_BYTES = 64 * 1024
 _MAX_URL_BYTES = 8 * 1024
-_MAX_HEAD_BYTES = 64 * 1024
 # Of each header line, beside its bytes, as HTTP/2 counts them.
 _LINE_BYTES = 32
 
@@ -24,45 +26,18 @@ class Refused(Exception):
         self.status = status
 
 
-class HeadLimits:
-    """Counts the bytes of each head as it arrives, and raises Refused when they are too many.
+def check_head(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises Refused for a head that is too large."""
+    size = sum(len(name) + len(value) + _LINE_BYTES for name, value in headers)
+    if size > MAX_HEAD_BYTES or len(url) > _MAX_URL_BYTES:
+        raise too_large(url)
 
-    The parser tells of a header only when it has come whole, so what has arrived since it last told of anything
-    counts as well.
-    """
 
-    def __init__(self) -> None:
-        self._bytes = 0
-        self._untold_bytes = 0
-
-    def begin(self) -> None:
-        """A request begins."""
-        self._bytes = self._untold_bytes = 0
-
-    def arrived(self, count: int) -> None:
-        """So many bytes go to the parser."""
-        self._untold_bytes += count
-
-    def told(self) -> None:
-        """The parser has told of a part of the request."""
-        self._untold_bytes = 0
-
-    def url(self, url: bytes) -> None:
-        """As much of the address as has come."""
-        if len(url) > _MAX_URL_BYTES:
-            raise Refused(414, _too_large("the address of the request", _MAX_URL_BYTES))
-
-    def header(self, name: bytes, value: bytes) -> None:
-        """A whole header, also one after the body."""
-        self.told()
-        self._bytes += len(name) + len(value) + _LINE_BYTES
-        if self._bytes > _MAX_HEAD_BYTES:
-            raise Refused(431, _too_large("the head of the request", _MAX_HEAD_BYTES))
-
-    def check_untold(self) -> None:
-        """The parser has taken what has arrived."""
-        if self._untold_bytes > _MAX_HEAD_BYTES:
-            raise Refused(431, _too_large("a header", _MAX_HEAD_BYTES))
+def too_large(url: bytes) -> Refused:
+    """What is answered to a head whose address is as long as `url` so far."""
+    if len(url) > _MAX_URL_BYTES:
+        return Refused(414, f"the address of the request has more than {_MAX_URL_BYTES} bytes; send less")
+    return Refused(431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes; send less")
 
 
 def refusal(error: httptools.HttpParserError, data: bytes) -> Refused:
@@ -75,7 +50,3 @@ def refusal(error: httptools.HttpParserError, data: bytes) -> Refused:
     if isinstance(error, httptools.HttpParserCallbackError):
         return Refused(400, "the address of the request cannot be read")
     return Refused(400, f"the request is not valid HTTP: {error}")
-
-
-def _too_large(what: str, most: int) -> str:
-    return f"{what} has more than {most} bytes; send less"

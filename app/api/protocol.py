@@ -16,7 +16,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.api.head_limits import HeadLimits, Refused, refusal
+from app.api.head_limits import MAX_HEAD_BYTES, Refused, check_head, refusal, too_large
 from app.logs import Throttle
 from app.settings import Settings
 
@@ -30,11 +30,11 @@ _PROBES = (0.05, 1.0)
 _LINGER = 5.0
 
 
-class _Connection(asyncio.Transport):
+class _Connection:
     """The transport of a connection. While the client still sends, `close` goes on reading for a while.
 
-    Go's and Python's clients send a whole body before they read an answer; a connection that is closed meanwhile is
-    reset, and they report the reset in place of our 413.
+    Python's http.client and Go's net/http send a whole body before they read an answer; a connection that is closed
+    meanwhile is reset, and they report the reset in place of our 413.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, write_timeout: float) -> None:
@@ -44,7 +44,10 @@ class _Connection(asyncio.Transport):
         self._last_resort: asyncio.TimerHandle | None = None
         self.receives = False
 
-    def write(self, data: Any) -> None:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
         if not self.is_closing():
             self._transport.write(data)
 
@@ -55,7 +58,9 @@ class _Connection(asyncio.Transport):
         """End the connection when what was written is sent."""
         if self.is_closing():
             return
-        self._last_resort = self._loop.call_later(_LINGER if self.receives else self._write_timeout, self.abort)
+        self._last_resort = self._loop.call_later(
+            _LINGER if self.receives else self._write_timeout, self._transport.abort
+        )
         if self.receives:
             self._transport.resume_reading()
             self._transport.write_eof()
@@ -67,23 +72,11 @@ class _Connection(asyncio.Transport):
         if self._last_resort is not None:
             self._last_resort.cancel()
 
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
-
-    def pause_reading(self) -> None:
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._transport.resume_reading()
-
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection. A request must arrive within `stall_timeout` seconds, and an answer be taken part by part."""
 
-    transport: _Connection
+    transport: _Connection  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -98,7 +91,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._stall_timeout = stall_timeout
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._in_head = False
-        self._head_limits = HeadLimits()
+        self.url = b""
+        # Bytes since the parser last told of a whole head or of a part of a body.
+        self._unread_bytes = 0
         self._keeps_alive = True
         self._last = False
         self._deaf = False
@@ -108,7 +103,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connection = _Connection(cast(asyncio.Transport, transport), self.loop, self._stall_timeout)
-        super().connection_made(connection)
+        super().connection_made(cast(asyncio.Transport, connection))
         self.idle_since = time.monotonic()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
@@ -165,12 +160,13 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             while parts and not self._deaf and not self.transport.is_closing():
                 part = parts.pop()
-                self._head_limits.arrived(len(part))
+                self._unread_bytes += len(part)
                 try:
                     self.parser.feed_data(part)
                 except httptools.HttpParserUpgrade as offer:
                     parts = [memoryview(part)[offer.args[0] :], self._head_without_offer()]
-            self._head_limits.check_untold()
+            if self._unread_bytes > MAX_HEAD_BYTES:  # of a head, of trailers, or of what stands beside a chunk's size
+                raise too_large(self.url)
         except httptools.HttpParserError as error:
             self._refuse(refusal(error, data))
         except Refused as refused:
@@ -208,35 +204,26 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.idle_since = None
         self._in_head = self.transport.receives = True
-        self._head_limits.begin()
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._head_limits.url(self.url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_limits.header(name, value)
-        if self._in_head:  # what comes after the body says nothing that is read here
-            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_limits.told()
+        self._in_head, self._unread_bytes = False, 0
+        check_head(self.url, self.headers)
         if self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             if self.scope["method"] == "CONNECT":
                 raise Refused(405, "CONNECT is not allowed: this is no proxy")
             return
         super().on_headers_complete()
+        self.headers = []  # what comes after the body says nothing that is read here
         # An answer that begins before the body has ended ends the connection.
         self._keeps_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
 
     def on_body(self, body: bytes) -> None:
-        self._head_limits.told()
+        self._unread_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._head_limits.told()
+        self._unread_bytes = 0
         if self.parser.should_upgrade():
             return
         self.transport.receives = False

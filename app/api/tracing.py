@@ -1,7 +1,7 @@
 """One span a request, with OpenTelemetry; imported only where its variables ask for it.
 
 FastAPI makes the span; what happens to the items of the request is added here. The SDK reads its variables itself:
-service name, resource, sampler, limits, batches, and those of the exporter.
+service name, resource, sampler, limits, and those of the exporter.
 """
 
 import logging
@@ -11,15 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 
 from fastapi.telemetry import TelemetryConfig
-from opentelemetry.context import Context
+from opentelemetry import trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.propagate import get_global_textmap, set_global_textmap
-from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Span, get_current_span, set_span_in_context
 
 from app.api.request import one_spelling
 from app.serving.timeline import Passage, Timeline
@@ -30,10 +28,8 @@ _log = logging.getLogger(__name__)
 _UNTRACED = frozenset({"/.well-known/live", "/.well-known/ready", "/health", "/metrics"})
 # For the last spans to reach the collector, before the process ends without them.
 _CLOSE_SECONDS = 1.0
-# Their warnings quote what a client sent in its headers, once a request.
-_QUOTING = ("opentelemetry.baggage", "opentelemetry.trace")
-_QUEUE_OF_SPANS = "opentelemetry.sdk._shared_internal"
 _SAY_EVERY = 60.0
+_QUEUE_OF_SPANS = "opentelemetry.sdk._shared_internal"
 _DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
 _EXPORTERS = "opentelemetry_traces_exporter"
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -42,34 +38,53 @@ _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 class RequestTrace:
     """What is added to the span of one request: `timeline` takes what it tells."""
 
-    def __init__(self, tracer: "Tracer", span: Span, request_id: str) -> None:
+    def __init__(self, tracer: trace.Tracer, span: trace.Span, request_id: str) -> None:
         self.timeline = Timeline()
-        self._began = time.monotonic()
-        self._tracer = tracer
-        self._span = span
-        self._finished = False
+        self._tracer, self._span = tracer, span
+        self._began, self._finished = time.monotonic(), False
+        self._epoch = time.time() - self._began
         span.set_attribute("clip.request_id", request_id)
 
     def finish(self) -> None:
         """Call it before the answer is sent, with which FastAPI ends the span; a second call does nothing."""
         if self._finished:
             return
-        self._finished, now, timeline = True, time.monotonic(), self.timeline
-        for kind, count in timeline.wanted.items():
-            self._span.set_attribute(f"clip.{kind}", count)
-        if timeline.cached:
-            self._span.set_attribute("clip.cached", timeline.cached)
+        self._finished, timeline = True, self.timeline
+        counts = {**timeline.wanted, "cached": timeline.cached}
+        self._span.set_attributes({f"clip.{name}": count for name, count in counts.items() if count})
         if timeline.added is None:
             return
-        context = set_span_in_context(self._span)
-        epoch = time.time() - time.monotonic()
-        self._tracer.add("receiving", context, epoch + self._began, epoch + timeline.added, {})
-        for kind, passage in timeline.passages.items():
-            for name, start, end in _phases(passage, timeline.added, now):
-                attributes: dict[str, str | int] = {"clip.kind": kind, "clip.items": passage.items}
-                if name == "computing" and passage.batch:
-                    attributes["clip.batch_items"] = passage.batch
-                self._tracer.add(name, context, epoch + start, epoch + end, attributes)
+        self._add("receiving", self._began, timeline.added)
+        for kind, passages in timeline.passages.items():
+            for name, start, end in _phases(passages, timeline.added, time.monotonic()):
+                attributes: dict[str, str | int] = {"clip.kind": kind, "clip.items": len(passages)}
+                if name == "computing" and (batch := max(each.batch for each in passages)):
+                    attributes["clip.batch_items"] = batch
+                self._add(name, start, end, attributes)
+
+    def _add(self, name: str, start: float, end: float, attributes: Mapping[str, str | int] | None = None) -> None:
+        """A span inside, which has ended already. Seconds of time.monotonic()."""
+        began, ended = (int((self._epoch + moment) * 1e9) for moment in (start, end))
+        inside = trace.set_span_in_context(self._span)
+        self._tracer.start_span(name, inside, attributes=attributes, start_time=began).end(ended)
+
+
+def _phases(passages: Sequence[Passage], added: float, over: float) -> Iterator[tuple[str, float, float]]:
+    """Name, start and end of each phase; what has not ended when the request is over ends then.
+
+    Items that other requests have asked for before were taken before this one was added.
+    """
+    taken, prepared, started, *_ = (min(filter(None, stamps), default=0.0) for stamps in zip(*passages, strict=True))
+    _, all_prepared, _, ended, _ = map(max, zip(*passages, strict=True))
+    steps = (
+        ("waiting", added, taken),
+        ("preparing", taken, all_prepared),
+        ("waiting", prepared, started),
+        ("computing", started, ended),
+    )
+    for name, start, end in steps:
+        if start:
+            yield name, max(added, start), max(added, start, end) if end else over
 
 
 class Tracer:
@@ -78,7 +93,8 @@ class Tracer:
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("multi2vec-clip", VERSION)
-        for name in _QUOTING:
+        for name in ("opentelemetry.baggage", "opentelemetry.trace"):
+            # Their warnings quote what a client sent in its headers, once a request.
             logging.getLogger(name).setLevel(logging.ERROR)
 
     @property
@@ -95,13 +111,8 @@ class Tracer:
 
     def begin(self, request_id: str) -> RequestTrace | None:
         """For a request that has just arrived; None if its span is not recorded."""
-        span = get_current_span()
-        return RequestTrace(self, span, request_id) if span.is_recording() else None
-
-    def add(self, name: str, context: Context, start: float, end: float, attributes: Mapping[str, str | int]) -> None:
-        """A span that has ended already. Seconds since 1970."""
-        span = self._tracer.start_span(name, context, attributes=attributes, start_time=int(start * 1e9))
-        span.end(int(end * 1e9))
+        span = trace.get_current_span()
+        return RequestTrace(self._tracer, span, request_id) if span.is_recording() else None
 
     def close(self) -> None:
         """Send what is left, for at most a second: nobody waits for a collector that is not there."""
@@ -113,16 +124,14 @@ class Tracer:
 
 
 class _Exporter(SpanExporter):
-    """Says once that spans do not arrive, with the cause, and once that they do again.
+    """Says once that spans do not arrive, and why, and once that they do again: the libraries say it at each attempt.
 
-    The libraries' own lines, several for each attempt, are left out.
+    A collector that is only too slow fails and recovers all the time, which is said once a minute.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._failing = False
-        self._said_at: float | None = None
-        self._warned = False
+        self._said_failure, self._quiet_until = False, 0.0
         self._logs = [logging.getLogger(name) for name in (type(exporter).__module__, _QUEUE_OF_SPANS)]
         for log in self._logs:
             log.addFilter(self._take_line)
@@ -133,22 +142,17 @@ class _Exporter(SpanExporter):
         return False
 
     def _fail(self, cause: str) -> None:
-        now = time.monotonic()
-        # A collector that is only too slow fails and recovers all the time.
-        if not self._failing and (self._said_at is None or now > self._said_at + _SAY_EVERY):
-            self._said_at, self._warned = now, True
+        if not self._said_failure and (now := time.monotonic()) > self._quiet_until:
+            self._said_failure, self._quiet_until = True, now + _SAY_EVERY
             _log.warning("spans do not reach the collector; they are dropped while that lasts: %s", cause)
-        self._failing = True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
         if result is not SpanExportResult.SUCCESS:
             self._fail("the exporter does not say why")
-        elif self._failing:
-            self._failing = False
-            if self._warned:
-                self._warned = False
-                _log.info("spans reach the collector again")
+        elif self._said_failure:
+            self._said_failure = False
+            _log.info("spans reach the collector again")
         return result
 
     def shutdown(self) -> None:
@@ -156,25 +160,10 @@ class _Exporter(SpanExporter):
         for log in self._logs:
             log.removeFilter(self._take_line)
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
-
-
-class _NoPropagator(CompositePropagator):
-    """For OTEL_PROPAGATORS=none: the library's own gives no context at all, and FastAPI fails on that."""
-
-    def __init__(self) -> None:
-        super().__init__([])
-
-    def extract(
-        self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
-    ) -> Context:
-        return Context() if context is None else context
-
 
 def open_tracer(environment: Mapping[str, str]) -> Tracer:
     """What the variables ask for. Raises LookupError where no package that is installed gives what they name."""
-    exporters = [_exporter(name) for name in _exporter_names(environment)]
+    exporters = list(_exporters(environment))
     detectors = environment.get(_DETECTORS, "").strip()
     if detectors and (problem := not_installed(detectors, "opentelemetry_resource_detector", "*")):
         raise LookupError(f"{_DETECTORS}={detectors!r}: {problem}")
@@ -182,56 +171,27 @@ def open_tracer(environment: Mapping[str, str]) -> Tracer:
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "multi2vec-clip"}))
     if not get_global_textmap().fields:
-        set_global_textmap(_NoPropagator())
+        # OTEL_PROPAGATORS=none gives no context at all, and FastAPI fails on that; nothing here reads baggage.
+        set_global_textmap(W3CBaggagePropagator())
     # Metrics of the SDK itself: no variable is to turn them on, for nothing here would send them.
     no_metrics = NoOpMeterProvider()
     provider = TracerProvider(resource=resource, shutdown_on_exit=False, meter_provider=no_metrics)
-    batches = TracingVariables()
+    # In the order in which BatchSpanProcessor takes them.
+    batches = [value for name, value in TracingVariables() if name.startswith("otel_bsp")]
     for exporter in exporters:
-        processor = BatchSpanProcessor(
-            exporter,
-            batches.otel_bsp_max_queue_size,
-            batches.otel_bsp_schedule_delay,
-            batches.otel_bsp_max_export_batch_size,
-            batches.otel_bsp_export_timeout,
-            meter_provider=no_metrics,
-        )
-        provider.add_span_processor(processor)
+        provider.add_span_processor(BatchSpanProcessor(exporter, *batches, meter_provider=no_metrics))
     return Tracer(provider)
 
 
-def _exporter_names(environment: Mapping[str, str]) -> Iterator[str]:
-    protocol = (
-        environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-        or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-        or "http/protobuf"
-    ).strip()
+def _exporters(environment: Mapping[str, str]) -> Iterator[SpanExporter]:
+    of_traces, of_all = (environment.get(f"OTEL_EXPORTER_OTLP_{each}PROTOCOL", "") for each in ("TRACES_", ""))
+    protocol = (of_traces or of_all or "http/protobuf").strip()
     for name in map(str.strip, (environment.get("OTEL_TRACES_EXPORTER") or "otlp").split(",")):
         if name == "otlp" and protocol not in _PROTOCOLS:
             raise LookupError(f"spans cannot be sent by OTEL_EXPORTER_OTLP_PROTOCOL={protocol}; choose http/protobuf")
-        yield _PROTOCOLS[protocol] if name == "otlp" else name
-
-
-def _exporter(name: str) -> SpanExporter:
-    for entry_point in entry_points(group=_EXPORTERS, name=name):
-        return _Exporter(entry_point.load()())
-    if name == _PROTOCOLS["grpc"]:
-        raise LookupError("spans over gRPC need a package: pip install opentelemetry-exporter-otlp-proto-grpc")
-    raise LookupError(f"OTEL_TRACES_EXPORTER={name}: {not_installed(name, _EXPORTERS)}")
-
-
-def _phases(passage: Passage, added: float, over: float) -> Iterator[tuple[str, float, float]]:
-    """Name, start and end of each phase; what has not ended when the request is over ends then.
-
-    Items that other requests have asked for before were taken before this one was added.
-    """
-    steps = (
-        ("waiting", added, passage.taken),
-        ("preparing", passage.taken, passage.all_prepared),
-        ("waiting", passage.prepared, passage.started),
-        ("computing", passage.started, passage.ended),
-    )
-    for name, start, end in steps:
-        if start is not None:
-            start = max(added, start)
-            yield name, start, over if end is None else max(start, end)
+        found = entry_points(group=_EXPORTERS, name=_PROTOCOLS[protocol] if name == "otlp" else name)
+        if not found and name == "otlp":
+            raise LookupError("spans over gRPC need a package: pip install opentelemetry-exporter-otlp-proto-grpc")
+        if not found:
+            raise LookupError(f"OTEL_TRACES_EXPORTER={name}: {not_installed(name, _EXPORTERS)}")
+        yield _Exporter(next(iter(found)).load()())

@@ -21,7 +21,7 @@ import numpy as np
 
 from app.errors import Overloaded, ServiceError
 from app.serving.item import Item, Job, Stage
-from app.serving.timeline import Timeline
+from app.serving.timeline import Passage, Timeline
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Vectors
 
@@ -248,7 +248,7 @@ class Turns:
                 for position in positions:
                     rows[position] = vector
                 if job.timeline is not None:
-                    _note(job.timeline, item, now, len(items))
+                    _note(job.timeline, item, item.started + seconds, len(items))
                 self.waiting -= len(positions)
                 if not job.items:
                     self._end(job)
@@ -339,4 +339,4 @@ def _smoothed(average: float, value: float) -> float:
 
 
 def _note(timeline: Timeline, item: Item, ended: float = 0.0, batch: int = 0) -> None:
-    timeline.of(item.kind).add(item.taken, item.prepared, item.started, ended, batch)
+    timeline.passages[item.kind].append(Passage(item.taken, item.prepared, item.started, ended, batch))

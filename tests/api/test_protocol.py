@@ -2,6 +2,9 @@
 
 import contextlib
 import gzip
+import http.client
+import json
+import shutil
 import socket
 import struct
 import subprocess
@@ -9,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -364,3 +368,38 @@ def test_a_refusal_reaches_a_client_that_still_sends(run_app: RunApp, path: byte
         status, headers, answer = read_answer(sock)
         assert status in (404, 405, 413) and isinstance(answer["error"], str)
         assert headers["connection"] == "close"
+
+
+def test_pythons_client_reads_a_refusal_though_it_sends_its_whole_body_first(run_app: RunApp) -> None:
+    running = run_app(fake_model(FakeSession()), max_body_bytes=1000, **LIMITS)
+    for length in (100_000, 20_000_000):
+        connection = http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=60)
+        connection.request("POST", "/vectorize", b" " * length)
+        answer = connection.getresponse()
+        assert answer.status == 413 and b"1000" in answer.read()
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+
+class Ask {
+    public static void main(String[] arguments) throws Exception {
+        var body = HttpRequest.BodyPublishers.ofString("{\\"texts\\": [\\"1\\"]}");
+        var client = HttpClient.newHttpClient();
+        for (int i = 0; i < 2; i++) {
+            var request = HttpRequest.newBuilder(URI.create(arguments[0] + "/vectorize")).POST(body).build();
+            var answer = client.send(request, HttpResponse.BodyHandlers.ofString());
+            System.out.println(answer.statusCode() + " " + answer.body());
+        }
+    }
+}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("javac"), reason="needs Java (apt-get install default-jdk-headless)")
+def test_javas_client_offers_http2_and_is_answered(url: str, tmp_path: Path) -> None:
+    (tmp_path / "Ask.java").write_text(JAVA)
+    done = subprocess.run(["java", str(tmp_path / "Ask.java"), url], capture_output=True, text=True, timeout=120)
+    answers = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    assert [(status, json.loads(body)) for status, body in answers] == [("200", VECTOR)] * 2, done.stderr

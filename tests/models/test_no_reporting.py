@@ -104,18 +104,25 @@ def test_baking_calls_the_hub_alone(tmp_path: Path) -> None:
 
 @needs_strace
 def test_a_benchmark_calls_nobody(tiny_models: Path, tmp_path: Path) -> None:
-    code = "from benchmarks import bare_loop; bare_loop.SECONDS = 0.01; bare_loop.main()"
-    environment = {"MODELS_DIR": str(tiny_models), "ENGINE": "openvino"}
-    process = traced([sys.executable, "-c", code], tmp_path / "t", tmp_path / "home", **environment)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fed",
+        "--models",
+        str(tiny_models),
+        "--seconds",
+        "0.1",
+        "--rounds",
+        "1",
+    ]
+    process = traced(command, tmp_path / "t", tmp_path / "home", ENGINE="openvino")
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert not beyond_loopback(tmp_path / "t")
     assert not list((tmp_path / "home").rglob("*"))
 
 
-@pytest.mark.parametrize(
-    "module", ["benchmarks.bare_loop", "benchmarks.precision", "app.models.bake", "app.models.load"]
-)
+@pytest.mark.parametrize("module", ["benchmarks.fed", "benchmarks.precision", "app.models.bake", "app.models.load"])
 def test_openvino_comes_without_its_reporting(module: str) -> None:
     code = f"import {module}, sys; from app.engines.openvino import library; library().Core()\n"
     code += (

@@ -4,16 +4,19 @@ import asyncio
 import base64
 import io
 import itertools
+import json
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 from PIL import Image
 
+from benchmarks.load import send
 from benchmarks.servers import memory
-from benchmarks.soak import bodies, run
+from benchmarks.soak import random_picture, random_text
 from tests.support.server import process_of
 
 
@@ -54,6 +57,28 @@ def test_a_request_of_many_items_is_computed_in_parts(serve: Callable[..., str],
     got = httpx.post(f"{url}/vectorize", json={"texts": texts, "images": images}, timeout=300).json()
     assert (len(got["textVectors"]), len(got["imageVectors"])) == (2000, 300)
     assert peak_mb(process_of(url).pid) - before < 300
+
+
+def bodies(count: int, most_items: int) -> Iterator[bytes]:
+    """Requests of 0 to `most_items` texts of 1 to 90 words and a few pictures of 1 to 900 pixels a side."""
+    rng = random.Random(5)
+    for _ in range(count):
+        texts = [random_text(rng) for _ in range(rng.randint(0, most_items))]
+        images = [random_picture(rng) for _ in range(rng.randint(0, max(1, most_items // 4)))]
+        yield json.dumps({"texts": texts, "images": images}).encode()
+
+
+async def run(port: int, requests: Iterator[bytes], connections: int) -> None:
+    """Send all `requests`; raises RuntimeError at an answer that is not 200."""
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for body in requests:
+            if (status := await send(reader, writer, "POST /vectorize", body)) != 200:
+                raise RuntimeError(f"status {status}")
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(connections)))
 
 
 def test_memory_is_flat_over_many_sizes_and_lengths(serve: Callable[..., str]) -> None:
