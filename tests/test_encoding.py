@@ -18,7 +18,8 @@ def without_encoding(source: str) -> list[int]:
             continue
         name = ast.unparse(node.func)
         modes = [arg for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-        opens = name == "open" or name.endswith("fdopen") or (name.endswith(".open") and bool(modes))
+        has_mode = any(len(mode.value) <= 3 for mode in modes)
+        opens = name == "open" or name.endswith("fdopen") or (name.endswith(".open") and has_mode)
         binary = any("b" in mode.value and len(mode.value) <= 3 for mode in modes)
         if name.endswith((".read_text", ".write_text")) or (opens and not binary):
             found.append(node.lineno)

@@ -161,6 +161,7 @@ def test_the_operations_page_names_settings_and_build_arguments_that_exist() -> 
         "CLIP_INFERENCE_API",
         "CLIP_WAIT_FOR_STARTUP",
         "ENABLE_MODULES",
+        "MODULES_CLIENT_TIMEOUT",
         "DEFAULT_VECTORIZER_MODULE",
         "HF_TOKEN",
         "RAY_USAGE_STATS_ENABLED",
