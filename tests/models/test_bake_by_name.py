@@ -140,7 +140,7 @@ def test_without_a_name_nothing_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     [
         ({"CLIP_MODEL_NAME": "someone/clip"}, "models", "TEXT_MODEL_NAME is not set"),
         ({**NAMES, "CLIP_MODEL_NAME": "nobody/nothing"}, "models", "no model nobody/nothing"),
-        (NAMES, "file/models", "file/models cannot be written"),
+        (NAMES, "file/models", "file/models is not writable"),
     ],
 )
 def test_what_keeps_a_named_model_from_being_baked_is_said(
