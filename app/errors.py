@@ -1,4 +1,4 @@
-"""The one tree of errors that a caller may read. It knows no HTTP: app/api/status.py maps it."""
+"""The errors that a caller may read, as one tree. It knows no HTTP: app/api/status.py maps it."""
 
 import traceback
 from typing import Self
@@ -7,8 +7,8 @@ from typing import Self
 class ServiceError(Exception):
     """Root of the tree: `message` says what is wrong and what to do.
 
-    `parameter` names the part of the request that is at fault, such as "texts", and `position` the item in it,
-    counted from 0; str() puts both before the message: `texts[3]: is not base64`. `cause` is the word in the metrics.
+    `parameter` names the part of the request at fault, such as "texts", and `position` the item in it, from 0; str()
+    puts both before the message: `texts[3]: is not base64`. `cause` is the word in the metrics.
     """
 
     cause = "internal"
@@ -26,26 +26,26 @@ class ServiceError(Exception):
         return f"{self.parameter}{place}: {self.message}"
 
     def again(self, parameter: str | None = None, position: int | None = None) -> Self:
-        """The same for another request or place: an error that is raised twice keeps what both raised it in."""
+        """A copy for another request or place: an error raised twice would collect the tracebacks of both."""
         copy = type(self)(self.message, parameter, position)
         copy.__cause__ = self
         return copy
 
 
 class ConfigurationError(ServiceError):
-    """The server cannot start as it is set up."""
+    """The server cannot start with this configuration."""
 
 
 class NotCompiled(ServiceError):
-    """An engine does not take this tower, now or later; another engine may."""
+    """This engine never takes this tower; another engine may."""
 
 
 class CompilingFailed(ServiceError):
-    """Compiling came to no end for a reason that may pass; the message names it."""
+    """Compiling failed for a reason that may pass; the message names it."""
 
 
 class DiskFull(CompilingFailed):
-    """There is no space for the model; there may be in another folder."""
+    """There is no space for the model in this folder; another may have some."""
 
 
 class Stopped(ServiceError):
@@ -63,7 +63,7 @@ class Unauthorized(InvalidRequest):
 
 
 class UnsupportedEncoding(InvalidRequest):
-    """The body is encoded in a way that is not read here."""
+    """The Content-Encoding of the body is not supported."""
 
 
 class BodyTimeout(InvalidRequest):
@@ -71,7 +71,7 @@ class BodyTimeout(InvalidRequest):
 
 
 class TooLarge(InvalidRequest):
-    """The request can never be taken, however little else there is to do."""
+    """The request can never be taken, even by an idle server."""
 
     cause = "too_large"
 
@@ -81,7 +81,7 @@ class BodyTooLarge(TooLarge):
 
 
 class ClientGone(ServiceError):
-    """The client closed the connection before its answer was there; nobody reads this."""
+    """The client closed the connection before its answer; nobody reads this."""
 
 
 class NotBase64(InvalidRequest):
@@ -97,19 +97,19 @@ class NoPicture(InvalidRequest):
 
 
 class BrokenPicture(InvalidRequest):
-    """A picture that cannot be decoded to its end."""
+    """The picture cannot be decoded to its end."""
 
     cause = "broken_picture"
 
 
 class UnsupportedPicture(InvalidRequest):
-    """A picture of a kind that is not taken."""
+    """The picture is of a kind that is not supported."""
 
     cause = "unsupported"
 
 
 class PictureTooLarge(InvalidRequest):
-    """A picture of more pixels, or of more work, than is allowed."""
+    """The picture has more pixels, or takes more work, than is allowed."""
 
     cause = "too_large"
 
@@ -126,7 +126,7 @@ class Unavailable(ServiceError):
 
 
 class Overloaded(Unavailable):
-    """More waits than the server is set to hold."""
+    """More waits than the server can hold, or answer in time."""
 
 
 class OutOfMemory(Unavailable):
@@ -140,11 +140,11 @@ class EngineBroken(Unavailable):
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
+    """The first line of a library's error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def describe_unforeseen(error: BaseException) -> str:
-    """Kind and places of an error, for the log, without its message: a library's may quote what was sent."""
+    """Type and places of an error, for the log; a library's message may quote input, so it is left out."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
     return f"{type(error).__name__} at " + " < ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)

@@ -1,4 +1,4 @@
-"""One form for every line of the log, whoever writes it: plain for a terminal, JSON for machines."""
+"""One form for every line of the log, the libraries' included: plain for a terminal, JSON for machines."""
 
 import json
 import logging
@@ -9,13 +9,13 @@ from contextvars import ContextVar
 from typing import Literal
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The X-Request-ID of the request that is being answered; every line that is logged meanwhile carries it."""
+"""The X-Request-ID of the current request; every log line about it carries the id."""
 
 _MAX_A_SECOND = 20
 
 
 class PlainFormatter(logging.Formatter):
-    """One line a record: when, how bad, who, what. A traceback follows on lines of its own."""
+    """One line per record: time, level, logger, message. A traceback follows on further lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         identifier = getattr(record, "request_id", "")
@@ -28,7 +28,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class JSONFormatter(PlainFormatter):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -50,7 +50,7 @@ class _AddRequestID(logging.Filter):
 
 
 class Throttle(logging.Filter):
-    """At most so many lines a second, and one that says how many were left out."""
+    """At most `most` lines a second; the next line says how many were left out."""
 
     def __init__(self, most: int = _MAX_A_SECOND) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Throttle(logging.Filter):
 
 
 def configure(form: Literal["plain", "json"], level: str) -> None:
-    """Send what this program, uvicorn and the libraries log to stderr in one form."""
+    """Send the logs of this program, uvicorn and the libraries to stderr in one form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONFormatter() if form == "json" else PlainFormatter())
     handler.addFilter(_AddRequestID())
@@ -77,7 +77,7 @@ def configure(form: Literal["plain", "json"], level: str) -> None:
     root.setLevel(logging.WARNING)
     for name in ("app", "uvicorn"):
         logging.getLogger(name).setLevel(level.upper())
-    # Its own lines about the start say nothing that ours do not.
+    # Its lines about the start repeat ours.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
     logging.captureWarnings(True)
 
@@ -87,5 +87,5 @@ def _when(record: logging.LogRecord) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text without what would move a terminal's cursor or forge a line."""
+    """The text without characters that would move a terminal's cursor or forge a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""The port, and how many connections there may be.
+"""The port, and the limit on connections.
 
 The port is bound before anything slow is imported or loaded, so that clients wait instead of being refused.
 """
@@ -18,18 +18,18 @@ _log = logging.getLogger(__name__)
 
 _ANY = "::"
 _BACKLOG = 2048
-# More is of no use, and some systems say "no limit" where they mean less.
+# More is useless, and some systems say "no limit" but mean less.
 _MAX_FILES = 2**20
-# Files that the server opens while it serves, and connections that arrive before one that was closed is gone.
+# For files that the server opens at work, and connections that arrive before closed ones are gone.
 _SPARE = 32
 _LOG_EVERY = 60.0
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on every address of `host`; `::` is every address of IPv4 too.
+    """Sockets that listen on every address of `host`; `::` is every address, of IPv4 too.
 
-    Brackets around an IPv6 address do no harm. Raises ConfigurationError with the name and the value of what cannot
-    be bound.
+    Brackets around an IPv6 address are allowed. Raises ConfigurationError with the name and value that cannot be
+    bound.
     """
     name = host.strip().removeprefix("[").removesuffix("]")
     if name == _ANY:
@@ -39,7 +39,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f"HOST={host!r} is no address of this machine: {_reason(error)}") from error
+        raise ConfigurationError(f"HOST={host!r} is not an address of this machine: {_reason(error)}") from error
     sockets: list[socket.socket] = []
     failures: list[OSError] = []
     for family, address in dict.fromkeys((each[0], each[4]) for each in found):
@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def shown(sock: socket.socket) -> str:
-    """A socket's own address, as in a URL."""
+    """The address of a socket, as in a URL."""
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -78,7 +78,7 @@ def _reason(error: Exception) -> str:
 
 
 def raise_open_files() -> int:
-    """Allow this process as many open files as the system lets it have; returns how many that are."""
+    """Raise this process's limit on open files as far as the system allows; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -91,9 +91,9 @@ def raise_open_files() -> int:
 
 
 class ConnectionLimit:
-    """Closes the connections that have been idle longest when a new one would be one too many.
+    """Closes the connections idle longest when a new one would exceed the limit.
 
-    Past the limit the system closes each new connection without a word, those of health probes too.
+    Beyond it the system would silently close every new connection, those of health probes too.
     """
 
     def __init__(self, open_files: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -103,7 +103,7 @@ class ConnectionLimit:
         self._logged_at = float("-inf")
 
     def before_another(self, connections: Collection[Any]) -> None:
-        """Called before one is added to `connections`, each of which knows since when it is idle."""
+        """Make room before a connection is added to `connections`."""
         if len(connections) < self._most:
             return
         idle = sorted((each for each in connections if each.idle_since is not None), key=lambda each: each.idle_since)
@@ -113,8 +113,8 @@ class ConnectionLimit:
         if self._clock() - self._logged_at > _LOG_EVERY:
             self._logged_at = self._clock()
             _log.warning(
-                "%d connections are open and the system allows %d open files: the %d that have been idle longest are "
-                "closed; raise the limit (ulimit -n) if clients need them",
+                "%d connections are open and the system allows %d open files: closing the %d idle longest; raise the "
+                "limit (ulimit -n) if clients need them",
                 len(connections),
                 self._open_files,
                 len(closed),

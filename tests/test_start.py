@@ -56,7 +56,7 @@ def test_uvicorn_without_a_model(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_model(copy: Path) -> None:
     (copy / "clip" / "modules.json").unlink()
-    assert f"{copy / 'clip'} is no sentence-transformers model" in refusal(copy)
+    assert f"{copy / 'clip'} is not a sentence-transformers model" in refusal(copy)
 
 
 def test_a_folder_without_weights(copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""How large the head of a request may be, and what is said of a request that the parser does not take."""
+"""How large the head of a request may be, and the answer to a request that the parser rejects."""
 
 from collections.abc import Iterable
 
@@ -6,20 +6,20 @@ import httptools
 
 MAX_HEAD_BYTES = 64 * 1024
 _MAX_URL_BYTES = 8 * 1024
-# Of each header line, beside its bytes, as HTTP/2 counts them.
+# Overhead of a header line beside its bytes, as HTTP/2 counts.
 _LINE_BYTES = 32
 
 # What other protocols begin with.
 _OTHER_PROTOCOLS = {
-    b"\x16\x03": "this port speaks plain HTTP, not TLS: use http://, or put a proxy that ends TLS before it",
-    b"PRI * HTTP/2.0": "this port speaks no HTTP/2 (h2c): set the client, or the proxy before it, to HTTP/1.1",
+    b"\x16\x03": "this port speaks plain HTTP, not TLS: use http://, or put a proxy that terminates TLS in front",
+    b"PRI * HTTP/2.0": "this port speaks no HTTP/2 (h2c): set the client, or the proxy in front, to HTTP/1.1",
     b"PROXY ": "this port reads no PROXY protocol: turn it off in the load balancer before it",
     b"\r\n\r\n\0\r\nQUIT\n": "this port reads no PROXY protocol: turn it off in the load balancer before it",
 }
 
 
 class Refused(Exception):
-    """A request that is answered with `status` and this message, and with it the connection ends."""
+    """Answers a request with `status` and this message, and ends its connection."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -34,14 +34,14 @@ def check_head(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def too_large(url: bytes) -> Refused:
-    """What is answered to a head whose address is as long as `url` so far."""
+    """The answer to a head that is too large, with `url` as far as it has arrived."""
     if len(url) > _MAX_URL_BYTES:
         return Refused(414, f"the address of the request has more than {_MAX_URL_BYTES} bytes; send less")
     return Refused(431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes; send less")
 
 
 def refusal(error: httptools.HttpParserError, data: bytes) -> Refused:
-    """What is answered to a request that ended the parser while it read `data`."""
+    """The answer to a request that the parser rejected while it read `data`."""
     if isinstance(error.__context__, Refused):
         return error.__context__
     for start, problem in _OTHER_PROTOCOLS.items():

@@ -1,7 +1,7 @@
 """HTTP/1.1 on one connection: uvicorn's protocol, with limits, deadlines and errors in JSON.
 
-Whoever is slow, silent or wrong loses the own connection and nothing else: a request has a deadline and its head a
-size, an answer that nobody reads ends the connection, and what follows a valid request costs it no answer.
+A client that is slow, silent or wrong loses only its own connection. A request has a deadline and its head a maximum
+size, and an answer that nobody reads ends the connection. A valid request is answered whatever follows it.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ _log = logging.getLogger(__name__)
 _log.addFilter(Throttle())
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# After the end of what a client sends, it is asked at these times, in seconds, whether it still listens.
+# Seconds after a client has closed its writing half, at which to probe whether it still listens.
 _PROBES = (0.05, 1.0)
-# Seconds in which the rest of a refused request is read and thrown away.
+# Seconds for which the rest of a refused request is read and discarded.
 _LINGER = 5.0
 
 
 class _Connection:
-    """The transport of a connection. While the client still sends, `close` goes on reading for a while.
+    """The transport of a connection. If the client still sends, `close` goes on reading for a while.
 
-    Python's http.client and Go's net/http send a whole body before they read an answer; a connection that is closed
-    meanwhile is reset, and they report the reset in place of our 413.
+    Python's http.client and Go's net/http send a whole body before they read an answer. If the connection closed
+    meanwhile, they would report a reset instead of our 413.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, write_timeout: float) -> None:
@@ -55,7 +55,7 @@ class _Connection:
         return self._last_resort is not None or self._transport.is_closing()
 
     def close(self) -> None:
-        """End the connection when what was written is sent."""
+        """End the connection once everything written is sent."""
         if self.is_closing():
             return
         self._last_resort = self._loop.call_later(
@@ -68,13 +68,13 @@ class _Connection:
             self._transport.close()
 
     def lost(self) -> None:
-        """The connection is no more."""
+        """Clean up after the connection is lost."""
         if self._last_resort is not None:
             self._last_resort.cancel()
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection. A request must arrive within `stall_timeout` seconds, and an answer be taken part by part."""
+    """One connection. A request must arrive, and each part of an answer be taken, within `stall_timeout` seconds."""
 
     transport: _Connection  # type: ignore[assignment]
 
@@ -118,13 +118,14 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether to keep the connection: `nc -N` and socat close their writing half and wait for the answer."""
         if self._deaf or self._is_idle() or self.cycle.more_body or self.scope["http_version"] != "1.1":
             return False
-        # A client that has left, as Weaviate's does after its time-out, looks the same until one writes to it.
+        # A client that has left, as Weaviate's does after its time-out, looks the same until something is written to
+        # it.
         self.make_last()
         self._probe(*_PROBES)
         return True
 
     def _probe(self, *delays: float) -> None:
-        """Write what every client ignores: to a client that has left it ends the connection."""
+        """Write what every client ignores; if the client has left, this ends the connection."""
         if self.pipeline or self.cycle.response_started or self.transport.is_closing():
             return
         self.transport.write(_CONTINUE)
@@ -139,7 +140,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def make_last(self) -> None:
-        """Whatever has begun to arrive is the last request of this connection."""
+        """Make the request that has begun to arrive the last one of this connection."""
         if self._in_head or not self._is_idle():
             self._last = True
         if not self._is_idle():
@@ -184,7 +185,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(Refused(408, f"the request did not arrive within {self._stall_timeout:g} s"))
 
     def _head_without_offer(self) -> bytes:
-        """The head to parse again, without the other protocol that it offers; the parser takes its body for that.
+        """The head without the other protocol that it offers, to be parsed again: the parser took its body for that.
 
         Java's HttpClient offers HTTP/2 with each request, and so does curl --http2.
         """
@@ -215,7 +216,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self.headers = []  # what comes after the body says nothing that is read here
-        # An answer that begins before the body has ended ends the connection.
+        # An answer that begins before the body has ended also ends the connection.
         self._keeps_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
 
     def on_body(self, body: bytes) -> None:
@@ -239,7 +240,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.idle_since = time.monotonic()
 
     def _refuse(self, refused: Refused) -> None:
-        """Nothing more of this connection is read; requests that came whole before are answered."""
+        """Read nothing more from this connection; requests that arrived whole before are answered."""
         if self._deaf or self.transport.is_closing():
             return
         self._deaf = True
@@ -263,7 +264,7 @@ class HttpProtocol(HttpToolsProtocol):
         ]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         self.transport.write(b"".join([STATUS_LINE[refused.status], *lines, b"\r\n", content]))
-        self.transport.receives = True  # whatever the parser made of it, more may come
+        self.transport.receives = True  # more may arrive, whatever the parser made of it
         self.transport.close()
 
     # Timers -----------------------------------------------------------------------------------
@@ -281,5 +282,5 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
-    """What uvicorn makes a connection's protocol with."""
+    """The factory with which uvicorn makes the protocol of a connection."""
     return cast(type[asyncio.Protocol], functools.partial(HttpProtocol, stall_timeout=settings.stall_timeout))

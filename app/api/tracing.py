@@ -1,4 +1,4 @@
-"""One span a request, with OpenTelemetry; imported only where its variables ask for it.
+"""One span per request, with OpenTelemetry; imported only if its variables ask for it.
 
 FastAPI makes the span; what happens to the items of the request is added here. The SDK reads its variables itself:
 service name, resource, sampler, limits, and those of the exporter.
@@ -26,7 +26,7 @@ from app.settings import VERSION, TracingVariables, not_installed
 _log = logging.getLogger(__name__)
 
 _UNTRACED = frozenset({"/.well-known/live", "/.well-known/ready", "/health", "/metrics"})
-# For the last spans to reach the collector, before the process ends without them.
+# How long the end of the process waits for the last spans to reach the collector.
 _CLOSE_SECONDS = 1.0
 _SAY_EVERY = 60.0
 _QUEUE_OF_SPANS = "opentelemetry.sdk._shared_internal"
@@ -36,7 +36,7 @@ _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
 class RequestTrace:
-    """What is added to the span of one request: `timeline` takes what it tells."""
+    """Adds to the span of one request what its `timeline` recorded."""
 
     def __init__(self, tracer: trace.Tracer, span: trace.Span, request_id: str) -> None:
         self.timeline = Timeline()
@@ -46,7 +46,7 @@ class RequestTrace:
         span.set_attribute("clip.request_id", request_id)
 
     def finish(self) -> None:
-        """Call it before the answer is sent, with which FastAPI ends the span; a second call does nothing."""
+        """Call this before sending the answer, with which FastAPI ends the span. A second call does nothing."""
         if self._finished:
             return
         self._finished, timeline = True, self.timeline
@@ -70,9 +70,9 @@ class RequestTrace:
 
 
 def _phases(passages: Sequence[Passage], added: float, over: float) -> Iterator[tuple[str, float, float]]:
-    """Name, start and end of each phase; what has not ended when the request is over ends then.
+    """Name, start and end of each phase. A phase that has not ended when the request is over ends then.
 
-    Items that other requests have asked for before were taken before this one was added.
+    Items that earlier requests asked for may have been taken before this request was added.
     """
     taken, prepared, started, *_ = (min(filter(None, stamps), default=0.0) for stamps in zip(*passages, strict=True))
     _, all_prepared, _, ended, _ = map(max, zip(*passages, strict=True))
@@ -88,18 +88,18 @@ def _phases(passages: Sequence[Passage], added: float, over: float) -> Iterator[
 
 
 class Tracer:
-    """Makes the spans of requests; `close` sends those that are left."""
+    """Makes the spans of requests; `close` sends the remaining ones."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("multi2vec-clip", VERSION)
         for name in ("opentelemetry.baggage", "opentelemetry.trace"):
-            # Their warnings quote what a client sent in its headers, once a request.
+            # Their warnings quote what clients send in headers, once per request.
             logging.getLogger(name).setLevel(logging.ERROR)
 
     @property
     def telemetry(self) -> TelemetryConfig:
-        """What FastAPI is to do: a span of each request, but for probes and metrics, and nothing else."""
+        """What FastAPI does: one span per request, except for probes and metrics, and nothing else."""
         return {
             "tracer_provider": self._provider,
             "metrics": False,
@@ -110,12 +110,12 @@ class Tracer:
         }
 
     def begin(self, request_id: str) -> RequestTrace | None:
-        """For a request that has just arrived; None if its span is not recorded."""
+        """The trace of a request that has just arrived; None if its span is not recorded."""
         span = trace.get_current_span()
         return RequestTrace(self._tracer, span, request_id) if span.is_recording() else None
 
     def close(self) -> None:
-        """Send what is left, for at most a second: nobody waits for a collector that is not there."""
+        """Send the remaining spans, for at most a second, since the collector may be gone."""
         thread = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         thread.start()
         thread.join(_CLOSE_SECONDS)
@@ -162,7 +162,7 @@ class _Exporter(SpanExporter):
 
 
 def open_tracer(environment: Mapping[str, str]) -> Tracer:
-    """What the variables ask for. Raises LookupError where no package that is installed gives what they name."""
+    """The tracer that the variables ask for. Raises LookupError if no installed package has what they name."""
     exporters = list(_exporters(environment))
     detectors = environment.get(_DETECTORS, "").strip()
     if detectors and (problem := not_installed(detectors, "opentelemetry_resource_detector", "*")):
@@ -173,7 +173,7 @@ def open_tracer(environment: Mapping[str, str]) -> Tracer:
     if not get_global_textmap().fields:
         # OTEL_PROPAGATORS=none gives no context at all, and FastAPI fails on that; nothing here reads baggage.
         set_global_textmap(W3CBaggagePropagator())
-    # Metrics of the SDK itself: no variable is to turn them on, for nothing here would send them.
+    # The SDK's own metrics: no variable may turn them on, since nothing here would send them.
     no_metrics = NoOpMeterProvider()
     provider = TracerProvider(resource=resource, shutdown_on_exit=False, meter_provider=no_metrics)
     # In the order in which BatchSpanProcessor takes them.

@@ -12,7 +12,7 @@ Command = Literal["serve", "check", "embed", "compile", "bake"]
 
 _COMMANDS: dict[Command, tuple[str, str]] = {
     "serve": (
-        "serve the model until SIGTERM; so does no command at all",
+        "serve the model until SIGTERM; this is the default",
         "python -m app serve --models-dir demo/models --port 9090",
     ),
     "check": (
@@ -20,7 +20,7 @@ _COMMANDS: dict[Command, tuple[str, str]] = {
         "python -m app check --models-dir demo/models",
     ),
     "embed": (
-        "print the vectors of texts and pictures as JSON, or with both the table of their similarities",
+        "print the vectors of texts or pictures as JSON, or the table of similarities if both are given",
         'python -m app embed --models-dir demo/models --text "a red circle" --text "a blue star" --image *.png\n'
         '  python -m app embed --text "a red circle" > vector.json',
     ),
@@ -50,9 +50,9 @@ class Arguments:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Arguments:
-    """The arguments after `python -m app`; prints help or usage and exits as argparse does.
+    """Parse the arguments after `python -m app`; prints help or usage and exits, as argparse does.
 
-    `bake` has a parser of its own, for download.py takes the same options.
+    `bake` has a parser of its own, since download.py takes the same options.
     """
     parser = argparse.ArgumentParser(
         prog="python -m app",
@@ -72,18 +72,18 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
             command.add_argument("--text", dest="texts", action="append", default=[], help="a text; may be repeated")
             command.add_argument(
                 "--image", dest="images", nargs="+", action="extend", type=Path, default=[], metavar="FILE",
-                help="files of pictures",
+                help="picture files",
             )  # fmt: skip
             command.add_argument(
-                "--json", dest="as_json", action="store_true", help="vectors, also where both are given"
+                "--json", dest="as_json", action="store_true", help="print vectors, even if both are given"
             )
         if name == "check":
             command.add_argument(
-                "--all", dest="show_all", action="store_true", help="print all settings, with where each came from"
+                "--all", dest="show_all", action="store_true", help="print all settings, and where each comes from"
             )
         if name == "compile":
             command.add_argument(
-                "--output", type=Path, help="where the compiled model is kept; default: MODELS_DIR/compiled"
+                "--output", type=Path, help="folder for the compiled model; default: MODELS_DIR/compiled"
             )
         _add_settings(command)
     values = vars(parser.parse_args(arguments))
@@ -93,7 +93,7 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("settings", "each also as an environment variable; an option wins")
+    group = command.add_argument_group("settings", "each is also an environment variable; the option wins")
     for name, setting in Settings.model_fields.items():
         flag = {"nargs": "?", "const": "true"} if setting.annotation is bool else {}
         group.add_argument(

@@ -17,12 +17,12 @@ DESCRIPTION = """Bake a model into MODELS_DIR: download it, check it, compile it
     ./download.py --clip-model clip-ViT-B-32 --text-model clip-ViT-B-32-multilingual-v1@main
 
 A name may pin a revision (NAME@REVISION), or be a local folder. Private models: set HF_TOKEN.
-Run twice, it changes nothing.
+A second run changes nothing.
 """
 
 
 def main(arguments: Sequence[str], program: str | None = None) -> int:
-    """Exit status: 0, or 1 when the reason was printed."""
+    """Returns the exit status: 0, or 1 after printing the reason."""
     parser = argparse.ArgumentParser(
         prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str], program: str | None = None) -> int:
 
 @contextmanager
 def busy(doing: str) -> Iterator[None]:
-    """A sign of life with the time that has passed, where the output is a terminal."""
+    """Show a spinner with the elapsed time, if the output is a terminal."""
     if not sys.stderr.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""`check`, `embed` and `compile`: what `python -m app` does beside serving and baking."""
+"""The commands `check`, `embed` and `compile` of `python -m app`."""
 
 import asyncio
 import base64
@@ -30,9 +30,9 @@ _TEXT = "a red circle"
 
 
 def run(arguments: Arguments) -> int:
-    """Exit status: 0, or 1 when the reason was printed."""
+    """Returns the exit status: 0, or 1 after printing the reason."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # What fails is printed once, below.
+    # A failure is printed once, below.
     logging.getLogger("app.serving.service").setLevel(logging.CRITICAL + 1)
     try:
         settings = load_settings(arguments.settings)
@@ -68,7 +68,7 @@ class _Embedded:
 
 
 class _CommandLine:
-    """Who waits here: somebody who does not leave."""
+    """A Caller that never leaves."""
 
     timeline: Timeline | None = None
 
@@ -80,7 +80,7 @@ class _CommandLine:
 
 
 async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes]) -> _Embedded:
-    """The vectors of texts and of the files of pictures, on the way that a request takes.
+    """The vectors of texts and picture files, computed as for a request.
 
     Raises ConfigurationError that names the item at fault, or says why the model does not load.
     """

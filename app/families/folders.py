@@ -58,7 +58,7 @@ def _check_folder(models_dir: Path, folder: ModelFolder, family_name: str) -> No
         raise ConfigurationError(f"there is no model folder {path}; {HOW_TO_GET_A_MODEL}")
     if not folder.is_in(models_dir):
         raise ConfigurationError(
-            f"{path} is no {family_name} model (no {' or '.join(folder.markers)}); {HOW_TO_GET_A_MODEL}"
+            f"{path} is not a {family_name} model (no {' or '.join(folder.markers)}); {HOW_TO_GET_A_MODEL}"
         )
     content = content_files(path)
     if folder.has_weights:
@@ -76,7 +76,7 @@ def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
     method = (read_config(folder).get("quantization_config") or {}).get("quant_method")
     if method:
         raise ConfigurationError(
-            f"{name} is quantised ({method}), which is not read: take the model that it was made from, and make that "
+            f"{name} is quantised ({method}), which is not supported: take the model it was made from, and make that "
             "small with PRECISION=int8"
         )
     if any(file.endswith(WEIGHTS) and not Path(file).name.startswith("adapter_") for file in files):
@@ -85,12 +85,12 @@ def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
     if adapter.is_file():
         base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "another model")
         raise ConfigurationError(
-            f"{name} is a LoRA adapter of {base}, without the weights of that: take {base}, or merge both "
+            f"{name} is a LoRA adapter of {base}, without its weights: take {base}, or merge both "
             "(merge_and_unload() of peft), save the result and take that folder"
         )
     if others := sorted({kind for suffix, kind in _OTHER_WEIGHTS.items() if any(f.endswith(suffix) for f in files)}):
         raise ConfigurationError(
-            f"{name} has its weights as {', '.join(others)} alone, which is not read: take the model that it was "
+            f"{name} has its weights as {', '.join(others)} only, which is not supported: take the model it was "
             "made from, with weights as safetensors"
         )
     raise ConfigurationError(f"{name} holds no weights ({', '.join(WEIGHTS)}); take a repository or folder that does")

@@ -47,7 +47,7 @@ def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> P
     if name.startswith(("/", "./", "../", "~")) or Path(name).is_dir():
         folder = Path(name).expanduser()
         if not folder.is_dir():
-            raise ConfigurationError(f"{name} is no folder; give a name of the hub, or a folder that is there")
+            raise ConfigurationError(f"there is no folder {name}; give a name of the hub, or an existing folder")
         files = [str(path.relative_to(folder)) for path in folder.rglob("*")]
     else:
         repository, revision = _parse(name)
@@ -90,12 +90,12 @@ def _patiently(fetch: Callable[[], _Fetched]) -> _Fetched:
             wait = _asked_to_wait(error)
             if wait is None or wait > MAX_WAIT or attempt == _MAX_TRIES:
                 raise
-            print(f"the hub is asked too often, and tried again in {wait} s", flush=True)
+            print(f"the hub refuses so many requests; trying again in {wait} s", flush=True)
             time.sleep(wait)
         except RuntimeError:
             if constants.HF_HUB_DISABLE_XET:
                 raise
-            print("the storage of Xet is not reached; downloading in the ordinary way", flush=True)
+            print("the storage of Xet cannot be reached; downloading in the ordinary way", flush=True)
             constants.HF_HUB_DISABLE_XET = True
     raise AssertionError("the last try returns or raises")
 
@@ -144,27 +144,27 @@ def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise ConfigurationError(f"{repository} has no revision {revision}; leave out @{revision}") from error
     except errors.HFValidationError as error:
-        raise ConfigurationError(f"{repository} is no name of a model: {first_line(error)}") from error
+        raise ConfigurationError(f"{repository} is not a valid model name: {first_line(error)}") from error
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         raise ConfigurationError(_unreachable(repository, error)) from error
     except ImportError as error:
         if "socks" not in str(error).lower():
             raise
         raise ConfigurationError(
-            "the proxy is a SOCKS proxy (ALL_PROXY or HTTPS_PROXY), for which a package is missing: "
+            "a SOCKS proxy (ALL_PROXY or HTTPS_PROXY) needs a package that is not installed: "
             "pip install socksio, or use an HTTP proxy"
         ) from error
     except (httpx2.TransportError, ConnectionError) as error:
         raise ConfigurationError(_unreachable(repository, error)) from error
     except json.JSONDecodeError as error:
         raise ConfigurationError(
-            f"{constants.ENDPOINT} answers with a page, not with JSON as the hub: so does a network that wants you "
-            f"to log in. Open it in a browser, or check HF_ENDPOINT and the proxy; {repository} was not downloaded"
+            f"{constants.ENDPOINT} answers with a page, not with JSON as the hub does; perhaps your network wants "
+            f"you to log in. Open it in a browser, or check HF_ENDPOINT and the proxy; nothing was downloaded"
         ) from error
     except errors.HfHubHTTPError as error:
         if (wait := _asked_to_wait(error)) is not None:
             raise ConfigurationError(
-                f"the hub is asked too often (429), and to be asked again in {wait} s: run this again then, or set "
+                f"the hub refuses so many requests (429) for another {wait} s: run this again then, or set "
                 "HF_TOKEN, which allows more"
             ) from error
         raise ConfigurationError(f"{repository} cannot be downloaded: {first_line(error)}") from error
@@ -184,13 +184,13 @@ def _unreachable(repository: str, error: BaseException) -> str:
     while cause is not None:
         if "CERTIFICATE_VERIFY_FAILED" in str(cause):
             return (
-                "the hub's certificate is not trusted here, as behind a proxy with a certificate of its own: set "
+                "the hub's certificate is not trusted here, perhaps because a proxy replaces it: set "
                 "SSL_CERT_FILE to a file with your authority's certificate"
             )
         if isinstance(cause, errors.FileMetadataError):
             return (
-                f"{constants.ENDPOINT} does not say of which commit a file is (X-Repo-Commit), as a mirror must: set "
-                f"another HF_ENDPOINT, or download {repository} by other means and give the folder's path"
+                f"{constants.ENDPOINT} does not say which commit a file is from (X-Repo-Commit), as a mirror must: "
+                f"set another HF_ENDPOINT, or download {repository} by other means and give the folder's path"
             )
         cause = cause.__cause__ or cause.__context__
     return f"the hub does not answer, so {repository} cannot be downloaded: check network and HF_ENDPOINT"

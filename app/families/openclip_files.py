@@ -24,12 +24,12 @@ def download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Pat
         source = download(name, downloads, ("open_clip_config.json", weights))
         if not (source / "open_clip_config.json").is_file():
             raise ConfigurationError(
-                f"{name} has no open_clip_config.json, so it is no model of open_clip; choose another"
+                f"{name} has no open_clip_config.json, so it is not an open_clip model; choose another"
             )
         if (source / weights).is_file():
             return describe(source), source / weights
     names = " or ".join(_WEIGHTS_IN_ORDER)
-    raise ConfigurationError(f"{name} has no {names}, so it holds no weights of open_clip; choose another")
+    raise ConfigurationError(f"{name} has no {names}, so it holds no open_clip weights; choose another")
 
 
 def check_pair(name: str, pretrained: str) -> None:
@@ -46,7 +46,7 @@ def check_pair(name: str, pretrained: str) -> None:
         )
     models = sorted({model for model, _ in pairs})
     near = difflib.get_close_matches(name, models, n=5, cutoff=0.4) or models
-    raise ConfigurationError(f"OPEN_CLIP_MODEL_NAME={name}: there is no such model; near ones: {', '.join(near)}")
+    raise ConfigurationError(f"OPEN_CLIP_MODEL_NAME={name}: there is no such model; similar names: {', '.join(near)}")
 
 
 def download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:

@@ -94,7 +94,7 @@ def require_model_type(name: str, source: Path, model_types: Sequence[str]) -> N
     if kind in VARIABLES:
         raise ConfigurationError(f"{name} is a {kind} model; bake it with {VARIABLES[kind]} instead")
     raise ConfigurationError(
-        f"{name} is no CLIP of this family: its config.json says model_type {kind!r}, not "
+        f"{name} is not a CLIP of this family: its config.json says model_type {kind!r}, not "
         f"{' or '.join(model_types)}; choose another"
     )
 
@@ -119,7 +119,7 @@ def save_model(
         model = load_model(model_folder if model_folder.is_dir() else source, trust_remote_code)
         if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
             raise ConfigurationError(
-                f"the model in {source} is no CLIP: it does not embed both texts and pictures; choose another"
+                f"the model in {source} is not a CLIP: it does not embed both texts and pictures; choose another"
             )
         folder = processor_folder if processor_folder.is_dir() else source
         processor = load_processor(folder, trust_remote_code, lower_case)

@@ -54,8 +54,8 @@ class SentenceTransformerPair:
                 )
             if kind == "vision-text-dual-encoder":
                 raise ConfigurationError(
-                    f"{variable}={names[variable]}: that is a {kind}, two towers of any kind, which no family here "
-                    "takes; choose a CLIP, a SigLIP or a model of sentence-transformers"
+                    f"{variable}={names[variable]}: that is a {kind}, two arbitrary towers, which no family here "
+                    "supports; choose a CLIP, a SigLIP or a model of sentence-transformers"
                 )
             check_remote_code(names[variable], source, trust_remote_code)
             with without_damaged_files(source):

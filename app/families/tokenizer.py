@@ -38,7 +38,7 @@ def as_its_files_say(tokenizer: Any, folder: Path, lower_case: bool = False) -> 
         from transformers import PreTrainedTokenizerFast
 
         _log.warning(
-            "%s gives other tokens than %s, which the repository names: the file is used",
+            "%s gives other tokens than %s, which the repository names: using the file",
             file,
             type(tokenizer).__name__,
         )

@@ -53,7 +53,7 @@ def report_tensors(
     for name in missing:
         parameters[name].missing_from = folder, name  # type: ignore[attr-defined]
     if unexpected:
-        _log.warning("%s has tensors that the model does not take: %s", folder, some(unexpected))
+        _log.warning("%s has tensors that the model does not use: %s", folder, some(unexpected))
 
 
 def require_trained(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:

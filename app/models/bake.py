@@ -98,7 +98,7 @@ def bake(
     models_dir = settings.models_dir
     family = named_family(names)
     if not is_writable(models_dir):
-        raise ConfigurationError(f"MODELS_DIR={models_dir} cannot be written; bake into a folder that can")
+        raise ConfigurationError(f"MODELS_DIR={models_dir} is not writable; bake into a folder that is")
     with one_at_a_time(models_dir, threading.Event()):
         _bake(settings, family, _own_names(family, names), compile_towers, busy)
 

@@ -75,7 +75,7 @@ def _log_lines(process: "subprocess.Popen[str]", doing: str) -> None:
 def _failure(status: int, answer: str, doing: str) -> Exception:
     if status == -signal.SIGKILL:
         return CompilingFailed(
-            f"the process that was {doing} the model was killed, probably for lack of memory; do it in the build of "
+            f"the process that was {doing} the model was killed, probably for lack of memory; bake while building "
             "the image (download.py), or give this container more memory for its first start"
         )
     if status < 0:

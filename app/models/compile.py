@@ -86,7 +86,7 @@ def compile_model(settings: Settings, place: Path, stop: threading.Event | None 
     if missing := OPENVINO.missing():
         raise ConfigurationError(f"the model cannot be compiled: {missing}")
     if not is_writable(place):
-        raise ConfigurationError(f"{place} is not a folder that can be written")
+        raise ConfigurationError(f"{place} is not a writable folder")
     form = form_of(settings, family)
     _compile_into(place, form, settings, stop or threading.Event())
     return place / form.name

@@ -110,7 +110,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
     if refused:
         reason = "; ".join(refused.values())
         if family is None:
-            raise ConfigurationError(f"{folder} is of no use alone: {reason}; bake the model again")
+            raise ConfigurationError(f"{folder} cannot serve alone: {reason}; bake the model again")
         torch_instead(settings, reason)
         model = family.load(settings.models_dir, trust_remote_code(settings))
         for name in refused:

@@ -71,7 +71,7 @@ def store_folders(settings: Settings) -> Iterator[Path]:
     try:
         yield settings.cache_dir.expanduser() / "compiled"
     except RuntimeError:  # this user has no home
-        _log.info("CACHE_DIR=%s has no place, for this user has no home", settings.cache_dir)
+        _log.info("CACHE_DIR=%s cannot be used, since this user has no home folder", settings.cache_dir)
 
 
 def compiled_only(models_dir: Path) -> list[Path]:
@@ -223,5 +223,5 @@ def _try_lock(handle: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        _log.info("no lock, for the file system has none: %s", error)
+        _log.info("the file system has no locks; going on without: %s", error)
     return True

@@ -87,7 +87,7 @@ def named_errors(data: bytes) -> Iterator[None]:
         raise _not_identified(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.sub(r".*\((\d+) pixels\).*", r"\1", str(error), flags=re.DOTALL)
-        raise PictureTooLarge(f"has, or holds a picture that has, {pixels} pixels, more than are allowed") from error
+        raise PictureTooLarge(f"has {pixels} pixels, itself or in a picture inside it, more than allowed") from error
     except Exception as error:
         # Pillow's decoders raise nearly any exception on broken data.
         name = f"broken {format_of(data) or 'or unusual'} picture"
@@ -239,7 +239,7 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
     """
     samples = np.asarray(image)
     if image.mode == "I" and samples.min(initial=0) < 0:
-        raise UnsupportedPicture(f"has samples below zero, which stand for no tone; {_SAVE_AS}")
+        raise UnsupportedPicture(f"has negative samples, which stand for no tone; {_SAVE_AS}")
     tones = np.nan_to_num(samples.astype(np.float32), posinf=255.0, neginf=0.0)
     highest = float(tones.max(initial=0.0))
     if image.mode == "F" and highest <= 1.0:

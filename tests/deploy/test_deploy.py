@@ -160,6 +160,7 @@ def test_the_operations_page_names_settings_and_build_arguments_that_exist() -> 
     others = {
         "CLIP_INFERENCE_API",
         "CLIP_WAIT_FOR_STARTUP",
+        "MODULES_CLIENT_TIMEOUT",
         "ENABLE_MODULES",
         "MODULES_CLIENT_TIMEOUT",
         "DEFAULT_VECTORIZER_MODULE",

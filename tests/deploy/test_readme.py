@@ -69,6 +69,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_commands_of_the_pages_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    pages = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    for page in pages:
+        text = page.read_text()
+        for module in re.findall(r"python -m\s+((?:app|benchmarks|deploy|tests)[a-z_.]*[a-z])", text):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name}: {module}"
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M):
+            assert target in targets, f"{page.name}: make {target}"
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 

@@ -84,7 +84,7 @@ def test_the_address_of_a_page_is_a_name(model: Path, tmp_path: Path) -> None:
 def test_a_local_folder_is_used_as_it_is(model: Path, tmp_path: Path) -> None:
     assert folder_of(download("http://127.0.0.1:9", tmp_path / "d", str(model))) == model
     result = download("http://127.0.0.1:9", tmp_path / "d", "/nowhere/model")
-    assert "/nowhere/model is no folder" in result.stderr
+    assert "there is no folder /nowhere/model" in result.stderr
 
 
 def fill_cache(hub: Hub, home: Path) -> None:
@@ -171,8 +171,8 @@ QUANTISED = {"model.safetensors": "s", "config.json": '{"quantization_config": {
     "files, says",
     [
         (ADAPTER, "LoRA adapter of someone/base"),
-        ({"onnx/model.onnx": "o", "model_q4.gguf": "g"}, "as GGUF, ONNX alone"),
-        ({"tf_model.h5": "h"}, "TensorFlow's alone"),
+        ({"onnx/model.onnx": "o", "model_q4.gguf": "g"}, "as GGUF, ONNX only"),
+        ({"tf_model.h5": "h"}, "TensorFlow's only"),
         (QUANTISED, r"is quantised (gptq)"),
         ({"config.json": '{"quantization_config": {"quant_method": "fp8"}}', "m.safetensors": ""}, "quantised (fp8)"),
         ({}, "holds no weights"),

@@ -110,7 +110,7 @@ def test_a_prefix_is_left_out_and_what_is_in_vain_is_named(
     with caplog.at_level(logging.WARNING):
         got = bake_and_load(names(with_weights(whole, tmp_path / "renamed", change)), tmp_path / "models")
     assert "'module.model.', which is left out" in caplog.text
-    assert "does not take: extra.0, extra.1, extra.2, extra.3, extra.4 and 2 more" in caplog.text
+    assert "does not use: extra.0, extra.1, extra.2, extra.3, extra.4 and 2 more" in caplog.text
     assert_same(embed(got.text, TEXTS).tolist(), embed(want.text, TEXTS))
     assert_same(embed(got.image, SHOWN).tolist(), embed(want.image, SHOWN))
 

@@ -85,7 +85,7 @@ def test_a_named_model_is_baked_while_requests_wait_and_the_next_start_is_offlin
         wait_until(lambda: bool(hub.downloads), 60)
         assert httpx.get(f"{url}/.well-known/live").status_code == 204
         ready = httpx.get(f"{url}/.well-known/ready")
-        assert ready.status_code == 503 and "loaded" in ready.json()["error"]
+        assert ready.status_code == 503 and "still loading" in ready.json()["error"]
         hub.gate.set()
         wait_for_ready(url, process)
         asking.join()
@@ -140,7 +140,7 @@ def test_without_a_name_nothing_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     [
         ({"CLIP_MODEL_NAME": "someone/clip"}, "models", "TEXT_MODEL_NAME is not set"),
         ({**NAMES, "CLIP_MODEL_NAME": "nobody/nothing"}, "models", "no model nobody/nothing"),
-        (NAMES, "file/models", "file/models cannot be written"),
+        (NAMES, "file/models", "file/models is not writable"),
     ],
 )
 def test_what_keeps_a_named_model_from_being_baked_is_said(

@@ -200,7 +200,7 @@ def test_a_user_without_a_home(
         places = store_folders(settings)
         assert next(places) == read_only / "compiled" and not caplog.records
         assert not list(places)
-        assert "CACHE_DIR=~/x has no place" in caplog.text
+        assert "CACHE_DIR=~/x cannot be used" in caplog.text
         model = load_model(settings)
     assert "set CACHE_DIR to a writable folder" in caplog.text
     assert embed(model.text, ["a"]).shape == (1, model.width)

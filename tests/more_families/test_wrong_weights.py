@@ -41,7 +41,7 @@ def test_weights_that_are_lacking_or_renamed(name: str, tmp_path: Path, caplog: 
     changed = with_weights(whole, tmp_path / "renamed", change)
     with caplog.at_level(logging.WARNING):
         got = bake_and_load({variable: f"{prefix}{changed}"}, tmp_path / "4")
-    assert "'trainer.net.', which is left out" in caplog.text and "does not take: extra" in caplog.text
+    assert "'trainer.net.', which is left out" in caplog.text and "does not use: extra" in caplog.text
     assert_same(embed(got.text, TEXTS[:3]).tolist(), embed(want.text, TEXTS[:3]))
     assert_same(embed(got.image, pictures()[:2]).tolist(), embed(want.image, pictures()[:2]))
     baked = tmp_path / "3"  # as what was baked before this was looked at

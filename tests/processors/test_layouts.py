@@ -205,7 +205,7 @@ def test_what_is_refused_is_named(prepare: PictureProcessor) -> None:
     ):
         with pytest.raises(UnsupportedPicture, match=says):
             prepare(as_base64(refused))
-    with pytest.raises(UnsupportedPicture, match="below zero"):
+    with pytest.raises(UnsupportedPicture, match="negative samples"):
         prepare(as_base64(encoded(Image.fromarray(np.arange(-50, 50, dtype=np.int32).reshape(10, 10)), "TIFF")))
 
 

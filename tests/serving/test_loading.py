@@ -34,7 +34,7 @@ def test_requests_wait_for_the_model() -> None:
     with ThreadPoolExecutor(2) as pool, running:
         assert [each.result().status_code for each in waiting] == [200, 200]
     assert seen["live"].status_code == 204
-    assert seen["ready"].status_code == 503 and "loaded" in seen["ready"].json()["error"]
+    assert seen["ready"].status_code == 503 and "still loading" in seen["ready"].json()["error"]
 
 
 @pytest.mark.parametrize("cause", [ConfigurationError("no such model"), RuntimeError("no such model")])
