@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -147,12 +148,20 @@ def make_server(app: FastAPI) -> Server:
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on `sockets`, which already listen. Returns the exit status: 0 after a clean stop, 1 after a failure."""
     use_one_heap()
+    collect_garbage_less_often()
     logs.configure(settings.log_format, settings.log_level)
     for sock in sockets:
         _log.info("listening on http://%s", shown(sock))
     app = create_app(settings)
     make_server(app).run(sockets)
     return 1 if app.state.service.failure else 0
+
+
+def collect_garbage_less_often() -> None:
+    """What was imported lives as long as the process: looking through it takes 5 % of the time of a text."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def use_one_heap() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from app.main import create_app
 from app.models.load import load_model
-from app.server import make_server, use_one_heap
+from app.server import collect_garbage_less_often, make_server, use_one_heap
 from app.settings import Settings, load_settings
 from app.sockets import listen
 from app.towers import BatchLimits, Inputs, LoadedModel, Tower, Vectors
@@ -56,6 +56,7 @@ def load_timed(settings: Settings) -> LoadedModel:
 def main() -> None:
     settings = load_settings()
     use_one_heap()
+    collect_garbage_less_often()
     make_server(create_app(settings, load_timed)).run(listen(settings.host, settings.port))
 
 

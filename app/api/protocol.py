@@ -28,6 +28,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBES = (0.05, 1.0)
 # Seconds for which the rest of a refused request is read and discarded.
 _LINGER = 5.0
+# A write of so many bytes at most waits for the next one, for one turn of the event loop.
+_MAX_HELD_BACK = 1024
 
 
 class _Connection:
@@ -35,6 +37,8 @@ class _Connection:
 
     Python's http.client and Go's net/http send a whole body before they read an answer. If the connection closed
     meanwhile, they would report a reset instead of our 413.
+
+    The head of an answer waits for its body, so that both go out in one system call.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, write_timeout: float) -> None:
@@ -42,14 +46,25 @@ class _Connection:
         self._loop = loop
         self._write_timeout = write_timeout
         self._last_resort: asyncio.TimerHandle | None = None
+        self._held_back: list[bytes] = []
         self.receives = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        if not self.is_closing():
-            self._transport.write(data)
+        if self.is_closing():
+            return
+        self._held_back.append(data)
+        if len(data) > _MAX_HELD_BACK:
+            self._flush()
+        elif len(self._held_back) == 1:
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        parts, self._held_back = self._held_back, []
+        if parts and not self._transport.is_closing():
+            self._transport.writelines(parts)
 
     def is_closing(self) -> bool:
         return self._last_resort is not None or self._transport.is_closing()
@@ -58,6 +73,7 @@ class _Connection:
         """End the connection once everything written is sent."""
         if self.is_closing():
             return
+        self._flush()
         self._last_resort = self._loop.call_later(
             _LINGER if self.receives else self._write_timeout, self._transport.abort
         )

@@ -8,15 +8,17 @@ from app.towers import Inputs, Padding
 def collate(items: list[Inputs], padding: Padding) -> Inputs:
     """Stack the arrays of items into those of one batch, padded on the right; types are kept."""
     batch: Inputs = {}
-    for name, first in items[0].items():
-        shapes = [item[name].shape for item in items]
-        shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    for name in items[0]:
+        arrays = [item[name] for item in items]
+        shape = tuple(map(max, zip(*(array.shape for array in arrays), strict=True)))
         if len(shape) == 1 and padding.max_tokens is not None and not padding.same_length:
             shape = (padded_length(shape[0], padding.max_tokens),)
-        array = np.full((len(items), *shape), padding.values.get(name, 0), first.dtype)
-        for row, item in zip(array, items, strict=True):
-            row[tuple(slice(size) for size in item[name].shape)] = item[name]
-        batch[name] = array
+        if all(array.shape == shape for array in arrays):
+            batch[name] = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
+            continue
+        batch[name] = np.full((len(items), *shape), padding.values.get(name, 0), arrays[0].dtype)
+        for row, array in zip(batch[name], arrays, strict=True):
+            row[tuple(map(slice, array.shape))] = array
     return batch
 
 

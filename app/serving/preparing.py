@@ -33,6 +33,8 @@ _MANY_ITEMS = 500
 _TOGETHER_BYTES = 2048
 # How many items the event loop prepares at once.
 _TOGETHER_ON_THE_LOOP = 32
+# For so many turns of the event loop it is waited for more that arrives at once.
+_MAX_TURNS = 4
 
 
 class Preparer(Protocol):
@@ -79,7 +81,7 @@ class Preparing:
         # One thread is always left for texts, since pictures may take long.
         self._turns = Turns(limits, {"images": max(1, threads - 1)}, cache, client_timeout)
         self._preparing: dict[Item, None] = {}
-        self._handing_out = False
+        self._handing_out = self._changed = False
         self._tasks: SimpleQueue[list[Item] | None] = SimpleQueue()
         self._threads = [Thread(target=self._work, name=f"prepare-{i}", daemon=True) for i in range(threads)]
         self._computing = Computing(
@@ -172,11 +174,19 @@ class Preparing:
                 self._hand_out_soon()
 
     def _hand_out_soon(self) -> None:
-        """Call after each change. Changes in one turn of the event loop are handed out together, which wakes the
-        device once."""
+        """Call after each change. What changes in the next few turns of the event loop, which take microseconds, is
+        handed out together: that wakes the device once."""
+        self._changed = True
         if not self._handing_out:
             self._handing_out = True
-            self._loop.call_soon(self._hand_out)
+            self._loop.call_soon(self._wait_for_calm, _MAX_TURNS)
+
+    def _wait_for_calm(self, turns: int) -> None:
+        if self._changed and turns:
+            self._changed = False
+            self._loop.call_soon(self._wait_for_calm, turns - 1)
+        else:
+            self._hand_out()
 
     def _hand_out(self) -> None:
         """Hand items to the threads, or prepare them here."""

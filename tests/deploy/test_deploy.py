@@ -162,7 +162,6 @@ def test_the_operations_page_names_settings_and_build_arguments_that_exist() -> 
         "CLIP_WAIT_FOR_STARTUP",
         "MODULES_CLIENT_TIMEOUT",
         "ENABLE_MODULES",
-        "MODULES_CLIENT_TIMEOUT",
         "DEFAULT_VECTORIZER_MODULE",
         "HF_TOKEN",
         "RAY_USAGE_STATS_ENABLED",

@@ -45,4 +45,4 @@ def test_the_documented_causes_are_those_that_exist() -> None:
     causes = {kind.cause for kind in kinds_of(ServiceError)} | {"not_finite"}
     assert documented_causes("clip_items_failed_total") == causes
     budget = Budget(limits_for(Settings(), 2**30, 64, 2), 1.0)
-    assert documented_causes("clip_requests_refused_total") == {*budget.used(), "too_large"}
+    assert documented_causes("clip_requests_refused_total") == {*budget.used(), "too_large", "late"}
