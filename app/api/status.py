@@ -44,7 +44,7 @@ _PROBES = frozenset({"/.well-known/live", "/.well-known/ready", "/health"})
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 # Paths that clients of OpenAI's API, or of one like it, call.
-_OPENAI_PATHS = re.compile(r".*(/v\d/|embed).*")
+_OPENAI_PATHS = re.compile(r"(?!.*vectorize).*(/v\d/|embed).*")
 
 
 def response_to(error: ServiceError, method: str, path: str) -> Response:

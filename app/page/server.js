@@ -60,7 +60,7 @@ export class Server extends EventTarget {
         // Any other answer comes from something before the server, which has to say that of the requests themselves.
         if (response.status < 500) return;
         const message = await reason(response);
-        this.#say("waiting", /loaded/.test(message) ? "The model is loading…" : message);
+        this.#say("waiting", message[0].toUpperCase() + message.slice(1));
       } catch {
         this.#say("failed", SILENT);
       }

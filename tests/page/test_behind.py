@@ -166,7 +166,7 @@ def test_a_page_opened_while_the_model_loads_waits_for_it(browser: Browser, open
 
     url = open_app(load, models_dir=ROOT / "demo" / "models")
     browser.open(url)
-    browser.until(lambda: browser.text("#state") == "The model is loading…")
+    browser.until(lambda: browser.text("#state") == "The model is still loading; try again in a moment")
     assert browser.numbers() == []
     go_on.set()
     browser.until(lambda: len(browser.numbers()) == 25)

@@ -31,7 +31,7 @@ def vector(url: str, body: dict[str, list[str]]) -> np.ndarray:
 
 
 def test_a_photo_of_108_megapixels_and_one_of_200(serve: Callable[..., str]) -> None:
-    url = serve(Path("demo/models"))
+    url = serve(Path("demo/models"), measured=True)
     want = vector(url, request(encoded(SHOT, "JPEG")))
     large = encoded(SHOT.resize((12_000, 9_000), Image.Resampling.NEAREST), "JPEG")
     before = peak_mb(process_of(url).pid)

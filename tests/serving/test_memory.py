@@ -82,11 +82,13 @@ async def run(port: int, requests: Iterator[bytes], connections: int) -> None:
 
 
 def test_memory_is_flat_over_many_sizes_and_lengths(serve: Callable[..., str]) -> None:
-    """Of 1,000 requests of random sizes and lengths the second tower adds next to nothing."""
+    """Of 2,000 requests of random sizes and lengths the last ones add next to nothing."""
     url = serve(Path("demo/models"), measured=True)
     pid, port = process_of(url).pid, int(url.rpartition(":")[2])
-    requests = bodies(1000, most_items=12)
-    asyncio.run(run(port, itertools.islice(requests, 500), connections=16))
-    before = memory(pid)["rss_anon_mb"]
+    requests = bodies(2000, most_items=12)
+    before = []
+    for _ in range(3):  # it depends on what meets in the heap, and goes up and down by some
+        asyncio.run(run(port, itertools.islice(requests, 500), connections=16))
+        before.append(memory(pid)["rss_anon_mb"])
     asyncio.run(run(port, requests, connections=16))
-    assert memory(pid)["rss_anon_mb"] - before < 7
+    assert memory(pid)["rss_anon_mb"] - max(before) < 7

@@ -100,11 +100,11 @@ def test_an_address_with_a_slash_at_its_end(container: str) -> None:
 
 
 def test_the_token_is_the_password_of_the_address(start: Start) -> None:
-    port, process = start(API_TOKEN="s ecret")
+    port, process = start(API_TOKEN="s%ecret")
     wait_for_ready(f"http://127.0.0.1:{port}", process)
     with pytest.raises(ModuleError, match=r"^fail with status 401: "):
         GoClient(f"http://127.0.0.1:{port}").vectorize(["text"], [])
-    client = GoClient(f"http://anybody:s%20ecret@127.0.0.1:{port}")
+    client = GoClient(f"http://anybody:s%25ecret@127.0.0.1:{port}")
     assert client.wait_for_startup()[-1].status == 204
     assert client.meta()
     assert len(client.vectorize(["text"], [])[0]) == 1
