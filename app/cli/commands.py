@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,11 +19,9 @@ from rich.table import Table
 from app.cli.arguments import Arguments
 from app.cli.bake import busy
 from app.errors import CompilingFailed, ConfigurationError, ServiceError
-from app.serving.timeline import Timeline
+from app.serving.item import StayingCaller
 from app.settings import Settings, load_settings
 from app.towers import Vectors
-
-T = TypeVar("T")
 
 _TEXT = "a red circle"
 
@@ -67,18 +64,6 @@ class _Embedded:
         return table
 
 
-class _CommandLine:
-    """A Caller that never leaves."""
-
-    timeline: Timeline | None = None
-
-    def __init__(self) -> None:
-        self.arrived = time.monotonic()
-
-    async def wait(self, future: asyncio.Future[T]) -> T:
-        return await future
-
-
 async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes]) -> _Embedded:
     """The vectors of texts and picture files, computed as for a request.
 
@@ -95,7 +80,7 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
         try:
             running = await service.running()
             started = time.perf_counter()
-            rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, _CommandLine())
+            rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, StayingCaller())
         except ServiceError as error:
             raise ConfigurationError(str(error)) from error
         return _Embedded(*rows, time.perf_counter() - started, running.model.title)

@@ -7,6 +7,7 @@ thread that prepares takes nothing from the requests' pool, so the pools cannot 
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,16 +202,15 @@ class Admission:
         self._budget.requests.release(self._claim)
 
     async def _take(self, amount: int) -> None:
-        loop = asyncio.get_running_loop()
-        room: asyncio.Future[bool] = loop.create_future()
-
         def settle(came: bool) -> None:
             if not room.done():
                 room.set_result(came)
 
         if self._budget.requests.ask(self._claim, amount, lambda: settle(True)):
             return
-        patience = self._budget.patience - (loop.time() - self._caller.arrived)
+        loop = asyncio.get_running_loop()
+        room: asyncio.Future[bool] = loop.create_future()
+        patience = self._budget.patience - (time.monotonic() - self._caller.arrived)
         timer = loop.call_later(max(0.0, patience), settle, False)
         try:
             if not await self._caller.wait(room):

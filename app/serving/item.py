@@ -1,6 +1,7 @@
-"""A caller, the job it waits for, and the items of a job: types only."""
+"""A caller, the job it waits for, and the items of a job."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -22,6 +23,18 @@ class Caller(Protocol):
     def wait(self, future: asyncio.Future[T]) -> Awaitable[T]:
         """The future's result; raises ClientGone once the caller has left."""
         ...
+
+
+class StayingCaller:
+    """A Caller that never leaves, since now."""
+
+    timeline: Timeline | None = None
+
+    def __init__(self) -> None:
+        self.arrived = time.monotonic()
+
+    async def wait(self, future: asyncio.Future[T]) -> T:
+        return await future
 
 
 class Stage(Enum):

@@ -5,7 +5,6 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -14,10 +13,9 @@ from hypothesis import strategies as st
 
 from app.errors import BodyTooLarge, Overloaded, TooLarge
 from app.serving.budget import MIB, Budget, Limits, limits_for
+from app.serving.item import StayingCaller
 from app.settings import Settings
 from tests.support.search import times
-
-T = TypeVar("T")
 
 SMALL = Limits(
     request_bytes=1000 * 1024,
@@ -27,18 +25,6 @@ SMALL = Limits(
     picture_bytes=32 * MIB,
     kept_bytes=0,
 )
-
-
-class Waits:
-    """A caller who does not leave."""
-
-    timeline = None
-
-    def __init__(self) -> None:
-        self.arrived = time.monotonic()
-
-    async def wait(self, future: asyncio.Future[T]) -> T:
-        return await future
 
 
 @given(free=st.integers(0, 2**40), width=st.integers(1, 8192), threads=st.integers(1, 256))
@@ -54,8 +40,8 @@ def test_announced_bytes_cost_the_others_nothing() -> None:
     async def check() -> None:
         budget = Budget(SMALL, 0)
         for _ in range(3):
-            budget.admit(Waits(), 300 * 1024)
-        last = budget.admit(Waits())
+            budget.admit(StayingCaller(), 300 * 1024)
+        last = budget.admit(StayingCaller())
         assert budget.used()["requests"] == 0
         await last.take_body(300 * 1024)
 
@@ -68,8 +54,8 @@ def test_what_can_never_fit_is_refused_at_once_and_counted() -> None:
 
     async def check() -> None:
         with pytest.raises(BodyTooLarge):
-            budget.admit(Waits(), SMALL.max_body + 1)
-        admission = budget.admit(Waits())
+            budget.admit(StayingCaller(), SMALL.max_body + 1)
+        admission = budget.admit(StayingCaller())
         await admission.take_body(SMALL.max_body)
         with pytest.raises(BodyTooLarge):
             await admission.take_body(1)
@@ -89,7 +75,7 @@ def test_who_waits_for_too_long_is_refused_by_cause() -> None:
 
     async def check() -> None:
         budget = Budget(SMALL, 0.05, causes.append)
-        first, second = budget.admit(Waits()), budget.admit(Waits())
+        first, second = budget.admit(StayingCaller()), budget.admit(StayingCaller())
         await first.take_body(SMALL.max_body)
         with pytest.raises(Overloaded, match="no room for more requests"):
             await second.take_body(SMALL.max_body)
@@ -106,14 +92,14 @@ def test_a_query_passes_a_full_budget() -> None:
         budget = Budget(SMALL, 0)
         full = False
         for _ in range(6):
-            admission = budget.admit(Waits())
+            admission = budget.admit(StayingCaller())
             try:
                 for _ in range(4):
                     await admission.take_body(64 * 1024)
             except Overloaded:
                 full = True
         assert full
-        query = budget.admit(Waits(), 2000)
+        query = budget.admit(StayingCaller(), 2000)
         await query.take_body(2000)
         await query.take_items(1)
 
@@ -128,7 +114,7 @@ def test_clients_that_leave_while_they_wait_cost_nobody_a_wake_up(seed: int) -> 
     budget = Budget(SMALL, 30)
 
     async def client(size: int) -> None:
-        admission = budget.admit(Waits(), size)
+        admission = budget.admit(StayingCaller(), size)
         try:
             while size > 0:
                 await admission.take_body(min(size, 50_000))

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import pytest
 
 from app.errors import EngineBroken
-from app.serving.item import Item
+from app.serving.item import Item, StayingCaller
 from app.serving.metrics import Metrics
 from app.serving.preparing import Preparing
 from app.serving.vector_cache import VectorCache
@@ -23,7 +22,6 @@ from tests.support.load import ask, wait_until
 from tests.support.server import RunningApp
 
 RunApp = Callable[..., RunningApp]
-T = TypeVar("T")
 BATCH = {"max_batch": 8, "vector_cache_bytes": 0}
 
 
@@ -133,18 +131,6 @@ class Preparer:
         return [self(content) for content in contents]
 
 
-class Waits:
-    """A caller who does not leave."""
-
-    timeline = None
-
-    def __init__(self) -> None:
-        self.arrived = time.monotonic()
-
-    async def wait(self, future: asyncio.Future[T]) -> T:
-        return await future
-
-
 def serving(
     session: FakeSession,
     preparer: Preparer,
@@ -175,8 +161,8 @@ def test_a_panic_while_preparing_fails_its_item_alone(large: bytes) -> None:
         made = serving(FakeSession(), Preparer(), [])
         for _ in range(4):
             with pytest.raises(Exception, match=r"texts\[1\]: could not be prepared"):
-                await made.vectorize([b"good", b"unprepared" + large], [], Waits())
-        rows, _ = await made.vectorize([b"good 1"], [], Waits())
+                await made.vectorize([b"good", b"unprepared" + large], [], StayingCaller())
+        rows, _ = await made.vectorize([b"good 1"], [], StayingCaller())
         assert rows.tolist() == [vector_of("good 1")]
         made.stop()
 
@@ -188,7 +174,7 @@ def test_short_texts_are_prepared_together_and_the_one_at_fault_fails_alone() ->
         preparer = Preparer()
         made = serving(FakeSession(), preparer, [])
         requests = [[b"good %d" % n] for n in range(6)] + [[b"unprepared"], [b"long " * 1000], [b"last"]]
-        others = [asyncio.ensure_future(made.vectorize(texts, [], Waits())) for texts in requests]
+        others = [asyncio.ensure_future(made.vectorize(texts, [], StayingCaller())) for texts in requests]
         outcomes = await asyncio.gather(*others, return_exceptions=True)
         for texts, outcome in zip(requests, outcomes, strict=True):
             if texts == [b"unprepared"]:
@@ -206,9 +192,9 @@ def test_a_text_that_takes_long_to_prepare_keeps_nobody_waiting() -> None:
     async def run() -> None:
         preparer = Preparer()
         made = serving(FakeSession(), preparer, [])
-        first = asyncio.ensure_future(made.vectorize([b"held"], [], Waits()))
+        first = asyncio.ensure_future(made.vectorize([b"held"], [], StayingCaller()))
         await asyncio.to_thread(preparer.begun.wait, 20)
-        rows, _ = await made.vectorize([b"short 1", b"long " * 1000], [], Waits())
+        rows, _ = await made.vectorize([b"short 1", b"long " * 1000], [], StayingCaller())
         assert rows.tolist() == [vector_of("short 1"), vector_of("long " * 1000)]
         assert not first.done()
         preparer.go_on.set()
@@ -225,7 +211,7 @@ def test_items_that_wait_while_nothing_runs_are_noticed() -> None:
         broken: list[str] = []
         made = serving(FakeSession(), Preparer(), broken, threads=0)
         made._preparing = Forgets()
-        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], Waits()))
+        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], StayingCaller()))
         await asyncio.sleep(0.1)
         made.watch(60.0)
         assert not broken
@@ -243,7 +229,7 @@ def test_a_preparation_that_hangs_is_noticed() -> None:
         broken: list[str] = []
         preparer = Preparer()
         made = serving(FakeSession(), preparer, broken)
-        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], Waits()))
+        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], StayingCaller()))
         await asyncio.to_thread(preparer.begun.wait, 20)
         await asyncio.sleep(0.05)
         made.watch(0.01)
@@ -289,7 +275,7 @@ def test_the_device_gets_the_next_batch_while_it_computes() -> None:
         device = Overlapping()
         made = serving(device, Preparer(), [])  # type: ignore[arg-type]
         texts = [b"text %d" % n for n in range(40)]
-        rows, _ = await made.vectorize(texts, [], Waits())
+        rows, _ = await made.vectorize(texts, [], StayingCaller())
         assert rows.tolist() == [vector_of(text.decode()) for text in texts]
         assert device.most_running == 2
         made.stop()
