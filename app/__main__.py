@@ -18,6 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve, where there is no command. Exit status: 0 after a clean stop, 1 when it could not be done."""
     if arguments and arguments[0] != "serve":
         return command(arguments)
+    from app.processes.plan import count_workers, device_settings
     from app.settings import load_settings
     from app.sockets import listen
 
@@ -29,10 +30,15 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = load_settings(options)
         sockets = listen(settings.host, settings.port)
+        workers, devices = count_workers(settings), device_settings(settings)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     # Whoever connects from now on waits. The rest is imported only now, for that takes longer.
+    if workers > 1 or len(devices) > 1:
+        from app.processes.supervisor import supervise
+
+        return supervise(settings, sockets, workers, devices)
     from app.server import serve
 
     return serve(settings, sockets)

@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -23,12 +24,13 @@ from app.models.bake import load_named_model
 from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.processors.text import TextPreparer
 from app.serving.budget import Budget, limits_for, max_pixels_for
+from app.serving.link import Deliver, Link, LocalLink, OnBroken
 from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.preparing import Preparing
 from app.serving.service import Running, Service
 from app.serving.vector_cache import VectorCache
 from app.settings import VERSION, Settings
-from app.towers import LoadedModel
+from app.towers import BatchLimits, LoadedModel, Tower
 
 if TYPE_CHECKING:
     from app.api.tracing import Tracer
@@ -42,6 +44,26 @@ _HEADROOM = 64 * 2**20
 _COMPUTE_TIMEOUT = 120.0
 
 
+# So many items of a usual size, at least, are prepared ahead by each of several front processes.
+_MIN_AHEAD = 16
+_AHEAD_BATCHES = 5
+_MIN_SHARED = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Share:
+    """One front process among several. `index` counts them, those that replace others too.
+
+    `connect` makes its link to the devices, from the model, the bytes of memory for what is prepared, and what
+    Connect gets. `collect` gives the metrics of all processes, from this one's.
+    """
+
+    fronts: int
+    index: int
+    connect: Callable[[LoadedModel, int, Deliver, OnBroken], Link]
+    collect: Callable[[Metrics], Awaitable[bytes]]
+
+
 def _terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -52,17 +74,19 @@ def create_app(
     on_failure: Callable[[], None] = _terminate,
     tracer: "Tracer | None" = None,
     compute_timeout: float = _COMPUTE_TIMEOUT,
+    share: Share | None = None,
 ) -> FastAPI:
     """The application. `load` loads another model; `on_failure` ends a server that cannot go on, such as one whose
     device takes `compute_timeout` seconds for a batch.
 
-    `tracer` replaces the one that OpenTelemetry's variables ask for.
+    `tracer` replaces the one that OpenTelemetry's variables ask for. With a `share` this is one of several front
+    processes, and others compute.
     """
     tracer = tracer or _open_tracer(os.environ)
     metrics = Metrics()
     service = Service(
         lambda stopping: load(settings) if load else load_named_model(settings, os.environ, stopping),
-        lambda model, on_broken: _serve(model, settings, metrics, on_broken),
+        lambda model, on_broken: _serve(model, settings, metrics, on_broken, share),
         on_failure,
         patience=settings.patience,
         compute_timeout=compute_timeout,
@@ -91,6 +115,7 @@ def create_app(
     app.state.settings = settings
     app.state.service = service
     app.state.metrics = metrics
+    app.state.collect = share.collect if share else _collect
     app.include_router(routes.router)
     if settings.enable_page:
         app.include_router(page.router)
@@ -104,11 +129,31 @@ def create_app(
     return app
 
 
-def _serve(model: LoadedModel, settings: Settings, metrics: Metrics, on_broken: Callable[[str], None]) -> Running:
+async def _collect(metrics: Metrics) -> bytes:
+    return metrics.dump()
+
+
+def _serve(
+    model: LoadedModel,
+    settings: Settings,
+    metrics: Metrics,
+    on_broken: Callable[[str], None],
+    share: Share | None,
+) -> Running:
     """Serve a loaded model; `on_broken` is called when its device cannot go on. Called on the event loop."""
     threads = settings.threads or usable_cpus()
-    free = (settings.max_memory or usable_memory()) - resident_memory() - settings.vector_cache_bytes - _HEADROOM
-    limits = limits_for(settings, free, model.width, threads)
+    fronts = share.fronts if share else 1
+    towers = {"texts": model.text, "images": model.image}
+    shared = 0
+    if share:
+        towers = {kind: _share_of(tower, fronts) for kind, tower in towers.items()}
+        ahead = sum(
+            _AHEAD_BATCHES * each.limits.items * max(each.item_bytes, 4 * model.width) for each in towers.values()
+        )
+        shared = max(_MIN_SHARED, ahead)
+    each = resident_memory() + _HEADROOM + shared
+    whole = (settings.max_memory or usable_memory()) - model.device_bytes - settings.vector_cache_bytes
+    limits = limits_for(settings, whole // fronts - each, model.width, threads)
     budget = Budget(limits, settings.patience, lambda cause: metrics.refused.labels(cause).inc())
     keep_decoded_memory(limits.kept_bytes)
     pictures = PictureProcessor(
@@ -119,13 +164,19 @@ def _serve(model: LoadedModel, settings: Settings, metrics: Metrics, on_broken: 
         fast=settings.fast_images,
         memory=budget.preparing,
     )
+
+    def connect(deliver: Deliver, on_broken: OnBroken) -> Link:
+        if share:
+            return share.connect(model, shared, deliver, on_broken)
+        return LocalLink(towers, model.width, deliver, on_broken, metrics, overlap=settings.enable_cuda)
+
     preparing = Preparing(
-        towers={"texts": model.text, "images": model.image},
+        towers=towers,
         preparers={"texts": TextPreparer(model.text.processor), "images": pictures},
         width=model.width,
-        threads=threads + 1,
-        overlap=settings.enable_cuda,
-        cache=VectorCache(settings.vector_cache_bytes),
+        threads=-(-threads // fronts) + 1,
+        connect=connect,
+        cache=VectorCache(settings.vector_cache_bytes // (fronts + 1 if share else 1)),
         client_timeout=settings.client_timeout,
         metrics=metrics,
         on_broken=on_broken,
@@ -134,7 +185,8 @@ def _serve(model: LoadedModel, settings: Settings, metrics: Metrics, on_broken: 
     metrics.waiting_bytes.set_function(lambda: budget.used()["requests"])
     serves = _about(model)
     metrics.model.info(serves)
-    metrics.ready_seconds.set(seconds_since_start())
+    seconds = seconds_since_start(os.getppid() if share else "self")
+    metrics.ready_seconds.set(seconds)
     fields = {
         **serves,
         "width": model.width,
@@ -143,12 +195,20 @@ def _serve(model: LoadedModel, settings: Settings, metrics: Metrics, on_broken: 
         "batch_texts": model.text.limits.items,
         "batch_tokens": model.text.limits.tokens,
         "batch_images": model.image.limits.items,
-        "budget": str(limits),
-        "seconds_to_ready": round(seconds_since_start(), 2),
+        "workers": fronts if share else "",
+        "budget": f"{limits}, in each worker" if share else str(limits),
+        "seconds_to_ready": round(seconds, 2),
     }
-    line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value != "")
-    _log.info("ready: %s", line, extra={"fields": fields})
+    if share is None or share.index == 0:
+        line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fields.items() if value != "")
+        _log.info("ready: %s", line, extra={"fields": fields})
     return Running(model, preparing, budget, _json(model.meta), serves, pictures.close)
+
+
+def _share_of(tower: Tower, fronts: int) -> Tower:
+    """A tower as one of several front processes sees it: together they prepare what the device needs."""
+    items = max(-(-tower.limits.items // fronts), min(tower.limits.items, _MIN_AHEAD))
+    return replace(tower, limits=BatchLimits(items, tower.limits.tokens, tower.limits.same_length))
 
 
 def _about(model: LoadedModel) -> dict[str, str]:

@@ -1,13 +1,10 @@
 """The server around the app: signals, draining, and when connections close."""
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -18,6 +15,7 @@ from fastapi import FastAPI
 
 from app import logs
 from app.api.protocol import protocol_for
+from app.heap import collect_garbage_less_often, use_one_heap
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
@@ -31,8 +29,6 @@ KEEP_ALIVE_SECONDS = 120
 DRAIN_SECONDS_IN_A_CLUSTER = 5.0
 _CLOSE = (b"connection", b"close")
 _TICK = 0.05
-# glibc's mallopt(3): the number of heaps that threads share.
-M_ARENA_MAX = -8
 
 
 def drain_delay(settings: Settings) -> float:
@@ -130,11 +126,15 @@ class Server(uvicorn.Server):
 
 def make_server(app: FastAPI) -> Server:
     """The server of an app that create_app() made."""
-    settings: Settings = app.state.settings
-    config = uvicorn.Config(
+    return Server(make_config(app), app.state.service, app.state.settings)
+
+
+def make_config(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves an app that create_app() made."""
+    return uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol_for(settings),
+        http=protocol_for(app.state.settings),
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         access_log=False,
@@ -142,7 +142,6 @@ def make_server(app: FastAPI) -> Server:
         log_config=None,
         server_header=False,
     )
-    return Server(config, app.state.service, settings)
 
 
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
@@ -155,19 +154,3 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     app = create_app(settings)
     make_server(app).run(sockets)
     return 1 if app.state.service.failure else 0
-
-
-def collect_garbage_less_often() -> None:
-    """What was imported lives as long as the process: looking through it takes 5 % of the time of a text."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-
-
-def use_one_heap() -> None:
-    """Let threads share a heap: one per thread keeps what its thread freed, and memory would grow for hours."""
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has one heap anyway
-        mallopt(M_ARENA_MAX, 1)

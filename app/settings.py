@@ -57,7 +57,11 @@ class Settings(BaseSettings):
     )
     enable_embeddings_api: bool = Field(default=False, description="answer POST /v1/embeddings, as OpenAI's API does")
     enable_cuda: bool = Field(default=False, description="compute on a GPU")
-    cuda_core: str = Field(default="cuda:0", pattern=r"^cuda(:\d+)?$", description="which GPU")
+    cuda_core: str = Field(
+        default="cuda:0",
+        pattern=r"^(cuda(:\d+)?(,cuda:\d+)*|all)$",
+        description="which GPU; several with commas, or all",
+    )
     engine: Annotated[Literal["auto", "openvino", "torch"], BeforeValidator(_lower)] = Field(
         default="auto", description="openvino or torch; auto takes torch on a GPU and OpenVINO on a CPU"
     )
@@ -98,6 +102,12 @@ class Settings(BaseSettings):
         default=16 * 2**20, ge=0, description="bytes of vectors kept for inputs that come again; 0 keeps none"
     )
     max_batch: int = Field(default=0, ge=0, description="most items in a batch; 0 measures what pays off")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="processes that take requests, around one that computes; 1 does all in one, 0 follows the CPUs",
+    )
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
     stall_timeout: float = Field(
         default=60.0,

@@ -42,6 +42,13 @@ class InferenceSession(Protocol):
         ...
 
 
+class Elsewhere:
+    """The session of a tower that another process computes."""
+
+    def start(self, batch: Inputs) -> Callable[[], Vectors]:
+        raise NotImplementedError("another process computes this tower")
+
+
 @dataclass(frozen=True)
 class Padding:
     """How items of different lengths become one batch: padded on the right.
@@ -94,12 +101,16 @@ class TorchModel:
 
 @dataclass(frozen=True)
 class Tower:
-    """One tower of a loaded model, ready to compute; batches beyond `limits` gain nothing."""
+    """One tower of a loaded model, ready to compute; batches beyond `limits` gain nothing.
+
+    `item_bytes` is the size of the arrays of a usual item.
+    """
 
     processor: Processor
     session: InferenceSession
     limits: BatchLimits
     padding: Padding = Padding()
+    item_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,8 @@ class LoadedModel:
     """A model that has run: both towers give vectors of the same `width`.
 
     `meta` is what GET /meta reports; `engine` says in words what computes the model, in `precision`.
-    `family` names its family, and `folder` is where lies what was loaded.
+    `family` names its family, and `folder` is where lies what was loaded. `device_bytes` is the memory of the process
+    that computes it, if that is another one.
     """
 
     text: Tower
@@ -118,6 +130,7 @@ class LoadedModel:
     precision: str = "float32"
     family: str = ""
     folder: str = ""
+    device_bytes: int = 0
 
     @property
     def name(self) -> str:

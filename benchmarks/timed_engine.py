@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from app.heap import collect_garbage_less_often, use_one_heap
 from app.main import create_app
 from app.models.load import load_model
-from app.server import collect_garbage_less_often, make_server, use_one_heap
+from app.server import make_server
 from app.settings import Settings, load_settings
 from app.sockets import listen
 from app.towers import BatchLimits, Inputs, LoadedModel, Tower, Vectors

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -114,6 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._last = False
         self._deaf = False
         self.idle_since: float | None = None
+        self.on_lost: Callable[[], None] = lambda: None
 
     # The connection ---------------------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.transport.lost()
         super().connection_lost(exc)
+        self.on_lost()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether to keep the connection: `nc -N` and socat close their writing half and wait for the answer."""

@@ -115,7 +115,8 @@ async def health(request: Request) -> Response:
     responses={200: {"description": "Counts, for Prometheus", "content": {"text/plain": {}}}, **errors()},
 )
 async def metrics(request: Request) -> Response:
-    return Response(metrics_of(request).dump(), media_type="text/plain; version=0.0.4")
+    collected = await request.app.state.collect(metrics_of(request))
+    return Response(collected, media_type="text/plain; version=0.0.4")
 
 
 async def receive(

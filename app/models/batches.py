@@ -71,7 +71,8 @@ def open_tower(
                 _keep_measured(folder, name, starts)
         items = choose_size(_fastest(starts), _SHARES[kind])
     tokens = items * len(inputs.get("input_ids", "1"))
-    return Tower(processor, session, BatchLimits(items, tokens, padding.same_length), padding), width
+    limits = BatchLimits(items, tokens, padding.same_length)
+    return Tower(processor, session, limits, padding, sum(array.nbytes for array in inputs.values())), width
 
 
 def _legacy(processor: Processor, padding: Padding) -> tuple[Processor, Padding]:

@@ -7,12 +7,15 @@ query never waits behind an import.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from queue import SimpleQueue
 from threading import Semaphore, Thread
+from typing import Protocol
 
 from app.errors import EngineBroken, OutOfMemory, ServiceError, describe_unforeseen
 from app.processors.padding import collate
 from app.serving.item import Item, Stage
+from app.serving.metrics import Metrics
 from app.towers import BatchLimits, Tower, Vectors
 
 _log = logging.getLogger(__name__)
@@ -22,6 +25,25 @@ _MAX_PADDING = 0.1
 
 Outcome = Vectors | ServiceError
 """float32 rows of shape (items, width), or the error of the item."""
+
+Arrival = tuple[list[Item], bool]
+"""Prepared items, or those of a batch that failed; the second value says which."""
+
+
+class Arrivals(Protocol):
+    """Where prepared items come from; None is the end. A SimpleQueue, or what front processes send."""
+
+    def get(self) -> Arrival | None:
+        """The next that arrive. Waits for them."""
+        ...
+
+    def empty(self) -> bool:
+        """Whether get() would wait."""
+        ...
+
+    def put(self, arrival: Arrival | None, /) -> None:
+        """Add items, from any thread."""
+        ...
 
 
 class Ready:
@@ -60,12 +82,15 @@ class Ready:
         return []
 
     def _choose(self, kind: str, items: list[Item]) -> list[Item]:
-        """The first in turn, and those that fit with it."""
+        """The first in turn, and those that fit with it. Sources take turns, and each has its own order."""
         limits = self._limits[kind]
         # Clients that were just answered send their next request. If a batch took all, the device would wait for
         # them; so it takes half of the items under way.
         size = min(limits.items, -(-(len(items) + self._last_items[kind]) // 2))
-        head, *rest = sorted(items, key=lambda item: item.tag)
+        ranks: dict[int, count[int]] = {}
+        in_order = sorted(items, key=lambda item: item.tag)
+        turns = {item: next(ranks.setdefault(item.source, count())) for item in in_order}
+        head, *rest = sorted(in_order, key=turns.__getitem__)
         batch, total, longest = [head], head.tokens, head.tokens
         max_padding = 0.0 if limits.same_length else _MAX_PADDING
         for item in sorted(rest, key=lambda item: abs(item.tokens - head.tokens)):
@@ -93,8 +118,10 @@ class Computing:
         self,
         towers: Mapping[str, Tower],
         width: int,
+        arrivals: Arrivals,
         deliver: Callable[[list[Item], Outcome, float], None],
         on_broken: Callable[[str], None],
+        metrics: Metrics,
         *,
         overlap: bool,
     ) -> None:
@@ -103,7 +130,8 @@ class Computing:
         self._width = width
         self._deliver = deliver
         self._on_broken = on_broken
-        self._arrivals: SimpleQueue[tuple[list[Item], bool] | None] = SimpleQueue()
+        self._arrivals = arrivals
+        self._metrics = {kind: metrics.of_kind(kind) for kind in towers}
         self._launched: SimpleQueue[tuple[list[Item], Callable[[], Vectors]] | None] = SimpleQueue()
         self._slots = Semaphore(2) if overlap else None
         self._started: dict[int, float] = {}
@@ -118,10 +146,6 @@ class Computing:
         """End the threads once they have finished what they have."""
         self._arrivals.put(None)
         self._launched.put(None)
-
-    def submit(self, items: list[Item]) -> None:
-        """Add prepared items, from any thread."""
-        self._arrivals.put((items, False))
 
     def running_since(self) -> float | None:
         """When the oldest batch under way began, by time.monotonic(); None if there is none."""
@@ -186,6 +210,9 @@ class Computing:
             self._recover(batch, cause)
             return
         seconds = self._end(batch)
+        metrics = self._metrics[batch[0].kind]
+        metrics.computing_seconds.observe(seconds)
+        metrics.batch_items.observe(len(batch))
         self._deliver(batch, vectors, seconds)
 
     def _recover(self, batch: list[Item], cause: BaseException) -> None:

@@ -72,7 +72,8 @@ class Item:
     """One input, computed once for all jobs that want it, even if some of them leave.
 
     `content` is dropped once the item is prepared. `tag` orders the turns. By time.monotonic(), 0 before: when the
-    item was `added`, `taken` to be prepared, `prepared`, and when its batch `started`.
+    item was `added`, `taken` to be prepared, `prepared`, and when its batch `started`. `source` is the front process
+    that prepared it, and `number` its name between processes; both are 0 within one process.
     """
 
     kind: str
@@ -86,6 +87,8 @@ class Item:
     taken: float = 0.0
     prepared: float = 0.0
     started: float = 0.0
+    source: int = 0
+    number: int = 0
 
     @property
     def tokens(self) -> int:

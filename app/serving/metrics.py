@@ -1,10 +1,15 @@
 """The metrics for Prometheus, each described in docs/operations.md."""
 
 import os
+import pickle
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 50, 100)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -70,6 +75,11 @@ class Metrics:
             "clip_requests_refused", "requests refused for lack of memory, by what needed it", "cause"
         )
         self.left_seconds = seconds("clip_left_seconds", "how long clients had waited that left before their answer")
+        self.fronts = gauge(
+            "clip_fronts", "processes that take requests, beside one that computes; 0 if one does both"
+        )
+        self.fronts_replaced = counter("clip_fronts_replaced", "such processes that ended and were replaced")
+        self.devices_lost = counter("clip_devices_lost", "processes that computed and ended, while others go on")
         self.ready_seconds = gauge("clip_ready_seconds", "seconds from start to ready; 0 until then")
         self.model = Info("clip_model", "what is served", registry=registry)
         ProcessCollector(registry=registry)
@@ -88,11 +98,54 @@ class Metrics:
         """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
+    def snapshot(self) -> bytes:
+        """The values of this moment, for merge() in another process."""
+        return pickle.dumps([*self._registry.collect()])
 
-def seconds_since_start(proc: Path = Path("/proc")) -> float:
-    """Seconds for which this process has run; 0 if the system does not tell."""
+
+def merge(snapshots: Iterable[bytes]) -> bytes:
+    """The metrics of several processes as those of one, in the text format of Prometheus."""
+    return generate_latest(_Merged(snapshots))
+
+
+def counts_of(snapshots: Iterable[bytes]) -> bytes:
+    """A snapshot of what processes that have ended counted: what they had at the moment is gone."""
+    merged = _Merged(snapshots).collect()
+    return pickle.dumps([each for each in merged if each.type in ("counter", "histogram")])
+
+
+class _Merged(Collector):
+    """Sums over processes. The earliest start counts, and what only one process knows is its own."""
+
+    def __init__(self, snapshots: Iterable[bytes]) -> None:
+        self._metrics: dict[str, Metric] = {}
+        values: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
+        for snapshot in snapshots:
+            for metric in pickle.loads(snapshot):
+                self._metrics.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                for sample in metric.samples:
+                    key = metric.name, sample.name, tuple(sample.labels.items())
+                    before = values.get(key)
+                    values[key] = sample.value if before is None else _combined(sample.name, before, sample.value)
+        for (metric_name, name, labels), value in values.items():
+            self._metrics[metric_name].samples.append(Sample(name, dict(labels), value))
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics.values()
+
+
+def _combined(name: str, one: float, other: float) -> float:
+    if name.endswith(("_created", "_start_time_seconds")):
+        return min(one, other)
+    if name.endswith(("_info", "clip_ready_seconds", "process_max_fds")):
+        return max(one, other)
+    return one + other
+
+
+def seconds_since_start(process: int | str = "self", proc: Path = Path("/proc")) -> float:
+    """Seconds for which a process, by default this one, has run; 0 if the system does not tell."""
     try:
-        fields = (proc / "self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        fields = (proc / str(process) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError):
         return 0.0

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from app.errors import EngineBroken, Overloaded, ServiceError, Unavailable, describe_unforeseen
-from app.serving.computing import Computing, Outcome, error_for
+from app.serving.computing import Outcome, error_for
 from app.serving.item import Caller, Item, Job, Stage
+from app.serving.link import Connect
 from app.serving.metrics import Metrics
 from app.serving.turns import Turns, Wanted
 from app.serving.vector_cache import VectorCache, digest
@@ -66,37 +67,32 @@ class Preparing:
         preparers: Mapping[str, Preparer],
         width: int,
         threads: int,
-        overlap: bool,
+        connect: Connect,
         cache: VectorCache,
         client_timeout: float,
         metrics: Metrics,
         on_broken: Callable[[str], None],
     ) -> None:
-        """`threads` is how many prepare. For `overlap` see Computing."""
+        """`threads` is how many prepare. `connect` makes the link to the device."""
         self._preparers = preparers
         self._width = width
         self._loop = asyncio.get_running_loop()
         self._on_broken = on_broken
         limits = {kind: tower.limits for kind, tower in towers.items()}
         # One thread is always left for texts, since pictures may take long.
-        self._turns = Turns(limits, {"images": max(1, threads - 1)}, cache, client_timeout)
+        max_preparing = {"images": max(1, threads - 1)}
+        self._turns = Turns(limits, max_preparing, cache, client_timeout, lambda item: self._link.drop(item))
         self._preparing: dict[Item, None] = {}
         self._handing_out = self._changed = False
         self._tasks: SimpleQueue[list[Item] | None] = SimpleQueue()
         self._threads = [Thread(target=self._work, name=f"prepare-{i}", daemon=True) for i in range(threads)]
-        self._computing = Computing(
-            towers,
-            width,
-            lambda items, outcome, seconds: self._on_loop(self._computed, items, outcome, seconds),
-            lambda message: self._on_loop(self.give_up, message),
-            overlap=overlap,
-        )
+        self._link = connect(self._computed, self.give_up)
         self._metrics = metrics
         self._kind_metrics = {kind: metrics.of_kind(kind) for kind in towers}
         metrics.waiting.set_function(lambda: self._turns.waiting)
 
     def start(self) -> None:
-        self._computing.start()
+        self._link.start()
         for thread in self._threads:
             thread.start()
 
@@ -112,7 +108,7 @@ class Preparing:
 
     def _stop(self, error: ServiceError) -> None:
         self._turns.stop(error)
-        self._computing.stop()
+        self._link.stop()
         for _ in self._threads:
             self._tasks.put(None)
 
@@ -120,7 +116,7 @@ class Preparing:
         """Give up if a batch or a preparation takes more than `limit` s, or jobs wait so long without progress."""
         now = time.monotonic()
         begun = [item.taken for item in self._preparing]
-        if (running := self._computing.running_since()) is not None:
+        if (running := self._link.busy_since(limit)) is not None:
             begun.append(running)
         if now - min(begun, default=now) > limit:
             self.give_up(f"a batch or an item has taken more than {limit:g} s; the device hangs")
@@ -198,6 +194,8 @@ class Preparing:
                 self._prepared(items, self._prepare(items))
                 ready += items
             else:
+                if not quick:
+                    self._link.announce(items)
                 self._preparing.update(dict.fromkeys(items))
                 self._tasks.put(items)
         # At the end: the device's thread would only wait for the interpreter while this one goes on.
@@ -205,7 +203,7 @@ class Preparing:
 
     def _submit(self, items: list[Item]) -> None:
         if ready := [item for item in items if item.inputs]:
-            self._computing.submit(ready)
+            self._link.submit(ready)
 
     def _take_together(self) -> list[Item]:
         """What one thread prepares next: one item, or several quick ones."""
@@ -234,6 +232,7 @@ class Preparing:
                     self._metrics.texts_cut.inc()
 
     def _computed(self, items: list[Item], outcome: Outcome, seconds: float) -> None:
+        """Rows came, or the error of an item; without `seconds` they were computed for another process."""
         now = time.monotonic()
         metrics = self._kind_metrics[items[0].kind]
         if isinstance(outcome, ServiceError):
@@ -241,12 +240,10 @@ class Preparing:
             self._turns.failed(items[0], outcome, now)
         else:
             bad = self._turns.computed(items, outcome, seconds, now)
-            metrics.computing_seconds.observe(seconds)
-            metrics.batch_items.observe(len(items))
-            metrics.items.inc(len(items) - bad)
+            (metrics.items if seconds else metrics.joined).inc(len(items) - bad)
             if bad:
                 metrics.count_failed("not_finite", bad)
-            for item in items:
+            for item in items if seconds else ():
                 metrics.waiting_seconds.observe(item.taken - item.added + item.started - item.prepared)
         self._hand_out_soon()
 

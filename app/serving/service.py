@@ -127,13 +127,14 @@ class Service:
         """Turn ready to 503, and go on answering."""
         self.draining = True
 
-    def fail(self, message: str) -> None:
-        """Log it once, turn ready to 503 and end the server."""
+    def fail(self, message: str, *, told: bool = False) -> None:
+        """Log it once, turn ready to 503 and end the server; if another process `told` of it, that does the rest."""
         if self.failure is None:
             self.failure = message
             self._settled.set()
-            _log.critical("%s", message)
-            self._on_failure()
+            if not told:
+                _log.critical("%s", message)
+                self._on_failure()
 
     def stop(self) -> None:
         """End loading and all threads; what still waits fails."""

@@ -14,7 +14,7 @@ their time are refused. A client that leaves changes nothing for the others.
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,8 +91,12 @@ class Turns:
         max_preparing: Mapping[str, int],
         cache: VectorCache,
         client_timeout: float,
+        on_dropped: Callable[[Item], None] = lambda _: None,
     ) -> None:
-        """The kind named first in `limits` is prepared first, at most `max_preparing` items of a kind at once."""
+        """The kind named first in `limits` is prepared first, at most `max_preparing` items of a kind at once.
+
+        `on_dropped` is called with each item that is taken and then wanted by nobody any more.
+        """
         self.stopped: ServiceError | None = None
         self.waiting = 0
         """How many rows are missing."""
@@ -105,6 +109,7 @@ class Turns:
         }
         self._cache = cache
         self._client_timeout = client_timeout
+        self._on_dropped = on_dropped
         self._items: dict[bytes, Item] = {}
         self._sequence = itertools.count()
 
@@ -192,8 +197,10 @@ class Turns:
         else:
             lane.ahead -= 1
             lane.first -= item.tag == _FIRST
-        item.stage = Stage.OVER
+        taken, item.stage = item.stage is Stage.TAKEN, Stage.OVER
         del self._items[item.key]
+        if taken:
+            self._on_dropped(item)
 
     # turns ------------------------------------------------------------------------------------
 
@@ -229,10 +236,11 @@ class Turns:
     def computed(self, items: list[Item], vectors: Vectors, seconds: float, now: float) -> int:
         """Give each job its rows of `vectors`, float32 (items, width); returns how many of them are not finite.
 
-        `seconds` is how long the batch took.
+        `seconds` is how long the batch took; 0 if it was another process's.
         """
         lane = self._lanes[items[0].kind]
-        lane.item_seconds = _smoothed(lane.item_seconds, seconds / len(items))
+        if seconds:
+            lane.item_seconds = _smoothed(lane.item_seconds, seconds / len(items))
         lane.virtual_time += len(items) / max(1, len(lane.jobs))
         self.progress = now
         finite = [True] * len(items)

@@ -1,0 +1,162 @@
+"""What a front process and a device process tell each other, in packets of a Unix socket.
+
+Each packet is of one kind, its first byte, and tells of as many items as there are. A front numbers its items. The
+arrays of an item lie in a slot of the front's memory (see memory.py), and the device writes the row over them.
+Each number that is sent with a slot comes back once, as ROWS, FAILED or FREE, and then the slot is free again.
+
+    front  -> device   HELLO       the descriptor of the front's memory
+                       LAYOUT      which arrays lie in a slot, and how; by a number of its own
+                       ANNOUNCE    items that will be prepared, by their digest
+                       ITEMS       prepared items
+                       DROP        items that nobody wants any more
+    device -> front    ROWS        rows of one batch are there
+                       SHARED      the same, of items that were computed for another front
+                       VECTOR      the row of an item that was announced, without a slot
+                       ELSEWHERE   announced items that another front prepares
+                       YOURS       the same items, once that front has given up
+                       FAILED      an item, and its error
+                       FREE        slots of dropped items
+"""
+
+import pickle
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from struct import Struct
+
+import numpy as np
+import numpy.typing as npt
+
+from app.errors import ServiceError
+from app.towers import Inputs
+
+HELLO, LAYOUT, ANNOUNCE, ITEMS, DROP = b"H", b"L", b"A", b"I", b"D"
+ROWS, SHARED, VECTOR, ELSEWHERE, YOURS, FAILED, FREE = b"R", b"S", b"V", b"E", b"Y", b"X", b"F"
+
+MAX_PACKET = 65_536
+ALIGNMENT = 64
+
+ITEM = Struct("<IIQd32s")
+"""Number, number of the layout, offset of the slot, tag, digest."""
+ANNOUNCED = Struct("<I32s")
+"""Number, digest."""
+TIMES = Struct("<dd")
+"""Of a batch: when it started, by time.monotonic(), and how many seconds it took."""
+NUMBER = Struct("<I")
+_MOST_ITEMS = (MAX_PACKET - 64) // ITEM.size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of an item: name, dtype and shape of each; they follow each other in a slot, aligned."""
+
+    kind: str
+    arrays: tuple[tuple[str, str, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, kind: str, inputs: Inputs) -> "Layout":
+        return cls(kind, tuple((name, array.dtype.str, array.shape) for name, array in inputs.items()))
+
+    @property
+    def size(self) -> int:
+        """How many bytes they take."""
+        return sum(_aligned(np.dtype(dtype).itemsize * int(np.prod(shape))) for _, dtype, shape in self.arrays)
+
+    def views(self, memory: memoryview, offset: int) -> Inputs:
+        """The arrays in a slot that begins at `offset`."""
+        views: Inputs = {}
+        for name, dtype, shape in self.arrays:
+            array: npt.NDArray[np.generic] = np.ndarray(shape, dtype, memory, offset)
+            views[name] = array
+            offset += _aligned(array.nbytes)
+        return views
+
+
+class Packets:
+    """One end of the socket. What the other end does not take yet waits here. Not safe for threads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.unsent: deque[bytes] = deque()
+        self._buffer = bytearray(MAX_PACKET)
+        self._view = memoryview(self._buffer)
+        sock.setblocking(False)
+
+    def send(self, packet: bytes) -> None:
+        """Send a packet after those that wait; a process that has ended takes none."""
+        self.unsent.append(packet)
+        if len(self.unsent) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the other end takes it."""
+        while self.unsent:
+            try:
+                self.sock.send(self.unsent[0])
+            except BlockingIOError:
+                return
+            except OSError:  # it has ended, which receive() tells
+                self.unsent.clear()
+                return
+            self.unsent.popleft()
+
+    def receive(self) -> memoryview | None:
+        """The next packet, valid until the next call; None if there is none. Raises EOFError at the end."""
+        try:
+            size = self.sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise EOFError from error
+        if not size:
+            raise EOFError
+        return self._view[:size]
+
+
+def numbers(kind: bytes, items: Iterable[int]) -> Iterator[bytes]:
+    """Packets of item numbers."""
+    return joined(kind, map(NUMBER.pack, items))
+
+
+def joined(kind: bytes, records: Iterable[bytes]) -> Iterator[bytes]:
+    """Packets of records, as many in each as it takes."""
+    parts: list[bytes] = []
+    for record in records:
+        parts.append(record)
+        if len(parts) == _MOST_ITEMS:
+            yield kind + b"".join(parts)
+            parts = []
+    if parts:
+        yield kind + b"".join(parts)
+
+
+def read_numbers(records: memoryview) -> list[int]:
+    return [number for (number,) in NUMBER.iter_unpack(records)]
+
+
+def layout(number: int, each: Layout) -> bytes:
+    """The packet that gives a layout its number."""
+    return LAYOUT + NUMBER.pack(number) + pickle.dumps(each)
+
+
+def read_layout(record: memoryview) -> tuple[int, Layout]:
+    (number,) = NUMBER.unpack_from(record)
+    each: Layout = pickle.loads(record[NUMBER.size :])
+    return number, each
+
+
+def failed(number: int, error: ServiceError) -> bytes:
+    """The packet that tells of an item's error."""
+    plain = type(error)(error.message)  # what caused it goes to the log only
+    return FAILED + NUMBER.pack(number) + pickle.dumps(plain)
+
+
+def read_failed(record: memoryview) -> tuple[int, ServiceError]:
+    (number,) = NUMBER.unpack_from(record)
+    error: ServiceError = pickle.loads(record[NUMBER.size :])
+    return number, error
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

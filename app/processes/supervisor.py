@@ -1,0 +1,410 @@
+"""The supervisor: accepts connections and hands each to the front process with the fewest, and replaces fronts.
+
+It imports what a front needs, once, and forks the fronts, so that a new one is there in a moment. The device
+processes are programs of their own: they load the model meanwhile.
+"""
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app import logs
+from app.heap import collect_garbage_less_often, use_one_heap
+from app.processes.channel import Channel, end_with_parent
+from app.processes.messages import MAX_PACKET
+from app.settings import Settings
+from app.sockets import raise_open_files, shown
+
+_log = logging.getLogger(__name__)
+
+_ROOT = Path(__file__).resolve().parents[2]
+# A front that ends sooner after its start counts as a failed start; after so many in a row the server gives up.
+_SOON, _MAX_FAILED_STARTS = 5.0, 5
+# What children get to end by themselves when nothing waits for an answer, and beyond GRACE_PERIOD.
+_STOP_SECONDS, _SPARE_SECONDS = 1.0, 2.0
+
+
+@dataclass(eq=False)
+class _Child:
+    """A process, its channel, and what it was last seen to count."""
+
+    index: int
+    process: int
+    channel: Channel
+    started: float
+    connections: int = 0
+    is_up: bool = False
+    snapshot: bytes = b""
+
+
+def run_device(file: int) -> int:
+    """Start a device process with the descriptor of its channel; returns its id."""
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.processes.device", str(file)],
+        env={**os.environ, "PYTHONPATH": path},
+        pass_fds=[file],
+        stdin=subprocess.DEVNULL,
+    )
+    process.returncode = 0  # it is the supervisor that waits for its end
+    return process.pid
+
+
+class Supervisor:
+    """Owns the listening sockets and all processes. `devices` are the settings of each device process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: Sequence[socket.socket],
+        fronts: int,
+        devices: Sequence[Settings],
+        run_device: Callable[[int], int] = run_device,
+    ) -> None:
+        """`run_device` starts a device process with the descriptor of its channel, and returns its id."""
+        self._settings = settings
+        self._sockets = list(sockets)
+        self._count = fronts
+        self._selector = selectors.DefaultSelector()
+        self._fronts: list[_Child] = []
+        self._devices: list[_Child] = []
+        self._next_index = 0
+        self._failed_starts = 0
+        self._model: bytes | None = None
+        self._loaded: list[_Child] = []
+        self._failure: str | None = None
+        self._signal: int | None = None
+        self._signals = 0
+        self._asked_at: float | None = None
+        self._port_closed = False
+        self._listening = False
+        self._departed: list[bytes] = []
+        self._collecting: list[tuple[_Child, set[_Child]]] = []
+        self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note_signal)
+        signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
+        self._selector.register(self._wake[0], selectors.EVENT_READ)
+        for each in devices:
+            self._start_device(each, run_device)
+
+    # run --------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until a signal or a failure. Returns the exit status: 0 after a clean stop, 1 after a failure."""
+        # Only now: the device process loads the model meanwhile.
+        from app.processes.front import run_front
+        from app.server import drain_delay
+        from app.serving.metrics import Metrics
+
+        self._run_front, self._drain_delay = run_front, drain_delay
+        self._metrics = Metrics()
+        self._metrics.fronts.set_function(lambda: sum(each.is_up for each in self._fronts))
+        collect_garbage_less_often()
+        if self._signal is None:
+            for _ in range(self._count):
+                self._start_front()
+        while self._fronts or (self._asked_at is None and self._signal is None):
+            for key, events in self._selector.select(self._seconds_to_next_step()):
+                self._handle(key.data, key.fd, events)
+            self._step()
+        self._end_devices()
+        return 1 if self._failure else 0
+
+    def _seconds_to_next_step(self) -> float | None:
+        if self._asked_at is None:
+            return None
+        return 0.05
+
+    def _handle(self, owner: Any, file: int, events: int) -> None:
+        if file == self._wake[0]:
+            while True:
+                try:
+                    os.read(file, 4096)
+                except BlockingIOError:
+                    break
+        elif isinstance(owner, socket.socket):
+            self._accept(owner)
+        elif isinstance(owner, _Child):
+            if events & selectors.EVENT_WRITE:
+                owner.channel.flush()
+                self._watch(owner)
+            if events & selectors.EVENT_READ:
+                self._receive(owner)
+
+    def _receive(self, child: _Child) -> None:
+        try:
+            for kind, *values in child.channel.receive():
+                self._obey(child, kind, values)
+        except EOFError:
+            self._lose(child)
+
+    def _obey(self, child: _Child, kind: str, values: list[Any]) -> None:
+        if kind == "up":
+            child.is_up = True
+            self._failed_starts = 0
+            self._listen()
+        elif kind == "closed":
+            child.connections -= 1
+        elif kind == "loaded":
+            self._loaded.append(child)
+            first, self._model = self._model is None, values[0]
+            for front in self._fronts:
+                if first:
+                    self._tell(front, "model", self._model)
+                self._join(front, child)
+        elif kind in ("broken", "failed"):
+            if child in self._devices and len(self._devices) > 1:
+                _log.critical("device %d: %s", child.index, values[0])
+                self._kill(child)
+            else:
+                self._fail(values[0])
+        elif kind == "hangs":
+            for device in self._devices:
+                if device.index == values[0]:
+                    _log.critical("device %d hangs, and is ended", device.index)
+                    self._kill(device)
+        elif kind == "collect":
+            others = {each for each in (*self._fronts, *self._devices) if each is not child}
+            self._collecting.append((child, others))
+            for each in others:
+                self._tell(each, "metrics")
+            self._finish_collecting()
+        elif kind == "metrics":
+            child.snapshot = values[0]
+            for _, missing in self._collecting:
+                missing.discard(child)
+            self._finish_collecting()
+
+    def _finish_collecting(self) -> None:
+        for each in [each for each in self._collecting if not each[1]]:
+            self._collecting.remove(each)
+            others = [child.snapshot for child in (*self._fronts, *self._devices) if child is not each[0]]
+            snapshots = [snapshot for snapshot in (*others, *self._departed, self._metrics.snapshot()) if snapshot]
+            self._tell(each[0], "collected", snapshots)
+
+    # connections ------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Accept connections as long as there is a front to take them."""
+        wanted = not self._port_closed and any(front.is_up for front in self._fronts)
+        if wanted != self._listening:
+            self._listening = wanted
+            for sock in self._sockets:
+                if wanted:
+                    self._selector.register(sock, selectors.EVENT_READ, sock)
+                else:
+                    self._selector.unregister(sock)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Hand all that connect now to the fronts that have the fewest connections."""
+        while up := [front for front in self._fronts if front.is_up]:
+            try:
+                connection, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                _log.warning("a connection could not be accepted: %s", error)
+                return
+            front = min(up, key=lambda front: front.connections)
+            front.connections += 1
+            with connection:
+                self._tell(front, "connection", files=[connection.fileno()])
+
+    # processes --------------------------------------------------------------------------------
+
+    def _start_device(self, settings: Settings, run: Callable[[int], int]) -> None:
+        ours, theirs = Channel.pair()
+        process = run(theirs.sock.fileno())
+        theirs.close()
+        child = _Child(len(self._devices), process, ours, time.monotonic())
+        self._devices.append(child)
+        self._watch(child)
+        self._tell(child, "settings", settings, self._count)
+
+    def _start_front(self) -> None:
+        ours, theirs = Channel.pair()
+        index, self._next_index = self._next_index, self._next_index + 1
+        process = os.fork()
+        if process == 0:
+            status = 1
+            try:
+                self._become_front(ours, theirs, index)
+                status = 0
+            except BaseException:
+                _log.critical("a front process failed", exc_info=True)
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        theirs.close()
+        front = _Child(index, process, ours, time.monotonic())
+        self._fronts.append(front)
+        self._watch(front)
+        if self._model is not None:
+            self._tell(front, "model", self._model)
+        for device in self._loaded:
+            self._join(front, device)
+
+    def _become_front(self, ours: Channel, theirs: Channel, index: int) -> None:
+        """In the new process: let go of all that is the supervisor's."""
+        end_with_parent()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        self._selector.close()
+        for file in self._wake:
+            os.close(file)
+        for sock in self._sockets:
+            sock.close()
+        for channel in (ours, *(child.channel for child in (*self._fronts, *self._devices))):
+            channel.close()
+        self._run_front(self._settings, theirs, index, self._count)
+
+    def _join(self, front: _Child, device: _Child) -> None:
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end, child, kind, index in (
+            (ends[0], device, "front", front.index),
+            (ends[1], front, "device", device.index),
+        ):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * MAX_PACKET)
+            self._tell(child, kind, index, files=[end.fileno()])
+            end.close()
+
+    def _lose(self, child: _Child) -> None:
+        """A process has ended, or will in a moment."""
+        self._selector.unregister(child.channel.sock)
+        child.channel.close()
+        self._kill(child)
+        _, status = os.waitpid(child.process, 0)
+        self._collecting = [each for each in self._collecting if each[0] is not child]
+        for _, missing in self._collecting:
+            missing.discard(child)
+        if child.snapshot:
+            from app.serving.metrics import counts_of
+
+            self._departed = [counts_of([*self._departed, child.snapshot])]
+        if child in self._devices:
+            self._devices.remove(child)
+            self._loaded = [each for each in self._loaded if each is not child]
+            if self._asked_at is None:
+                self._lose_device(child, _ended(status))
+        else:
+            self._fronts.remove(child)
+            if self._asked_at is None:
+                self._replace(child, _ended(status))
+        self._finish_collecting()
+
+    def _lose_device(self, child: _Child, how: str) -> None:
+        if self._devices:
+            self._metrics.devices_lost.inc()
+            _log.critical("device process %d %s; the others go on", child.index, how)
+        else:
+            self._fail(f"the device process {how}")
+
+    def _replace(self, child: _Child, how: str) -> None:
+        _log.error("front process %d %s, with %d connections; it is replaced", child.index, how, child.connections)
+        self._listen()
+        self._failed_starts += time.monotonic() - child.started < _SOON
+        if self._failed_starts >= _MAX_FAILED_STARTS:
+            self._fail(f"front processes end as soon as they start; the last one {how}")
+        else:
+            self._metrics.fronts_replaced.inc()
+            self._start_front()
+
+    def _kill(self, child: _Child) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.process, signal.SIGKILL)
+
+    def _tell(self, child: _Child, *values: Any, files: Sequence[int] = ()) -> None:
+        child.channel.send(*values, files=files)
+        self._watch(child)
+
+    def _watch(self, child: _Child) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.channel.is_blocked else 0)
+        try:
+            if self._selector.get_key(child.channel.sock).events != events:
+                self._selector.modify(child.channel.sock, events, child)
+        except KeyError:
+            self._selector.register(child.channel.sock, events, child)
+
+    # the end ----------------------------------------------------------------------------------
+
+    def _note_signal(self, number: int, _: Any) -> None:
+        self._signals += 1
+        self._signal = self._signal or number
+
+    def _fail(self, message: str) -> None:
+        """Turn ready to 503 everywhere and end the server."""
+        if self._failure is None:
+            self._failure = message
+            _log.critical("%s", message)
+            for front in self._fronts:
+                self._tell(front, "failed", message)
+
+    def _step(self) -> None:
+        """What time and signals ask for."""
+        now = time.monotonic()
+        if self._asked_at is None and (self._signal is not None or self._failure is not None):
+            self._asked_at = now
+            name = "the failure" if self._failure else signal.Signals(self._signal or signal.SIGTERM).name
+            _log.info("shutting down on %s", name)
+            for front in self._fronts:
+                self._tell(front, "drain", self._signal or signal.SIGTERM)
+        if self._asked_at is None:
+            return
+        if self._signals > 1:
+            self._signals = 1
+            for front in self._fronts:
+                self._tell(front, "drain", signal.SIGTERM)
+        loaded = self._model is not None
+        at_once = self._signal == signal.SIGINT or self._failure is not None or not loaded
+        if not self._port_closed and now >= self._asked_at + (0.0 if at_once else self._drain_delay(self._settings)):
+            if self._listening:  # those who wait in the backlog would be reset
+                for sock in self._sockets:
+                    self._accept(sock)
+            self._port_closed = True
+            self._listen()
+            for sock in self._sockets:
+                sock.close()
+            for front in self._fronts:
+                self._tell(front, "port closed")
+        patience = self._settings.grace_period + _SPARE_SECONDS if loaded else _STOP_SECONDS
+        if now > self._asked_at + patience:
+            for front in self._fronts:
+                self._kill(front)
+
+    def _end_devices(self) -> None:
+        for device in self._devices:
+            os.kill(device.process, signal.SIGTERM)
+        end = time.monotonic() + _STOP_SECONDS
+        for device in self._devices:
+            while os.waitpid(device.process, os.WNOHANG)[0] == 0:
+                if time.monotonic() > end:
+                    self._kill(device)
+                time.sleep(0.01)
+
+
+def supervise(settings: Settings, sockets: list[socket.socket], fronts: int, devices: Sequence[Settings]) -> int:
+    """Serve on `sockets`, which already listen. Returns the exit status: 0 after a clean stop, 1 after a failure."""
+    use_one_heap()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no threads in a process that forks
+    raise_open_files()
+    logs.configure(settings.log_format, settings.log_level)
+    for sock in sockets:
+        _log.info("listening on http://%s", shown(sock))
+    return Supervisor(settings, sockets, fronts, devices).run()
+
+
+def _ended(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

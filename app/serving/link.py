@@ -1,0 +1,92 @@
+"""What stands between preparing and the device: within one process, or to a process of its own (app/processes)."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from app.serving.computing import Arrival, Computing, Outcome
+from app.serving.item import Item
+from app.serving.metrics import Metrics
+from app.towers import Tower
+
+Deliver = Callable[[list[Item], Outcome, float], None]
+"""Takes the items of one kind, their outcome, and how many seconds they took; 0 if they were computed for others."""
+
+OnBroken = Callable[[str], None]
+"""Takes the reason why the device cannot go on."""
+
+
+class Link(Protocol):
+    """Hands prepared items to the device. What it was made with is called on the event loop."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        """End it; what is under way is finished or not."""
+        ...
+
+    def announce(self, items: list[Item]) -> None:
+        """Say that these items will be prepared, unless another process has them. For the event loop."""
+        ...
+
+    def submit(self, items: list[Item]) -> None:
+        """Hand over prepared items, from any thread."""
+        ...
+
+    def drop(self, item: Item) -> None:
+        """Say that nobody wants an item any more. For the event loop."""
+        ...
+
+    def busy_since(self, limit: float) -> float | None:
+        """When what the device does began, by time.monotonic(); None if it does nothing. `limit` is for how many
+        seconds it may."""
+        ...
+
+
+Connect = Callable[[Deliver, OnBroken], Link]
+
+
+class LocalLink:
+    """To a device of this process. Made on the event loop."""
+
+    def __init__(
+        self,
+        towers: Mapping[str, Tower],
+        width: int,
+        deliver: Deliver,
+        on_broken: OnBroken,
+        metrics: Metrics,
+        *,
+        overlap: bool,
+    ) -> None:
+        """For `overlap` see Computing."""
+        self._loop = asyncio.get_running_loop()
+        self._arrivals: SimpleQueue[Arrival | None] = SimpleQueue()
+        self._computing = Computing(
+            towers,
+            width,
+            self._arrivals,
+            lambda items, outcome, seconds: self._on_loop(deliver, items, outcome, seconds),
+            lambda message: self._on_loop(on_broken, message),
+            metrics,
+            overlap=overlap,
+        )
+        self.start, self.stop = self._computing.start, self._computing.stop
+
+    def announce(self, items: list[Item]) -> None:
+        """No other process has them."""
+
+    def submit(self, items: list[Item]) -> None:
+        self._arrivals.put((items, False))
+
+    def drop(self, item: Item) -> None:
+        """The device sees it by the item's stage."""
+
+    def busy_since(self, limit: float) -> float | None:
+        return self._computing.running_since()
+
+    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended, so nobody waits
+            self._loop.call_soon_threadsafe(call, *arguments)
