@@ -55,7 +55,8 @@ bake: $(SERVING)
 	$(INSTALL_FOR_NAMES)
 	$(BIN)/python download.py
 
-# Two files at a time, each as a whole, and beside them the families that need libraries of their own.
+# Two files at a time, each as a whole but that of the families, which goes family by family; beside them the families
+# that need libraries of their own.
 test: setup browser prometheus $(VENV)/.families
 	$$(cat $(VENV)/.families) -m pytest -q tests/more_families >$(VENV)/more_families.log 2>&1 & families=$$!; \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder; status=$$?; \

@@ -1,6 +1,7 @@
 """A real server on a real port."""
 
 import contextlib
+import fcntl
 import gc
 import os
 import subprocess
@@ -12,12 +13,13 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from app.main import create_app
 from app.settings import Settings
 from app.towers import LoadedModel
 from tests.support.families import Case, bake, reference_vectors
-from tests.support.server import PROCESSES, RunningApp, free_port, start_server, wait_for_ready
+from tests.support.server import PROCESSES, WORKERS, RunningApp, free_port, start_server, wait_for_ready
 from tests.support.tiny import clip_pair
 from tests.support.warm_python import warm_python
 
@@ -26,15 +28,58 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
+# Folders whose tests are tried with each of WORKERS, files that processes share family by family, and the folders
+# with the longest files.
+SERVED = ("api", "serving")
+PARTED = "/families/test_families.py"
+LONGEST = ("engines", "families", "models")
+
 
 def pytest_collection_finish() -> None:
     """Torch's many objects stay; looking through them again and again takes a tenth of what is compiled here."""
     gc.freeze()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What asks a server in a process of its own asks it with each number of front processes."""
+    if len(WORKERS) > 1 and "workers" in metafunc.fixturenames and metafunc.definition.path.parent.name in SERVED:
+        metafunc.parametrize("workers", WORKERS, indirect=True, scope="session", ids=lambda n: f"workers={n}")
+
+
+class ByFileAndCase(LoadFileScheduling):
+    """Gives a process a whole file, or of a file of many families the tests of one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if not file.endswith(PARTED):
+            return file
+        case = test.partition("[")[2].rstrip("]").partition("-")[0]
+        return f"{file}[{case}]"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return ByFileAndCase(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return clip_pair(tmp_path_factory.mktemp("models"))
+    """A pair that nobody changes; processes that test side by side share it, and what a server compiles of it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return clip_pair(base / "tiny")
+    base = base.parent
+    with (base / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / "tiny").exists():
+            clip_pair(base / "tiny.making").rename(base / "tiny")
+    return base / "tiny"
 
 
 @pytest.fixture
@@ -44,18 +89,29 @@ def compile_warm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def serve() -> Iterator[Callable[..., str]]:
-    """Starts a server and gives its address once it is ready."""
-    running: list[subprocess.Popen[str]] = []
+def workers(request: pytest.FixtureRequest) -> int:
+    """How many front processes the servers of `serve` have."""
+    return int(getattr(request, "param", 1))
 
-    def start(models: Path, *, measured: bool = False, **env: str) -> str:
+
+@pytest.fixture(scope="session")
+def _serve() -> Iterator[Callable[..., str]]:
+    running: list[subprocess.Popen[str]] = []
+    shared: dict[tuple[object, ...], tuple[str, subprocess.Popen[str]]] = {}
+
+    def start(models: Path, workers: int, *, measured: bool = False, **env: str) -> str:
+        key = (models.resolve(), workers, *sorted(env.items()))
+        if not measured and key in shared and shared[key][1].poll() is None:
+            return shared[key][0]
         port = free_port()
-        process = start_server(models, measured=measured, PORT=str(port), **env)
+        process = start_server(models, measured=measured, workers=workers, PORT=str(port), **env)
         running.append(process)
         url = f"http://127.0.0.1:{port}"
         if measured:
             PROCESSES[url] = process
         wait_for_ready(url, process)
+        if not measured:
+            shared[key] = url, process
         return url
 
     yield start
@@ -63,6 +119,16 @@ def serve() -> Iterator[Callable[..., str]]:
         process.terminate()
     for process in running:
         assert process.wait(20) == 0
+
+
+@pytest.fixture(scope="session")
+def serve(_serve: Callable[..., str], workers: int) -> Callable[..., str]:
+    """Starts a server and gives its address once it is ready; equal ones that nobody measures are one server."""
+
+    def start(models: Path, *, measured: bool = False, **env: str) -> str:
+        return _serve(models, workers, measured=measured, **env)
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -118,9 +118,9 @@ def test_the_token_is_not_shown() -> None:
 SECRET = "Zebrafinch7731"
 
 
-def test_nothing_of_an_input_is_written_to_the_log() -> None:
+def test_nothing_of_an_input_is_written_to_the_log(workers: int) -> None:
     port = free_port()
-    process = start_server(Path("demo/models"), PORT=str(port), API_TOKEN="")
+    process = start_server(Path("demo/models"), workers=workers, PORT=str(port), API_TOKEN="")
     url = f"http://127.0.0.1:{port}"
     wait_for_ready(url, process)
     secret = SECRET.encode()

@@ -180,9 +180,9 @@ def test_a_client_that_leaves_ends_its_span(traced: Callable[..., Traced]) -> No
 
 
 @contextlib.contextmanager
-def served(models: Path, **env: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def served(models: Path, workers: int, **env: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     port = free_port()
-    process = start_server(models, PORT=str(port), **env)
+    process = start_server(models, workers=workers, PORT=str(port), **env)
     try:
         wait_for_ready(f"http://127.0.0.1:{port}", process)
         yield f"http://127.0.0.1:{port}", process
@@ -190,10 +190,10 @@ def served(models: Path, **env: str) -> Iterator[tuple[str, "subprocess.Popen[st
         process.kill()
 
 
-def test_a_process_sends_its_last_spans_when_it_is_told_to_stop(tiny_models: Path) -> None:
+def test_a_process_sends_its_last_spans_when_it_is_told_to_stop(tiny_models: Path, workers: int) -> None:
     with Collector() as collector:
         variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
-        with served(tiny_models, **variables) as (url, process):
+        with served(tiny_models, workers, **variables) as (url, process):
             ask(url, ["one"])
             assert not collector.spans
             process.terminate()
@@ -212,7 +212,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_collector_that_is_not_there_delays_nothing(tiny_models: Path, silent: str) -> None:
+def test_a_collector_that_is_not_there_delays_nothing(tiny_models: Path, silent: str, workers: int) -> None:
     """Neither a request nor the stop: their time-outs are far beyond those here. It is said once."""
     for address, said in ((f"http://127.0.0.1:{free_port()}", "Connection refused"), (silent, "within 1 s")):
         variables = {
@@ -222,7 +222,7 @@ def test_a_collector_that_is_not_there_delays_nothing(tiny_models: Path, silent:
             "OTEL_BSP_MAX_QUEUE_SIZE": "16",
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8",
         }
-        with served(tiny_models, LOG_FORMAT="json", **variables) as (url, process):
+        with served(tiny_models, workers, LOG_FORMAT="json", **variables) as (url, process):
             for number in range(20):  # more than the queue of spans takes
                 assert ask(url, [f"text {number}"]).status_code == 200
             process.terminate()
@@ -252,9 +252,9 @@ def test_what_keeps_spans_away_is_said_once_and_its_end_too(
     assert [record.levelname for record in caplog.records if "span" in record.getMessage()] == ["WARNING", "INFO"]
 
 
-def test_without_its_packages_the_start_says_what_to_install(tiny_models: Path, tmp_path: Path) -> None:
+def test_without_its_packages_the_start_says_what_to_install(tiny_models: Path, tmp_path: Path, workers: int) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['opentelemetry.sdk'] = None\n")
-    with served(tiny_models, OTEL_TRACES_EXPORTER="otlp", PYTHONPATH=str(tmp_path)) as (url, process):
+    with served(tiny_models, workers, OTEL_TRACES_EXPORTER="otlp", PYTHONPATH=str(tmp_path)) as (url, process):
         assert ask(url, ["one"]).status_code == 200
         process.terminate()
         _, log = process.communicate(timeout=60)
@@ -298,15 +298,16 @@ def test_a_variable_that_does_not_fit_costs_the_traces_alone(
     ],
 )
 def test_what_a_library_would_answer_with_a_traceback_ends_the_start(
-    name: str, value: str, said: str, traces: str, tiny_models: Path
+    name: str, value: str, said: str, traces: str, tiny_models: Path, workers: int
 ) -> None:
-    process = start_server(tiny_models, PORT=str(free_port()), OTEL_TRACES_EXPORTER=traces, **{name: value})
+    variables = {"PORT": str(free_port()), "OTEL_TRACES_EXPORTER": traces, name: value}
+    process = start_server(tiny_models, workers=workers, **variables)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1 and log.count("\n") == 1
     assert log.startswith(f"error: {name}={value!r}: ") and said in log
 
 
-def test_values_that_fit_are_taken_and_empty_ones_are_unset(tiny_models: Path) -> None:
+def test_values_that_fit_are_taken_and_empty_ones_are_unset(tiny_models: Path, workers: int) -> None:
     with Collector() as collector:
         variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
@@ -317,7 +318,7 @@ def test_values_that_fit_are_taken_and_empty_ones_are_unset(tiny_models: Path) -
             "OTEL_BSP_SCHEDULE_DELAY": "10",
             "OTEL_BSP_MAX_QUEUE_SIZE": "",
         }
-        with served(tiny_models, **variables) as (url, process):
+        with served(tiny_models, workers, **variables) as (url, process):
             headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
             assert httpx.post(f"{url}/vectorize", json={"texts": ["one"]}, headers=headers).status_code == 200
             wait_until(lambda: any(span.kind == span.SPAN_KIND_SERVER for span in collector.spans))

@@ -1,12 +1,15 @@
 """A model in every precision that an engine offers, loaded as the server does, in this process."""
 
+import functools
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 
-from app.engines import ENGINES, OPENVINO, TORCH
+from app.engines import ENGINES, OPENVINO, TORCH, openvino
 from app.errors import ConfigurationError
 from app.families.registry import find_family
 from app.models.compile import form_of
@@ -15,7 +18,7 @@ from app.models.load import load_model
 from app.models.store import is_whole
 from app.processors.padding import collate
 from app.settings import Settings
-from app.towers import LoadedModel, TorchTower, Vectors
+from app.towers import Inputs, LoadedModel, TorchModel, TorchTower, Vectors
 from tests.support.vectors import TEXTS, embed, pictures
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -32,8 +35,25 @@ def load_in(models: Path, engine_name: str, precision: str) -> LoadedModel:
         folder = models / "compiled" / form.name
         if not is_whole(folder):
             folder.mkdir(parents=True)
-            write_form(family.load(models, False), family.name, form, folder, settings)
+            with mock.patch.object(openvino, "_convert", _convert_once):
+                write_form(_loaded(models), family.name, form, folder, settings)
     return load_model(settings)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(models: Path) -> TorchModel:
+    return find_family(models).load(models, False)
+
+
+def _convert_once(module: Any, sample: Inputs, any_length: bool) -> Any:
+    """What is stored in a lower precision is converted once for all: the conversion takes most of the time."""
+    if module not in _converted:
+        _converted[module] = _convert(module, sample, any_length)
+    return _converted[module].clone()
+
+
+_convert = openvino._convert
+_converted: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def assert_precision(models: Path, engine_name: str, precision: str, texts: Vectors, images: Vectors) -> None:

@@ -23,21 +23,25 @@ from tests.support.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# With how many front processes the tests of tests/api and tests/serving try a server in a process of its own.
+WORKERS = (1,)
+
 
 def environment_of(models: Path, **env: str) -> dict[str, str]:
     """The environment of a server on this machine alone."""
     return {**os.environ, "MODELS_DIR": str(models), "HOST": "127.0.0.1", **env}
 
 
-def start_server(models: Path, *, measured: bool = False, **env: str) -> subprocess.Popen[str]:
-    """Where torch has to be loaded, by a Python that has loaded it.
+def start_server(models: Path, *, measured: bool = False, workers: int = 1, **env: str) -> subprocess.Popen[str]:
+    """A server of so many front processes; where torch has to be loaded, by a Python that has loaded it.
 
     Unless the server is to be `measured`: then the process is the server's own, and nothing is in it that it did not
     load itself.
     """
     loads_torch = env.get("ENGINE") == "torch" or not any(models.glob("compiled/*/manifest.json"))
     command = [warm_python() if loads_torch and not measured else sys.executable, "-m", "app"]
-    return subprocess.Popen(command, env=environment_of(models, **env), stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    environment = environment_of(models, **{"WORKERS": str(workers), **env})
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 _PORTS = range(10_000, 30_000)
