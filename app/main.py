@@ -54,13 +54,13 @@ _MIN_SHARED = 16 * 2**20
 class Share:
     """One front process among several. `index` counts them, those that replace others too.
 
-    `connect` makes its link to the devices, from the model, the bytes of memory for what is prepared, and what
-    Connect gets. `collect` gives the metrics of all processes, from this one's.
+    `connect` makes its link to the devices, from the model and the bytes of memory for what is prepared. `collect`
+    gives the metrics of all processes, from this one's.
     """
 
     fronts: int
     index: int
-    connect: Callable[[LoadedModel, int, Deliver, OnBroken], Link]
+    connect: Callable[[LoadedModel, int, Deliver], Link]
     collect: Callable[[Metrics], Awaitable[bytes]]
 
 
@@ -167,7 +167,7 @@ def _serve(
 
     def connect(deliver: Deliver, on_broken: OnBroken) -> Link:
         if share:
-            return share.connect(model, shared, deliver, on_broken)
+            return share.connect(model, shared, deliver)
         return LocalLink(towers, model.width, deliver, on_broken, metrics, overlap=settings.enable_cuda)
 
     preparing = Preparing(

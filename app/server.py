@@ -112,6 +112,9 @@ class Server(uvicorn.Server):
         for connection in self._connections():
             connection.make_last()
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        self._log_cause()
+
+    def _log_cause(self) -> None:
         cause = "the failure" if self._service.failure else signal.Signals(self._asked_by or signal.SIGTERM).name
         _log.info("shutting down on %s", cause)
 

@@ -2,7 +2,8 @@
 
 FILE is the descriptor of a channel to the supervisor:
 
-    <-  "settings" Settings, number of fronts     ->  "loaded" pickled LoadedModel, or "failed" message
+    <-  "settings" Settings, number of fronts     ->  "loaded" pickled LoadedModel, "failed" message, or
+                                                      "alone": no other process can prepare inputs
     <-  "front" index, descriptor of a socket     ->  "broken" message
     <-  "metrics"                                 ->  "metrics" snapshot
 """
@@ -95,7 +96,12 @@ def _work(
     )
     computing.start()
     text, image = (replace(tower, session=Elsewhere()) for tower in (model.text, model.image))
-    channel.send("loaded", pickle.dumps(replace(model, text=text, image=image, device_bytes=resident_memory())))
+    served = replace(model, text=text, image=image, device_bytes=resident_memory())
+    try:
+        channel.send("loaded", pickle.dumps(served))
+    except (pickle.PicklingError, AttributeError, TypeError):  # a library's own processor
+        channel.send("alone")
+        return
     try:
         while True:
             for kind, *values in channel.receive(wait=True):

@@ -29,7 +29,7 @@ from app.main import Share, create_app
 from app.processes.channel import Channel
 from app.processes.remote import RemoteLink
 from app.server import Server, make_config
-from app.serving.link import Deliver, Link, OnBroken
+from app.serving.link import Deliver, Link
 from app.serving.metrics import Metrics, merge
 from app.serving.service import Service
 from app.settings import Settings
@@ -75,8 +75,8 @@ class Front:
         model: LoadedModel = pickle.loads(pickled)
         return model
 
-    def _connect(self, model: LoadedModel, capacity: int, deliver: Deliver, on_broken: OnBroken) -> Link:
-        self._link = RemoteLink(capacity, model.width, deliver, on_broken, lambda index: self._send("hangs", index))
+    def _connect(self, model: LoadedModel, capacity: int, deliver: Deliver) -> Link:
+        self._link = RemoteLink(capacity, model.width, deliver, lambda index: self._send("hangs", index))
         for index, sock in self._devices:
             self._link.add_device(index, sock)
         return self._link
@@ -129,6 +129,8 @@ class Front:
             self._server.port_closed = True
         elif kind == "failed":
             self._service.fail(values[0], told=True)
+            if self._service.current is not None:
+                self._service.current.preparing.give_up(values[0])
         elif kind == "metrics":
             self._send("metrics", self._metrics.snapshot())
         elif kind == "collected" and self._collecting:
@@ -160,6 +162,9 @@ class FrontServer(Server):
     async def on_tick(self, counter: int) -> bool:
         await super().on_tick(counter)
         return self._at_once or self.port_closed
+
+    def _log_cause(self) -> None:
+        """The supervisor does."""
 
     def take(self, sock: socket.socket, on_closed: Callable[[], None]) -> None:
         """Serve a connection that was accepted; `on_closed` is called at its end."""

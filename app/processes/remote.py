@@ -15,7 +15,7 @@ from app.processes import messages
 from app.processes.memory import SharedMemory
 from app.processes.messages import Layout, Packets
 from app.serving.item import Item, Stage
-from app.serving.link import Deliver, OnBroken
+from app.serving.link import Deliver
 from app.towers import Vector
 
 # An item goes to the device at which equal ones are looked for, unless that has so many more under way.
@@ -38,7 +38,8 @@ class RemoteLink:
     """To one device process or several. Made on the event loop; submit() may be called from any thread.
 
     The memory for prepared items is `capacity` bytes. `on_hanging` is called with the index of a device that does not
-    answer, and should end it: its items then go to the others.
+    answer, and should end it. The items of a device that has ended go to the others, or wait for another one; whoever
+    knows that there will be none fails them.
     """
 
     def __init__(
@@ -46,13 +47,11 @@ class RemoteLink:
         capacity: int,
         width: int,
         deliver: Deliver,
-        on_broken: OnBroken,
         on_hanging: Callable[[int], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._width = width
         self._deliver = deliver
-        self._on_broken = on_broken
         self._on_hanging = on_hanging
         self._memory = SharedMemory(capacity)
         self._devices: list[_Device] = []
@@ -61,7 +60,7 @@ class RemoteLink:
         self._device_of: dict[int, _Device] = {}
         self._layouts: dict[Layout, int] = {}
         self._elsewhere: set[int] = set()
-        self._no_room: deque[Item] = deque()
+        self._waiting: deque[Item] = deque()  # for room, or for a device
         self._dropped: list[int] = []
         self._lock = threading.Lock()
 
@@ -81,6 +80,7 @@ class RemoteLink:
         socket.send_fds(sock, [messages.HELLO], [self._memory.file])
         with self._lock:
             self._devices.append(device)
+            self._send_waiting()
         self._loop.add_reader(sock, self._receive, device)
 
     def announce(self, items: list[Item]) -> None:
@@ -128,14 +128,20 @@ class RemoteLink:
         return self._device_of[item.number]
 
     def _submit(self, items: list[Item]) -> None:
-        """Send those that are wanted, of which no other process sends the row, and for which there is room."""
+        """Send those that are wanted and that no other front has sent, as far as there is room."""
+        self._waiting.extend(item for item in items if item.number not in self._elsewhere)
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
         packets: dict[_Device, list[bytes]] = {}
-        for item in items if self._devices else ():
-            if item.stage is Stage.OVER or item.number in self._elsewhere:
-                continue
-            if self._no_room or not self._place(item, packets):
-                self._no_room.append(item)
-        self._send_items(packets)
+        while self._waiting and self._devices:
+            item = self._waiting[0]
+            if item.stage is not Stage.OVER and not self._place(item, packets):
+                break
+            self._waiting.popleft()
+        for device, records in packets.items():
+            for packet in messages.joined(messages.ITEMS, records):
+                self._send(device, packet)
 
     def _place(self, item: Item, packets: dict[_Device, list[bytes]]) -> bool:
         """Write the arrays into a slot and add the record; returns False if there is no room."""
@@ -160,11 +166,6 @@ class RemoteLink:
         device.slots[item.number] = offset
         packets.setdefault(device, []).append(messages.ITEM.pack(item.number, number, offset, item.tag, item.key))
         return True
-
-    def _send_items(self, records: dict[_Device, list[bytes]]) -> None:
-        for device, parts in records.items():
-            for packet in messages.joined(messages.ITEMS, parts):
-                self._send(device, packet)
 
     def _send(self, device: _Device, packet: bytes) -> None:
         device.packets.send(packet)
@@ -263,21 +264,15 @@ class RemoteLink:
         self._deliver([item], row[None], 0.0)
 
     def _free(self, device: _Device, numbers: list[int]) -> None:
-        """Their slots are free; what found no room is sent."""
-        packets: dict[_Device, list[bytes]] = {}
+        """Their slots are free for what waits."""
         with self._lock:
             for number in numbers:
                 self._memory.give_back(device.slots.pop(number))
                 self._device_of.pop(number, None)
-            while self._no_room:
-                item = self._no_room[0]
-                if item.stage is not Stage.OVER and not self._place(item, packets):
-                    break
-                self._no_room.popleft()
-            self._send_items(packets)
+            self._send_waiting()
 
     def _lose(self, device: _Device) -> None:
-        """A device process has ended: its items go to the others."""
+        """A device process has ended: its items go elsewhere."""
         self._loop.remove_reader(device.packets.sock)
         self._loop.remove_writer(device.packets.sock)
         device.packets.sock.close()
@@ -290,9 +285,6 @@ class RemoteLink:
             for number in lost:
                 del self._device_of[number]
                 self._elsewhere.discard(number)
-            if self._devices:
-                for item in items:
-                    item.number = 0
-                self._submit([item for item in items if item.inputs])
-                return
-        self._on_broken("the device process has ended; the server's log says why")
+            for item in items:
+                item.number = 0
+            self._submit([item for item in items if item.inputs])

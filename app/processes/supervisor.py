@@ -83,6 +83,7 @@ class Supervisor:
         self._model: bytes | None = None
         self._loaded: list[_Child] = []
         self._failure: str | None = None
+        self._alone = False
         self._signal: int | None = None
         self._signals = 0
         self._asked_at: float | None = None
@@ -100,8 +101,11 @@ class Supervisor:
 
     # run --------------------------------------------------------------------------------------
 
-    def run(self) -> int:
-        """Serve until a signal or a failure. Returns the exit status: 0 after a clean stop, 1 after a failure."""
+    def run(self) -> int | None:
+        """Serve until a signal or a failure. Returns the exit status: 0 after a clean stop, 1 after a failure.
+
+        Returns None, the sockets still open, if only the process that loaded the model can prepare its inputs.
+        """
         # Only now: the device process loads the model meanwhile.
         from app.processes.front import run_front
         from app.server import drain_delay
@@ -114,11 +118,17 @@ class Supervisor:
         if self._signal is None:
             for _ in range(self._count):
                 self._start_front()
-        while self._fronts or (self._asked_at is None and self._signal is None):
+        while not self._alone and (self._fronts or (self._asked_at is None and self._signal is None)):
             for key, events in self._selector.select(self._seconds_to_next_step()):
                 self._handle(key.data, key.fd, events)
             self._step()
+        for front in self._fronts:
+            self._kill(front)
+            os.waitpid(front.process, 0)
         self._end_devices()
+        signal.set_wakeup_fd(-1)
+        if self._alone and self._signal is None:
+            return None
         return 1 if self._failure else 0
 
     def _seconds_to_next_step(self) -> float | None:
@@ -143,6 +153,8 @@ class Supervisor:
                 self._receive(owner)
 
     def _receive(self, child: _Child) -> None:
+        if child not in self._fronts and child not in self._devices:  # lost a moment ago
+            return
         try:
             for kind, *values in child.channel.receive():
                 self._obey(child, kind, values)
@@ -163,6 +175,8 @@ class Supervisor:
                 if first:
                     self._tell(front, "model", self._model)
                 self._join(front, child)
+        elif kind == "alone":
+            self._alone = True
         elif kind in ("broken", "failed"):
             if child in self._devices and len(self._devices) > 1:
                 _log.critical("device %d: %s", child.index, values[0])
@@ -402,7 +416,13 @@ def supervise(settings: Settings, sockets: list[socket.socket], fronts: int, dev
     logs.configure(settings.log_format, settings.log_level)
     for sock in sockets:
         _log.info("listening on http://%s", shown(sock))
-    return Supervisor(settings, sockets, fronts, devices).run()
+    status = Supervisor(settings, sockets, fronts, devices).run()
+    if status is not None:
+        return status
+    from app.server import serve
+
+    _log.warning("one process serves: only the one that loads this model can prepare its inputs (WORKERS)")
+    return serve(devices[0], sockets)
 
 
 def _ended(status: int) -> str:
