@@ -84,19 +84,19 @@ class Fronts:
         return not self._put and not self._ready and not self._poll.poll(0)
 
     def get(self) -> Arrival | None:
-        while True:
-            with self._lock:
-                if self._put:
-                    return self._put.popleft()
-                if self._ready:
-                    ready, self._ready = self._ready, []
-                    return ready, False
+        """See Arrivals. There may be no items in what fronts send."""
+        if not self._put and not self._ready:
             for file, events in self._poll.poll():
                 if file == self._wake:
                     os.eventfd_read(self._wake)
                 elif (front := self._by_file.get(file)) is not None:
                     with self._lock:
                         self._handle(front, events)
+        with self._lock:
+            if self._put:
+                return self._put.popleft()
+            ready, self._ready = self._ready, []
+            return ready, False
 
     def deliver(self, items: list[Item], outcome: Outcome, seconds: float) -> None:
         """Send the rows of a batch, or the error of an item, to all that wait for them."""

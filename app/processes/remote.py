@@ -145,6 +145,9 @@ class RemoteLink:
 
     def _place(self, item: Item, packets: dict[_Device, list[bytes]]) -> bool:
         """Write the arrays into a slot and add the record; returns False if there is no room."""
+        device = self._number(item)
+        if item.number in device.slots:  # it was sent meanwhile
+            return True
         layout = Layout.of(item.kind, item.inputs)
         try:
             offset = self._memory.take(max(layout.size, 4 * self._width))
@@ -156,7 +159,6 @@ class RemoteLink:
             return False
         for name, view in layout.views(self._memory.view, offset).items():
             view[...] = item.inputs[name]
-        device = self._number(item)
         number = self._layouts.setdefault(layout, len(self._layouts))
         if number not in device.layouts:
             device.layouts.add(number)

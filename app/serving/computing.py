@@ -34,7 +34,7 @@ class Arrivals(Protocol):
     """Where prepared items come from; None is the end. A SimpleQueue, or what front processes send."""
 
     def get(self) -> Arrival | None:
-        """The next that arrive. Waits for them."""
+        """The next that arrive, or an empty list for something else that happened. Waits for it."""
         ...
 
     def empty(self) -> bool:
