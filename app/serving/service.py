@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.errors import ServiceError, Unavailable
+from app.errors import ServiceError, Stopped, Unavailable
 from app.processors.text import TextPreparer
 from app.serving.budget import Budget
 from app.serving.item import Caller
@@ -110,6 +110,8 @@ class Service:
             model = await self._load_on_a_thread()
             self.current = self._start(model, self.fail)
             self._settled.set()
+        except Stopped:
+            return
         except ServiceError as error:
             self.fail(str(error))
             return
