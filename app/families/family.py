@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.errors import ConfigurationError
-from app.towers import Processor, TorchModel
+from app.towers import TorchModel
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,6 @@ class Family(Protocol):
         """Load the model on the CPU in float32, without network.
 
         Raises ConfigurationError that names the folder and says how to get a model.
-        """
-        ...
-
-    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-        """The processor of the family's own library for the tower "image" or "text".
-
-        A compiled tower needs it where ours would not give the same arrays. Raises ConfigurationError.
         """
         ...
 

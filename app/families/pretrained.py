@@ -13,6 +13,7 @@ from app.families.folders import loading, read_config, without_damaged_files
 from app.families.tokenizer import as_its_files_say, require_tokenizer
 from app.families.torch_towers import stay_offline
 from app.families.weights import lacks_weights, load_with_transformers
+from app.towers import TorchModel
 
 # What bakes a model of this type.
 VARIABLES = {
@@ -70,6 +71,20 @@ def load_processor(folder: Path, trust_remote_code: bool, lower_case: bool = Fal
         processor.tokenizer = as_its_files_say(processor.tokenizer, folder, lower_case)
         processor.tokenizer.padding_side = processor.tokenizer.truncation_side = "right"
     return processor
+
+
+def load_saved(
+    model_folder: Path,
+    processor_folder: Path,
+    trust_remote_code: bool,
+    make_towers: Callable[[Any, Any, dict[str, Any]], TorchModel],
+    lower_case: bool = False,
+) -> TorchModel:
+    """What `make_towers` makes of model, processor and config.json; raises ConfigurationError."""
+    model = load_model(model_folder, trust_remote_code)
+    processor = load_processor(processor_folder, trust_remote_code, lower_case)
+    with loading(model_folder):
+        return make_towers(model, processor, read_config(model_folder))
 
 
 def download_model(name: str, downloads: Path, trust_remote_code: bool, model_types: Sequence[str]) -> Path:

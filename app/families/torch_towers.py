@@ -139,6 +139,16 @@ def first_item(features: Mapping[str, Any]) -> Inputs:
     return {name: value[0].numpy() for name, value in features.items() if torch.is_tensor(value)}
 
 
+def by_tokenizer(tokenizer: Any, length: int, **options: Any) -> Processor:
+    """What a tokenizer of transformers makes of a text, cut at `length` tokens."""
+    return locked(lambda text: tokenizer([text], truncation=True, max_length=length, return_tensors="pt", **options))
+
+
+def by_image_processor(processor: Any) -> Processor:
+    """What a processor of transformers makes of a picture."""
+    return lambda image: first_item(processor(images=[image], return_tensors="pt"))
+
+
 def _as_floats(preparation: ImageProcessor | TileProcessor) -> Processor:
     """What FromPixels makes of the crops or tiles, without a batch."""
 
