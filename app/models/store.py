@@ -26,19 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Stopped
-from app.families.family import Family
-from app.families.folders import content_files
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 # Raise it when what is written here changes.
 FORMAT = 9
-
-# Of files above this size only a part is read: so many places, with so many bytes each.
-_READ_WHOLE = 2**20
-_SAMPLES = 1024
-_SAMPLE_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -168,27 +161,6 @@ def remove_stale(place: Path, form: Form, shared: bool) -> None:
         left_behind = folder.name.startswith((".making-", ".removing-"))
         if left_behind or (is_whole(folder) and form.replaces(folder.name, shared)):
             _remove(folder)
-
-
-def fingerprint(models_dir: Path, family: Family) -> str:
-    """A name for the content of the model folders: no path, time or machine decides it.
-
-    Of large files only a part is read: 1,024 places of it, beside its size. Weights that
-    were trained further differ in nearly all of their bytes.
-    """
-    whole = hashlib.sha256()
-    for folder in family.folders:
-        for path in content_files(models_dir / folder.name):
-            size = path.stat().st_size
-            whole.update(f"{path.relative_to(models_dir).as_posix()} {size}\n".encode(errors="surrogateescape"))
-            with path.open("rb") as file:
-                if size <= _READ_WHOLE:
-                    whole.update(file.read())
-                    continue
-                for part in range(_SAMPLES):
-                    file.seek(part * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
-                    whole.update(file.read(_SAMPLE_BYTES))
-    return whole.hexdigest()[:24]
 
 
 def _remove(folder: Path) -> None:
