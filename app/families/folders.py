@@ -184,7 +184,7 @@ def _is_whole_safetensors(path: Path) -> bool:
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """What a library throws while it loads a model folder, as a ConfigurationError that says where and what to do."""
+    """Turns whatever a library raises while it loads `folder` into a ConfigurationError that says what to do."""
     try:
         yield
     except ConfigurationError:
@@ -198,9 +198,9 @@ def loading(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def without_damaged_files(source: Path) -> Iterator[None]:
-    """Around the use of what was downloaded: if it cannot be used, files that are damaged are downloaded afresh.
+    """If the block fails, removes the damaged files from the download `source`, so that the next call fetches them.
 
-    What is whole is kept, for the error may be in the settings.
+    Whole files stay, since the error may be in the settings.
     """
     try:
         yield

@@ -109,19 +109,13 @@ def _meta(models_dir: Path) -> dict[str, Any]:
 
 
 def _model(folder: Path) -> Any:
-    import torch
-
+    from app.families.pretrained import load_model
     from app.families.torch_towers import stay_offline
-    from app.families.weights import load_with_transformers
 
     stay_offline()
     from colpali_engine.models import BiModernVBert
 
-    options = {"dtype": torch.float32, "local_files_only": True}
-    with loading(folder):
-        return load_with_transformers(
-            folder, lambda more: BiModernVBert.from_pretrained(folder, **options, **more).eval()
-        )
+    return load_model(folder, trust_remote_code=False, kind=BiModernVBert)
 
 
 def _processor(folder: Path) -> Any:

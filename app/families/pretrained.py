@@ -45,15 +45,19 @@ def _embeddings(features: Any) -> torch.Tensor:
     return embeddings
 
 
-def load_model(folder: Path, trust_remote_code: bool) -> Any:
-    """The model in a folder, on the CPU, in float32, for evaluation; raises ConfigurationError."""
+def load_model(folder: Path, trust_remote_code: bool, kind: Any = None) -> Any:
+    """The model in a folder, on the CPU, in float32, in evaluation mode; raises ConfigurationError.
+
+    `kind` is a class with from_pretrained(), AutoModel if None.
+    """
     stay_offline()
     from transformers import AutoModel
 
+    kind = kind or AutoModel
     options = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": trust_remote_code}
     with loading(folder):
         return load_with_transformers(
-            folder, lambda more: AutoModel.from_pretrained(folder.resolve(), **options, **more).eval()
+            folder, lambda more: kind.from_pretrained(folder.resolve(), **options, **more).eval()
         )
 
 
