@@ -46,7 +46,7 @@ def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model
 def report_tensors(
     folder: Path, model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]
 ) -> None:
-    """Mark missing parameters, and warn of tensors that are not used; raises ConfigurationError for missing buffers."""
+    """Mark missing parameters, warn of unused tensors, and raise ConfigurationError for missing buffers."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if lost := set(missing) - set(parameters):
         raise missing_weights(folder, lost)
