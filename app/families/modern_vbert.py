@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class ModernVBERT:
+class ModernVBERT(Family):
     name = "ModernVBERT"
     folders = (
         ModelFolder("colpali_engine_model"),
@@ -32,9 +32,6 @@ class ModernVBERT:
     variables = (Variable("COLPALI_ENGINE_MODEL_NAME", "ModernVBERT model that download.py bakes"),)
     libraries = ("torch", "colpali_engine")
     requirements = "requirements/colpali.txt"
-
-    def is_named(self, names: Mapping[str, str]) -> bool:
-        return "COLPALI_ENGINE_MODEL_NAME" in names
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
@@ -65,7 +62,7 @@ class ModernVBERT:
         return TorchModel(text, image, _meta(models_dir))
 
 
-FAMILY: Family = ModernVBERT()
+FAMILY = ModernVBERT()
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> tuple[TorchTower, TorchTower]:

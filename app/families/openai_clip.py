@@ -16,7 +16,7 @@ from app.towers import Padding, TorchModel
 _MODEL_TYPES = ("clip", "metaclip_2", "chinese_clip")
 
 
-class OpenAICLIP:
+class OpenAICLIP(Family):
     name = "OpenAI CLIP"
     folders = (
         ModelFolder("openai_clip"),
@@ -60,7 +60,7 @@ class OpenAICLIP:
         return load_saved(model, processor, trust_remote_code, _towers)
 
 
-FAMILY: Family = OpenAICLIP()
+FAMILY = OpenAICLIP()
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:

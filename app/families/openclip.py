@@ -45,7 +45,7 @@ _HUB = "hf-hub:"
 _INTERPOLATION = {"bicubic": 3, "bilinear": 2}
 
 
-class OpenCLIP:
+class OpenCLIP(Family):
     name = "OpenCLIP"
     folders = (ModelFolder("openclip"),)
     variables = (
@@ -54,9 +54,6 @@ class OpenCLIP:
     )
     libraries = ("torch", "open_clip")
     requirements = "requirements/openclip.txt"
-
-    def is_named(self, names: Mapping[str, str]) -> bool:
-        return "OPEN_CLIP_MODEL_NAME" in names
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
@@ -129,7 +126,7 @@ class OpenCLIP:
             )
 
 
-FAMILY: Family = OpenCLIP()
+FAMILY = OpenCLIP()
 
 
 def _embed_image(model: Any, pixel_values: "torch.Tensor") -> "torch.Tensor":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _OTHER_FAMILIES = ("siglip", "siglip2", "modernvbert")
 
 
-class SentenceTransformerPair:
+class SentenceTransformerPair(Family):
     name = "sentence-transformers"
     folders = (ModelFolder("clip", ("modules.json",)), ModelFolder("text", ("modules.json",)))
     variables = (
@@ -81,7 +81,7 @@ class SentenceTransformerPair:
         )
 
 
-FAMILY: Family = SentenceTransformerPair()
+FAMILY = SentenceTransformerPair()
 
 
 def load_folder(folder: Path, trust_remote_code: bool) -> Any:

@@ -20,15 +20,12 @@ from app.towers import Padding, TorchModel
 _TRAINED_LENGTH = 64
 
 
-class SigLIP:
+class SigLIP(Family):
     name = "SigLIP"
     folders = (ModelFolder("siglip"),)
     variables = (Variable("SIGLIP_MODEL_NAME", "SigLIP model that download.py bakes"),)
     libraries = ("torch", "transformers")
     requirements = "requirements.txt"
-
-    def is_named(self, names: Mapping[str, str]) -> bool:
-        return "SIGLIP_MODEL_NAME" in names
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
@@ -49,7 +46,7 @@ class SigLIP:
         return load_saved(folder, processor, trust_remote_code, _towers, lower_case=True)
 
 
-FAMILY: Family = SigLIP()
+FAMILY = SigLIP()
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
