@@ -104,7 +104,7 @@ class OpenCLIP(Family):
             tokenizer = _tokenizer(place, folder, description["model_cfg"])
             text = locked(lambda text: {"input_ids": tokenizer([text])})
             pad_id = int(getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
-            full = Embeds(model, _embed_text)
+            full = Embeds(model, lambda model, input_ids: model.encode_text(input_ids))
             shortened = _shortened(text, pad_id)
             any_length = (full, Embeds(model, _embed_text_of_any_length))
             takes_any_length = next((each for each in any_length if _same(full, text, each, shortened)), None)
@@ -118,7 +118,7 @@ class OpenCLIP(Family):
                     Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
                 ),
                 image=image_tower(
-                    Normalized(Embeds(model, _embed_image)),
+                    Normalized(Embeds(model, lambda model, pixel_values: model.encode_image(pixel_values))),
                     ImageProcessor.from_processor(_processor_config(preprocess)),
                     lambda image: {"pixel_values": transform(image).numpy()},
                 ),
@@ -129,18 +129,8 @@ class OpenCLIP(Family):
 FAMILY = OpenCLIP()
 
 
-def _embed_image(model: Any, pixel_values: "torch.Tensor") -> "torch.Tensor":
-    embeddings: torch.Tensor = model.encode_image(pixel_values)
-    return embeddings
-
-
-def _embed_text(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
-    embeddings: torch.Tensor = model.encode_text(input_ids)
-    return embeddings
-
-
 def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
-    """CLIP.encode_text for texts that are not padded to the full length: the same, with fewer positions."""
+    """CLIP.encode_text for texts that are not padded to the full length: it uses only the first positions."""
     import torch
     from open_clip.transformer import text_global_pool
 
@@ -160,7 +150,7 @@ def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.T
 
 @contextmanager
 def _as_open_clip_lays_it(folder: Path, description: dict[str, Any]) -> Iterator[Path]:
-    """A temporary folder that open_clip's "local-dir:" takes, without weights and with nothing in it to look up."""
+    """A temporary folder for open_clip's "local-dir:", without weights and without references to the hub."""
     description = copy.deepcopy(description)
     text = (folder / "text").resolve()
     with tempfile.TemporaryDirectory() as name:
@@ -217,7 +207,7 @@ def _tokenizer(place: Path, folder: Path, model_config: dict[str, Any]) -> Any:
 
 
 def _shortened(reference: Processor, pad_id: int) -> Processor:
-    """Without the padding that open_clip adds up to the full length."""
+    """The token ids of `reference` without the padding that open_clip adds up to the full length."""
 
     def prepare(text: str) -> Inputs:
         ids = reference(text)["input_ids"]
@@ -228,6 +218,7 @@ def _shortened(reference: Processor, pad_id: int) -> Processor:
 
 
 def _same(full: Any, reference: Processor, short: Any, shortened: Processor) -> bool:
+    """Whether the module `short` embeds shortened texts as `full` embeds padded ones."""
     import torch
 
     def embed(module: Any, prepare: Processor, text: str) -> torch.Tensor:
@@ -259,8 +250,8 @@ def _text_processor(tokenizer: Any, pad_id: int | None) -> TextProcessor | None:
 
 
 def _processor_config(preprocess: Any) -> dict[str, Any]:
-    """The same as the config of an image processor of transformers."""
-    size = preprocess.size if isinstance(preprocess.size, int) else tuple(preprocess.size)
+    """open_clip's preprocessing as the config of an image processor of transformers."""
+    size = preprocess.size
     height, width = (size, size) if isinstance(size, int) else size
     shortest = preprocess.resize_mode == "shortest" and height == width
     return {

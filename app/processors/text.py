@@ -4,6 +4,7 @@ A tokenizer reads a text of any length to its end, at a megabyte a second. So it
 tokens that count do not depend on what follows. Tokenizers split each word by itself, so two words beyond the cut are
 enough. BPE merges neighbours, so as many tokens again are enough, too. Unigram may split a longer word differently
 from its first letter on, so it gets more of an endless word.
+
 The cleaning before an open_clip tokenizer follows `basic_clean` and its neighbours in open_clip/tokenizer.py.
 """
 
