@@ -18,7 +18,7 @@ from PIL import Image
 from app.errors import ABOUT_PICTURES, BrokenPicture, InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import Decoded
 from app.processors.formats import format_of
-from app.processors.worker import DECODE, IDLE_SECONDS, REQUEST
+from app.processors.worker import DECODE, DROP, IDLE_SECONDS, REQUEST
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,10 @@ class _Ended(Exception):
 
 
 class _Process:
-    """One process, which has one picture at a time. `is_done` says that it is done with the last one."""
+    """One process, which has one picture at a time.
+
+    `expects` says what it waits for: "picture", "word" (DECODE or DROP), or nothing while it works.
+    """
 
     def __init__(self) -> None:
         environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
@@ -47,7 +50,7 @@ class _Process:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests: IO[bytes] = self._process.stdin
         self._answers: IO[bytes] = self._process.stdout
-        self.is_done = True
+        self.expects = "picture"
         self.idle_since = 0.0
         self.stalled = False
 
@@ -57,7 +60,7 @@ class _Process:
 
     def send(self, *parts: bytes) -> None:
         """Raises _Ended."""
-        self.is_done = False
+        self.expects = ""
         try:
             for part in parts:
                 self._requests.write(part)
@@ -66,13 +69,13 @@ class _Process:
             raise _Ended from error
 
     def answer(self) -> dict[str, Any]:
-        """Raises _Ended, or InvalidRequest, with which it is done with the picture."""
+        """Raises _Ended, or InvalidRequest, after which it expects the next picture."""
         line = self._answers.readline()
         if not line.endswith(b"\n"):
             raise _Ended
         fields: dict[str, Any] = json.loads(line)
         if "error" in fields:
-            self.is_done = True
+            self.expects = "picture"
             raise ABOUT_PICTURES.get(fields["cause"], InvalidRequest)(fields["error"])
         return fields
 
@@ -83,14 +86,14 @@ class _Process:
             raise _Ended
         return data
 
+    def exit_status(self) -> int:
+        """What it ended with: minus the signal that ended it."""
+        return self._process.wait()
+
     def give_up(self) -> None:
         """End it from another thread than the one that waits for it."""
         self.stalled = True
         self._process.kill()
-
-    def exit_status(self) -> int:
-        """What it ended with: minus the signal that ended it."""
-        return self._process.wait()
 
     def end(self) -> None:
         self._process.kill()
@@ -119,7 +122,7 @@ class RarePicture:
         width, height = fields["size"]
         mode: str = fields["mode"]
         pixels = self._process.read(width * height * len(mode))
-        self._process.is_done = True
+        self._process.expects = "picture"
         return Decoded(Image.frombytes(mode, (width, height), pixels), (width, height))
 
 
@@ -146,7 +149,9 @@ class DecoderProcesses:
         guard.start()
         try:
             process.send(REQUEST.pack(self._max_pixels, self._seconds, self._legacy, len(data)), data)
-            yield RarePicture(process, process.answer())
+            fields = process.answer()
+            process.expects = "word"
+            yield RarePicture(process, fields)
         except _Ended as error:
             raise self._why_ended(process, data) from error
         finally:
@@ -173,7 +178,11 @@ class DecoderProcesses:
         return _Process()
 
     def _put_back(self, process: _Process) -> None:
-        if not process.is_done:
+        if process.expects == "word":
+            with contextlib.suppress(_Ended):
+                process.send(DROP)
+                process.expects = "picture"
+        if process.expects != "picture":
             process.end()
             return
         process.idle_since = time.monotonic()

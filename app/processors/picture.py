@@ -52,7 +52,7 @@ class PictureProcessor:
 
     def __call__(self, content: bytes) -> Inputs:
         """The arrays of the picture in a base64 text; raises InvalidRequest or Unavailable."""
-        with self._open(content) as picture, self._memory(picture.decoded_bytes):
+        with self.open(content) as picture, self._memory(picture.decoded_bytes):
             if isinstance(self._processor, ImageProcessor):
                 least = self._least_size(self._processor, picture.size) if self._fast else None
                 return self._processor.prepare(picture.decode(least), self._fast)
@@ -63,8 +63,8 @@ class PictureProcessor:
         return [self(content) for content in contents]
 
     @contextmanager
-    def _open(self, text: bytes) -> Iterator[CommonPicture | RarePicture]:
-        """The picture in a base64 text, of which the header was read."""
+    def open(self, text: bytes) -> Iterator[CommonPicture | RarePicture]:
+        """The picture in a base64 text, of which only the header was read; raises InvalidRequest or Unavailable."""
         data = decode_base64(text)
         if not data:
             raise InvalidRequest("is empty")

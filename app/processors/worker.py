@@ -4,7 +4,7 @@ It reads from standard input and answers on standard output:
 
     ->  max_pixels, seconds, legacy, length (see REQUEST), then the picture's bytes
     <-  {"size": [width, height], "decoded_bytes": n} or {"error": ...}, one line of JSON
-    ->  DECODE
+    ->  DECODE or DROP
     <-  {"size": [width, height], "mode": "RGB" or "L"} and the pixels of the upright picture, or {"error": ...}
 
 A decoder that takes too long is ended by SIGPROF after so many seconds of computing, wherever it is. Nothing
@@ -31,7 +31,7 @@ from app.processors.decode import check_pixels, decode_rare, named_errors
 from app.processors.formats import COMMON, RARE
 
 REQUEST = struct.Struct("<Qd?Q")
-DECODE = b"D"
+DECODE, DROP = b"D", b"X"
 
 IDLE_SECONDS = 60.0
 # What decoding a picture takes beside its pixels; OpenJPEG keeps four bytes for each sample.
