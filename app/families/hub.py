@@ -19,14 +19,8 @@ _Fetched = TypeVar("_Fetched")
 # Weights of other libraries, which would be downloaded for nothing.
 _NOT_NEEDED = tuple("*.h5 *.msgpack *.ot *.onnx *.tflite *.pb *.gguf onnx/* openvino/* coreml/*".split())
 _OLDER_WEIGHTS = (".bin", ".pt", ".pth")
-TOKENIZER = (
-    "config.json",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
+TOKENIZER = tuple(
+    "config.json tokenizer* vocab* merges.txt *.model special_tokens_map.json added_tokens.json".split()
 )
 # hf_xet tries again for minutes where its storage is not reached; without it the ordinary way goes on at once.
 _XET = {"CONNECT_TIMEOUT": "5s", "READ_TIMEOUT": "8s", "RETRY_MAX_ATTEMPTS": "1", "RETRY_MAX_DURATION": "10s"}
