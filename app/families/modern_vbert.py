@@ -62,9 +62,6 @@ class ModernVBERT(Family):
         return TorchModel(text, image, _meta(models_dir))
 
 
-FAMILY = ModernVBERT()
-
-
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> tuple[TorchTower, TorchTower]:
     """Of texts and of pictures."""
     from app.families.torch_towers import Embeds, Normalized, by_tokenizer, first_item, image_tower, text_tower

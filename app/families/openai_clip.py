@@ -60,9 +60,6 @@ class OpenAICLIP(Family):
         return load_saved(model, processor, trust_remote_code, _towers)
 
 
-FAMILY = OpenAICLIP()
-
-
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     from app.families.pretrained import image_embeddings, text_embeddings
     from app.families.torch_towers import (

@@ -126,9 +126,6 @@ class OpenCLIP(Family):
             )
 
 
-FAMILY = OpenCLIP()
-
-
 def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
     """CLIP.encode_text for texts that are not padded to the full length: it uses only the first positions."""
     import torch

@@ -81,9 +81,6 @@ class SentenceTransformerPair(Family):
         )
 
 
-FAMILY = SentenceTransformerPair()
-
-
 def load_folder(folder: Path, trust_remote_code: bool) -> Any:
     """The SentenceTransformer in a folder, on the CPU, in float32; raises ConfigurationError."""
     import torch

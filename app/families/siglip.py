@@ -46,9 +46,6 @@ class SigLIP(Family):
         return load_saved(folder, processor, trust_remote_code, _towers, lower_case=True)
 
 
-FAMILY = SigLIP()
-
-
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     from app.families.pretrained import image_embeddings, text_embeddings
     from app.families.torch_towers import (

@@ -1,6 +1,7 @@
 """Layouts that Pillow misreads: they are refused or mended, and never give a wrong picture.
 
-They were found by comparing Pillow with tifffile, OpenJPEG and the formats' specifications: tests/processors/test_layouts.py.
+They were found by comparing Pillow with tifffile, OpenJPEG and the formats' specifications; see
+tests/processors/test_layouts.py.
 """
 
 import io
