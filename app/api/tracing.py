@@ -63,16 +63,16 @@ class RequestTrace:
                 self._add(name, start, end, attributes)
 
     def _add(self, name: str, start: float, end: float, attributes: Mapping[str, str | int] | None = None) -> None:
-        """A span inside, which has ended already. Seconds of time.monotonic()."""
+        """Add a child span that has ended. Times are seconds of time.monotonic()."""
         began, ended = (int((self._epoch + moment) * 1e9) for moment in (start, end))
         inside = trace.set_span_in_context(self._span)
         self._tracer.start_span(name, inside, attributes=attributes, start_time=began).end(ended)
 
 
 def _phases(passages: Sequence[Passage], added: float, over: float) -> Iterator[tuple[str, float, float]]:
-    """Name, start and end of each phase. A phase that has not ended when the request is over ends then.
+    """Name, start and end of each phase that began; one that did not end is given the end of the request, `over`.
 
-    Items that earlier requests asked for may have been taken before this request was added.
+    An item that an earlier request asked for too may have been taken before this request was `added`.
     """
     taken, prepared, started, *_ = (min(filter(None, stamps), default=0.0) for stamps in zip(*passages, strict=True))
     _, all_prepared, _, ended, _ = map(max, zip(*passages, strict=True))
@@ -124,34 +124,30 @@ class Tracer:
 
 
 class _Exporter(SpanExporter):
-    """Says once that spans do not arrive, and why, and once that they do again: the libraries say it at each attempt.
+    """Logs once that spans do not arrive, and why, and once that they do again; the libraries log each attempt.
 
-    A collector that is only too slow fails and recovers all the time, which is said once a minute.
+    A collector that fails and recovers all the time is named once a minute.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._said_failure, self._quiet_until = False, 0.0
+        self._failing, self._quiet_until = False, 0.0
         self._logs = [logging.getLogger(name) for name in (type(exporter).__module__, _QUEUE_OF_SPANS)]
         for log in self._logs:
             log.addFilter(self._take_line)
 
     def _take_line(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.WARNING:
-            self._fail(record.getMessage())
-        return False
-
-    def _fail(self, cause: str) -> None:
-        if not self._said_failure and (now := time.monotonic()) > self._quiet_until:
-            self._said_failure, self._quiet_until = True, now + _SAY_EVERY
+        now = time.monotonic()
+        if record.levelno >= logging.WARNING and not self._failing and now > self._quiet_until:
+            self._failing, self._quiet_until = True, now + _SAY_EVERY
+            cause = record.getMessage()
             _log.warning("spans do not reach the collector; they are dropped while that lasts: %s", cause)
+        return False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
-        if result is not SpanExportResult.SUCCESS:
-            self._fail("the exporter does not say why")
-        elif self._said_failure:
-            self._said_failure = False
+        if self._failing and result is SpanExportResult.SUCCESS:
+            self._failing = False
             _log.info("spans reach the collector again")
         return result
 

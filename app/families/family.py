@@ -1,13 +1,13 @@
 """What a model family is: its folders, its own variables, how it is loaded and baked."""
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from app.errors import ConfigurationError
-from app.towers import Processor, TorchModel
+from app.towers import TorchModel
 
 
 @dataclass(frozen=True)
@@ -31,54 +31,38 @@ class Variable:
     meaning: str
 
 
-class Family(Protocol):
+class Family(ABC):
     """One file in app/families. Its module imports no torch: what serves a compiled model has none.
 
     `libraries` are what loading needs, and `requirements` is the file that installs them.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def folders(self) -> tuple[ModelFolder, ...]: ...
-
-    @property
-    def variables(self) -> tuple[Variable, ...]: ...
-
-    @property
-    def libraries(self) -> tuple[str, ...]: ...
-
-    @property
-    def requirements(self) -> str: ...
+    name: str
+    folders: tuple[ModelFolder, ...]
+    variables: tuple[Variable, ...]
+    libraries: tuple[str, ...]
+    requirements: str
 
     def is_named(self, names: Mapping[str, str]) -> bool:
-        """Whether `names`, the variables that are set, ask for this family.
+        """Whether `names`, the variables that are set, ask for this family: whether its first one is among them.
 
         Raises ConfigurationError if they do and something is missing or does not fit.
         """
-        ...
+        return self.variables[0].name in names
 
+    @abstractmethod
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         """Write this family's folders into `target`, from the hub by way of `downloads`.
 
-        Raises ConfigurationError that says the way out.
+        Raises ConfigurationError that says what to do.
         """
-        ...
 
+    @abstractmethod
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         """Load the model on the CPU in float32, without network.
 
         Raises ConfigurationError that names the folder and says how to get a model.
         """
-        ...
-
-    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-        """The processor of the family's own library for the tower "image" or "text".
-
-        A compiled tower needs it where ours would not give the same arrays. Raises ConfigurationError.
-        """
-        ...
 
 
 def require_libraries(family: Family) -> None:

@@ -26,6 +26,10 @@ _OTHER_WEIGHTS = {
 BEING_REPLACED = ".being-replaced"
 """A file in MODELS_DIR while folders are replaced; what it lies beside may be of two models."""
 _LFS_POINTER = b"version https://git-lfs"
+# Larger files are sampled by fingerprint().
+_MAX_READ_WHOLE = 2**20
+_SAMPLES = 1024
+_SAMPLE_BYTES = 512
 
 
 def trust_remote_code(settings: Settings) -> bool:
@@ -96,14 +100,23 @@ def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
     raise ConfigurationError(f"{name} holds no weights ({', '.join(WEIGHTS)}); take a repository or folder that does")
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, without its texts (*.md)."""
+def fingerprint(*folders: Path, below: Path) -> str:
+    """A name for the content of model folders: it depends on no path above `below`, no time and no machine.
+
+    A large file counts with its size and 1,024 samples: further training changes nearly all bytes of the weights.
+    """
     whole = hashlib.sha256()
-    for path in content_files(folder):
+    for path in (path for folder in folders for path in content_files(folder)):
+        size = path.stat().st_size
+        whole.update(f"{path.relative_to(below).as_posix()} {size}\n".encode(errors="surrogateescape"))
         with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder)} {content}\n".encode())
-    return whole.hexdigest()
+            if size <= _MAX_READ_WHOLE:
+                whole.update(file.read())
+                continue
+            for part in range(_SAMPLES):
+                file.seek(part * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                whole.update(file.read(_SAMPLE_BYTES))
+    return whole.hexdigest()[:24]
 
 
 def content_files(folder: Path) -> list[Path]:
@@ -171,7 +184,7 @@ def _is_whole_safetensors(path: Path) -> bool:
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """What a library throws while it loads a model folder, as a ConfigurationError that says where and what to do."""
+    """Turns whatever a library raises while it loads `folder` into a ConfigurationError that says what to do."""
     try:
         yield
     except ConfigurationError:
@@ -185,9 +198,9 @@ def loading(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def without_damaged_files(source: Path) -> Iterator[None]:
-    """Around the use of what was downloaded: if it cannot be used, files that are damaged are downloaded afresh.
+    """If the block fails, removes the damaged files from the download `source`, so that the next call fetches them.
 
-    What is whole is kept, for the error may be in the settings.
+    Whole files stay, since the error may be in the settings.
     """
     try:
         yield

@@ -19,14 +19,8 @@ _Fetched = TypeVar("_Fetched")
 # Weights of other libraries, which would be downloaded for nothing.
 _NOT_NEEDED = tuple("*.h5 *.msgpack *.ot *.onnx *.tflite *.pb *.gguf onnx/* openvino/* coreml/*".split())
 _OLDER_WEIGHTS = (".bin", ".pt", ".pth")
-TOKENIZER = (
-    "config.json",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
+TOKENIZER = tuple(
+    "config.json tokenizer* vocab* merges.txt *.model special_tokens_map.json added_tokens.json".split()
 )
 # hf_xet tries again for minutes where its storage is not reached; without it the ordinary way goes on at once.
 _XET = {"CONNECT_TIMEOUT": "5s", "READ_TIMEOUT": "8s", "RETRY_MAX_ATTEMPTS": "1", "RETRY_MAX_DURATION": "10s"}
@@ -102,9 +96,10 @@ def _patiently(fetch: Callable[[], _Fetched]) -> _Fetched:
 
 def _asked_to_wait(error: Any) -> int | None:
     """Seconds, if the hub says that it is asked too often."""
-    if error.response is None or error.response.status_code != 429:
+    response = getattr(error, "response", None)
+    if response is None or response.status_code != 429:
         return None
-    after = error.response.headers.get("Retry-After", "")
+    after = response.headers.get("Retry-After", "")
     return int(after) if after.isdecimal() else 10
 
 
@@ -126,7 +121,7 @@ def _parse(name: str) -> tuple[str, str | None]:
 
 @contextmanager
 def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
-    """Errors of the hub's client as a ConfigurationError that names the cause and the cure."""
+    """Turns errors of the hub's client into a ConfigurationError that names the cause and what to do."""
     import httpx2
     from huggingface_hub import constants, errors
 
@@ -145,7 +140,7 @@ def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
         raise ConfigurationError(f"{repository} has no revision {revision}; leave out @{revision}") from error
     except errors.HFValidationError as error:
         raise ConfigurationError(f"{repository} is not a valid model name: {first_line(error)}") from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+    except (errors.LocalEntryNotFoundError, httpx2.TransportError, ConnectionError) as error:
         raise ConfigurationError(_unreachable(repository, error)) from error
     except ImportError as error:
         if "socks" not in str(error).lower():
@@ -154,21 +149,17 @@ def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
             "a SOCKS proxy (ALL_PROXY or HTTPS_PROXY) needs a package that is not installed: "
             "pip install socksio, or use an HTTP proxy"
         ) from error
-    except (httpx2.TransportError, ConnectionError) as error:
-        raise ConfigurationError(_unreachable(repository, error)) from error
     except json.JSONDecodeError as error:
         raise ConfigurationError(
             f"{constants.ENDPOINT} answers with a page, not with JSON as the hub does; perhaps your network wants "
             f"you to log in. Open it in a browser, or check HF_ENDPOINT and the proxy; nothing was downloaded"
         ) from error
-    except errors.HfHubHTTPError as error:
+    except (errors.HfHubHTTPError, OSError, RuntimeError) as error:
         if (wait := _asked_to_wait(error)) is not None:
             raise ConfigurationError(
                 f"the hub refuses so many requests (429) for another {wait} s: run this again then, or set "
                 "HF_TOKEN, which allows more"
             ) from error
-        raise ConfigurationError(f"{repository} cannot be downloaded: {first_line(error)}") from error
-    except (OSError, RuntimeError) as error:
         raise ConfigurationError(f"{repository} cannot be downloaded: {first_line(error)}") from error
 
 

@@ -13,13 +13,13 @@ from app.families.folders import hub_snapshot, loading, read_config, without_dam
 from app.families.tokenizer import as_its_files_say
 from app.processors.text import TextProcessor
 from app.processors.tiles import TileProcessor
-from app.towers import Inputs, Padding, Processor, TorchModel, TorchTower
+from app.towers import Inputs, Padding, TorchModel, TorchTower
 
 if TYPE_CHECKING:
     import torch
 
 
-class ModernVBERT:
+class ModernVBERT(Family):
     name = "ModernVBERT"
     folders = (
         ModelFolder("colpali_engine_model"),
@@ -32,9 +32,6 @@ class ModernVBERT:
     variables = (Variable("COLPALI_ENGINE_MODEL_NAME", "ModernVBERT model that download.py bakes"),)
     libraries = ("torch", "colpali_engine")
     requirements = "requirements/colpali.txt"
-
-    def is_named(self, names: Mapping[str, str]) -> bool:
-        return "COLPALI_ENGINE_MODEL_NAME" in names
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
@@ -55,27 +52,28 @@ class ModernVBERT:
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
-        folder = _model_folder(models_dir)
-        text, image = _towers(_model(folder), _processor(_processor_folder(models_dir)), read_config(folder))
+        model, processor = models_dir / "colpali_engine_model", models_dir / "colpali_engine_processor"
+        # The old download.py left both in hub caches below these folders.
+        if not any(model.glob("*.safetensors")):
+            model = hub_snapshot(model)
+        if not (processor / "tokenizer_config.json").is_file():
+            processor = hub_snapshot(processor)
+        text, image = _towers(_model(model), _processor(processor), read_config(model))
         return TorchModel(text, image, _meta(models_dir))
-
-    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-        require_libraries(self)
-        processor = _processor(_processor_folder(models_dir))
-        if tower == "image":
-            return _image_reference(processor)
-        return _text_reference(processor, _length(read_config(_model_folder(models_dir))))
-
-
-FAMILY: Family = ModernVBERT()
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> tuple[TorchTower, TorchTower]:
     """Of texts and of pictures."""
-    from app.families.torch_towers import Embeds, Normalized, image_tower, text_tower
+    from app.families.torch_towers import Embeds, Normalized, by_tokenizer, first_item, image_tower, text_tower
 
-    length = _length(config)
-    text = _text_reference(processor, length)
+    def by_library(image: Any) -> Inputs:
+        """As process_images(), without its mask of pixels: tiles have no padding."""
+        inputs = first_item(processor.process_images([image]))
+        return {name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+
+    length: int = config["text_config"]["max_position_embeddings"]
+    # As process_texts(), which only tokenizes, but cut at the model's length.
+    text = by_tokenizer(processor.tokenizer, length, return_token_type_ids=False)
     padding = Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, length)
     return text_tower(
         Normalized(Embeds(model, _embed_text)),
@@ -85,25 +83,9 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> tuple[TorchTo
     ), image_tower(
         Normalized(Embeds(model, _embed_image)),
         TileProcessor.from_processor(processor.image_processor.to_dict(), _prompt_of(processor)),
-        _image_reference(processor),
+        by_library,
         padding,
     )
-
-
-def _model_folder(models_dir: Path) -> Path:
-    """Where the weights are: in the folder, or in the hub cache that the old download.py made there."""
-    folder = models_dir / "colpali_engine_model"
-    return folder if any(folder.glob("*.safetensors")) else hub_snapshot(folder)
-
-
-def _processor_folder(models_dir: Path) -> Path:
-    folder = models_dir / "colpali_engine_processor"
-    return folder if (folder / "tokenizer_config.json").is_file() else hub_snapshot(folder)
-
-
-def _length(config: dict[str, Any]) -> int:
-    length: int = config["text_config"]["max_position_embeddings"]
-    return length
 
 
 def _meta(models_dir: Path) -> dict[str, Any]:
@@ -121,19 +103,13 @@ def _meta(models_dir: Path) -> dict[str, Any]:
 
 
 def _model(folder: Path) -> Any:
-    import torch
-
+    from app.families.pretrained import load_model
     from app.families.torch_towers import stay_offline
-    from app.families.weights import load_with_transformers
 
     stay_offline()
     from colpali_engine.models import BiModernVBert
 
-    options = {"dtype": torch.float32, "local_files_only": True}
-    with loading(folder):
-        return load_with_transformers(
-            folder, lambda more: BiModernVBert.from_pretrained(folder, **options, **more).eval()
-        )
+    return load_model(folder, trust_remote_code=False, kind=BiModernVBert)
 
 
 def _processor(folder: Path) -> Any:
@@ -191,7 +167,7 @@ def _mean_over_tokens(inner: Any, embeddings: "torch.Tensor", attention_mask: "t
 
 
 def _prompt_of(processor: Any) -> Callable[[int, int], list[int]]:
-    """The tokens that stand for so many rows and columns of tiles, in the prompt of the library."""
+    """The tokens of the library's prompt for a picture, by how many rows and columns of tiles it has."""
 
     def prompt(rows: int, columns: int) -> list[int]:
         cut = rows * columns > 1
@@ -202,22 +178,3 @@ def _prompt_of(processor: Any) -> Callable[[int, int], list[int]]:
         return tokens
 
     return prompt
-
-
-def _image_reference(processor: Any) -> Processor:
-    """As process_images(), without its mask of pixels: tiles have no padding."""
-    from app.families.torch_towers import first_item
-
-    def prepare(image: Any) -> Inputs:
-        inputs = first_item(processor.process_images([image]))
-        return {name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")}
-
-    return prepare
-
-
-def _text_reference(processor: Any, length: int) -> Processor:
-    """As process_texts(), which only tokenizes, but cut at the model's length."""
-    from app.families.torch_towers import locked
-
-    options = {"truncation": True, "max_length": length, "return_tensors": "pt"}
-    return locked(lambda text: processor.tokenizer([text], return_token_type_ids=False, **options))

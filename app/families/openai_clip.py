@@ -9,15 +9,14 @@ from typing import Any
 
 from app.errors import ConfigurationError
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import loading, read_config
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
-from app.towers import Padding, Processor, TorchModel
+from app.towers import Padding, TorchModel
 
 _MODEL_TYPES = ("clip", "metaclip_2", "chinese_clip")
 
 
-class OpenAICLIP:
+class OpenAICLIP(Family):
     name = "OpenAI CLIP"
     folders = (
         ModelFolder("openai_clip"),
@@ -55,33 +54,27 @@ class OpenAICLIP:
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
-        from app.families.pretrained import load_model, load_processor
+        from app.families.pretrained import load_saved
 
-        folder = models_dir / "openai_clip"
-        model = load_model(folder, trust_remote_code)
-        processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
-        with loading(folder):
-            return _towers(model, processor, read_config(folder))
-
-    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-        require_libraries(self)
-        from app.families.pretrained import load_processor
-
-        processor = load_processor(models_dir / "openai_clip_processor", trust_remote_code)
-        if tower == "image":
-            return _image_reference(processor)
-        return _text_reference(processor, _length(read_config(models_dir / "openai_clip")))
-
-
-FAMILY: Family = OpenAICLIP()
+        model, processor = models_dir / "openai_clip", models_dir / "openai_clip_processor"
+        return load_saved(model, processor, trust_remote_code, _towers)
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     from app.families.pretrained import image_embeddings, text_embeddings
-    from app.families.torch_towers import Embeds, Normalized, image_tower, text_tower
+    from app.families.torch_towers import (
+        Embeds,
+        Normalized,
+        by_image_processor,
+        by_tokenizer,
+        image_tower,
+        text_tower,
+    )
 
-    length, tokenizer = _length(config), processor.tokenizer
-    text = _text_reference(processor, length)
+    # What the text tower has positions for; the tokenizer of a Long-CLIP still says 77.
+    length = int(config.get("text_config", {}).get("max_position_embeddings", 77))
+    tokenizer = processor.tokenizer
+    text = by_tokenizer(tokenizer, length)
     return TorchModel(
         text=text_tower(
             Normalized(Embeds(model, text_embeddings)),
@@ -92,25 +85,7 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
         image=image_tower(
             Normalized(Embeds(model, image_embeddings)),
             ImageProcessor.from_processor(processor.image_processor.to_dict()),
-            _image_reference(processor),
+            by_image_processor(processor.image_processor),
         ),
         meta=config,
     )
-
-
-def _length(config: dict[str, Any]) -> int:
-    """What the text tower has positions for; the tokenizer of a Long-CLIP still says 77."""
-    return int(config.get("text_config", {}).get("max_position_embeddings", 77))
-
-
-def _image_reference(processor: Any) -> Processor:
-    from app.families.torch_towers import first_item
-
-    return lambda image: first_item(processor.image_processor(images=[image], return_tensors="pt"))
-
-
-def _text_reference(processor: Any, length: int) -> Processor:
-    from app.families.torch_towers import locked
-
-    options = {"truncation": True, "max_length": length, "return_tensors": "pt"}
-    return locked(lambda text: processor.tokenizer([text], **options))

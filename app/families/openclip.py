@@ -15,7 +15,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ _HUB = "hf-hub:"
 _INTERPOLATION = {"bicubic": 3, "bilinear": 2}
 
 
-class OpenCLIP:
+class OpenCLIP(Family):
     name = "OpenCLIP"
     folders = (ModelFolder("openclip"),)
     variables = (
@@ -56,12 +55,9 @@ class OpenCLIP:
     libraries = ("torch", "open_clip")
     requirements = "requirements/openclip.txt"
 
-    def is_named(self, names: Mapping[str, str]) -> bool:
-        return "OPEN_CLIP_MODEL_NAME" in names
-
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
-        from app.families.hub import TOKENIZER, download
+        from app.families.hub import TOKENIZER, download, wanted_files
 
         folder = target / "openclip"
         folder.mkdir()
@@ -78,7 +74,10 @@ class OpenCLIP:
         text = description["model_cfg"]["text_cfg"]
         tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
         if tower or tokenizer:
-            shutil.copytree(download(tokenizer or tower, downloads, TOKENIZER), folder / "text", ignore=_not_of_text)
+            (folder / "text").mkdir()
+            source = download(tokenizer or tower, downloads, TOKENIZER)
+            for file in wanted_files((path.name for path in source.iterdir() if path.is_file()), TOKENIZER):
+                shutil.copy(source / file, folder / "text")
         if tower and tokenizer and tower != tokenizer:
             shutil.copy(download(tower, downloads, ("config.json",)) / "config.json", folder / "text")
         shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
@@ -93,7 +92,7 @@ class OpenCLIP:
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
-        from app.families.torch_towers import Embeds, Normalized, image_tower, stay_offline, text_tower
+        from app.families.torch_towers import Embeds, Normalized, image_tower, locked, stay_offline, text_tower
 
         stay_offline()
         import open_clip
@@ -103,12 +102,14 @@ class OpenCLIP:
         with loading(folder), _as_open_clip_lays_it(folder, description) as place:
             model = _model(place, folder)
             tokenizer = _tokenizer(place, folder, description["model_cfg"])
-            text, pad_id = _text_reference(tokenizer), _pad_id(tokenizer)
-            full = Embeds(model, _embed_text)
+            text = locked(lambda text: {"input_ids": tokenizer([text])})
+            pad_id = int(getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
+            full = Embeds(model, lambda model, input_ids: model.encode_text(input_ids))
             shortened = _shortened(text, pad_id)
             any_length = (full, Embeds(model, _embed_text_of_any_length))
             takes_any_length = next((each for each in any_length if _same(full, text, each, shortened)), None)
             preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+            transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
             return TorchModel(
                 text=text_tower(
                     Normalized(takes_any_length or full),
@@ -117,47 +118,16 @@ class OpenCLIP:
                     Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
                 ),
                 image=image_tower(
-                    Normalized(Embeds(model, _embed_image)),
+                    Normalized(Embeds(model, lambda model, pixel_values: model.encode_image(pixel_values))),
                     ImageProcessor.from_processor(_processor_config(preprocess)),
-                    _image_reference(preprocess),
+                    lambda image: {"pixel_values": transform(image).numpy()},
                 ),
                 meta=read_config(folder),
             )
 
-    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-        require_libraries(self)
-        from app.families.torch_towers import stay_offline
-
-        stay_offline()
-        import open_clip
-
-        folder = models_dir / "openclip"
-        description = describe(folder)
-        with loading(folder):
-            if tower == "text":
-                with _as_open_clip_lays_it(folder, description) as place:
-                    return _text_reference(_tokenizer(place, folder, description["model_cfg"]))
-            size = {"size": description["model_cfg"]["vision_cfg"]["image_size"]}
-            default = open_clip.transform.PreprocessCfg()
-            merged = open_clip.transform.merge_preprocess_dict(default, {**description["preprocess_cfg"], **size})
-            return _image_reference(open_clip.transform.PreprocessCfg(**merged))
-
-
-FAMILY: Family = OpenCLIP()
-
-
-def _embed_image(model: Any, pixel_values: "torch.Tensor") -> "torch.Tensor":
-    embeddings: torch.Tensor = model.encode_image(pixel_values)
-    return embeddings
-
-
-def _embed_text(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
-    embeddings: torch.Tensor = model.encode_text(input_ids)
-    return embeddings
-
 
 def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
-    """CLIP.encode_text for texts that are not padded to the full length: the same, with fewer positions."""
+    """CLIP.encode_text for texts that are not padded to the full length: it uses only the first positions."""
     import torch
     from open_clip.transformer import text_global_pool
 
@@ -175,15 +145,9 @@ def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.T
     return projected
 
 
-def _not_of_text(_: str, names: list[str]) -> list[str]:
-    from app.families.hub import TOKENIZER
-
-    return [name for name in names if not any(fnmatch(name, pattern) for pattern in TOKENIZER)]
-
-
 @contextmanager
 def _as_open_clip_lays_it(folder: Path, description: dict[str, Any]) -> Iterator[Path]:
-    """A temporary folder that open_clip's "local-dir:" takes, without weights and with nothing in it to look up."""
+    """A temporary folder for open_clip's "local-dir:", without weights and without references to the hub."""
     description = copy.deepcopy(description)
     text = (folder / "text").resolve()
     with tempfile.TemporaryDirectory() as name:
@@ -239,19 +203,8 @@ def _tokenizer(place: Path, folder: Path, model_config: dict[str, Any]) -> Any:
     return tokenizer
 
 
-def _pad_id(tokenizer: Any) -> int:
-    inner = getattr(tokenizer, "tokenizer", None)
-    return 0 if inner is None else int(inner.pad_token_id or 0)
-
-
-def _text_reference(tokenizer: Any) -> Processor:
-    from app.families.torch_towers import locked
-
-    return locked(lambda text: {"input_ids": tokenizer([text])})
-
-
 def _shortened(reference: Processor, pad_id: int) -> Processor:
-    """Without the padding that open_clip adds up to the full length."""
+    """The token ids of `reference` without the padding that open_clip adds up to the full length."""
 
     def prepare(text: str) -> Inputs:
         ids = reference(text)["input_ids"]
@@ -262,6 +215,7 @@ def _shortened(reference: Processor, pad_id: int) -> Processor:
 
 
 def _same(full: Any, reference: Processor, short: Any, shortened: Processor) -> bool:
+    """Whether the module `short` embeds shortened texts as `full` embeds padded ones."""
     import torch
 
     def embed(module: Any, prepare: Processor, text: str) -> torch.Tensor:
@@ -281,23 +235,20 @@ def _same(full: Any, reference: Processor, short: Any, shortened: Processor) -> 
 def _text_processor(tokenizer: Any, pad_id: int | None) -> TextProcessor | None:
     import open_clip
 
-    if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
-        clean = f"open_clip.{tokenizer.clean_fn.__name__.removeprefix('_clean_')}"
-        backend = getattr(tokenizer.tokenizer, "backend_tokenizer", None)
-        text = backend.to_str() if isinstance(backend, Tokenizer) else None
+    backend = getattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer", None)
+    if isinstance(backend, Tokenizer):
+        text = backend.to_str()
     elif type(tokenizer) is open_clip.SimpleTokenizer and tokenizer.reduction_fn is None:
-        clean = f"open_clip.{tokenizer.clean_fn.__name__.removeprefix('_clean_')}"
         text = from_simple_tokenizer(tokenizer)
     else:
         return None
-    if text is None:
-        return None
+    clean = f"open_clip.{tokenizer.clean_fn.__name__.removeprefix('_clean_')}"
     return TextProcessor(text, tokenizer.context_length, ["input_ids"], clean=clean, pad_id=pad_id)
 
 
 def _processor_config(preprocess: Any) -> dict[str, Any]:
-    """The same as the config of an image processor of transformers."""
-    size = preprocess.size if isinstance(preprocess.size, int) else tuple(preprocess.size)
+    """open_clip's preprocessing as the config of an image processor of transformers."""
+    size = preprocess.size
     height, width = (size, size) if isinstance(size, int) else size
     shortest = preprocess.resize_mode == "shortest" and height == width
     return {
@@ -310,10 +261,3 @@ def _processor_config(preprocess: Any) -> dict[str, Any]:
         "image_mean": preprocess.mean,
         "image_std": preprocess.std,
     }
-
-
-def _image_reference(preprocess: Any) -> Processor:
-    import open_clip
-
-    transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
-    return lambda image: {"pixel_values": transform(image).numpy()}

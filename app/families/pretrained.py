@@ -1,6 +1,7 @@
 """Models and processors as transformers saves them, from a folder or from the hub."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ from app.families.folders import loading, read_config, without_damaged_files
 from app.families.tokenizer import as_its_files_say, require_tokenizer
 from app.families.torch_towers import stay_offline
 from app.families.weights import lacks_weights, load_with_transformers
+from app.towers import TorchModel
 
+# The repository in "OWNER/NAME--module.Class", as an auto_map names code in another repository.
+_CODE_ELSEWHERE = re.compile(r'"([\w.-]+/[\w.-]+?)--(?=[\w.]+")')
 # What bakes a model of this type.
 VARIABLES = {
     "clip": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
@@ -41,15 +45,19 @@ def _embeddings(features: Any) -> torch.Tensor:
     return embeddings
 
 
-def load_model(folder: Path, trust_remote_code: bool) -> Any:
-    """The model in a folder, on the CPU, in float32, for evaluation; raises ConfigurationError."""
+def load_model(folder: Path, trust_remote_code: bool, kind: Any = None) -> Any:
+    """The model in a folder, on the CPU, in float32, in evaluation mode; raises ConfigurationError.
+
+    `kind` is a class with from_pretrained(), AutoModel if None.
+    """
     stay_offline()
     from transformers import AutoModel
 
+    kind = kind or AutoModel
     options = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": trust_remote_code}
     with loading(folder):
         return load_with_transformers(
-            folder, lambda more: AutoModel.from_pretrained(folder.resolve(), **options, **more).eval()
+            folder, lambda more: kind.from_pretrained(folder.resolve(), **options, **more).eval()
         )
 
 
@@ -70,6 +78,20 @@ def load_processor(folder: Path, trust_remote_code: bool, lower_case: bool = Fal
         processor.tokenizer = as_its_files_say(processor.tokenizer, folder, lower_case)
         processor.tokenizer.padding_side = processor.tokenizer.truncation_side = "right"
     return processor
+
+
+def load_saved(
+    model_folder: Path,
+    processor_folder: Path,
+    trust_remote_code: bool,
+    make_towers: Callable[[Any, Any, dict[str, Any]], TorchModel],
+    lower_case: bool = False,
+) -> TorchModel:
+    """What `make_towers` makes of model, processor and config.json; raises ConfigurationError."""
+    model = load_model(model_folder, trust_remote_code)
+    processor = load_processor(processor_folder, trust_remote_code, lower_case)
+    with loading(model_folder):
+        return make_towers(model, processor, read_config(model_folder))
 
 
 def download_model(name: str, downloads: Path, trust_remote_code: bool, model_types: Sequence[str]) -> Path:
@@ -132,7 +154,7 @@ def save_model(
 
 def has_code(source: Path) -> bool:
     """Whether a model names Python code of its own, here or in another repository."""
-    return bool(_code_references(source))
+    return bool(_files_that_name_code(source))
 
 
 def check_remote_code(name: str, source: Path, trust_remote_code: bool) -> None:
@@ -148,39 +170,28 @@ def check_remote_code(name: str, source: Path, trust_remote_code: bool) -> None:
 def copy_with_code(source: Path, target: Path, downloads: Path) -> None:
     """Copy a model as it was downloaded, with the code that it names in other repositories.
 
-    The code is pinned by being kept with the model: references to it become local ones.
+    The code stays as it is now, since it is kept with the model: references to it become local ones.
     """
     from app.families.hub import download
 
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-    for path, config in _code_references(target):
-        for repository in {value.split("--")[0] for value in _references(config) if "--" in value}:
+    for path in _files_that_name_code(target):
+        config = path.read_text(encoding="utf-8")
+        for repository in set(_CODE_ELSEWHERE.findall(config)):
             code = download(repository, downloads, ("*.py",))
             for file in code.rglob("*.py"):
                 place = path.parent / file.relative_to(code)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, place)
-        config["auto_map"] = {key: _without_repository(value) for key, value in config["auto_map"].items()}
-        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+        path.write_text(_CODE_ELSEWHERE.sub('"', config), encoding="utf-8")
 
 
-def _code_references(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The JSON files of a model folder that name code, with their content."""
+def _files_that_name_code(folder: Path) -> list[Path]:
+    """The JSON files of a model folder with an auto_map, which names classes: "module.Class", or "OWNER/NAME--…"."""
     found = []
     for path in sorted(folder.rglob("*.json")):
         if path.stat().st_size < 2**20:
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and isinstance(content.get("auto_map"), dict):
-                found.append((path, content))
+                found.append(path)
     return found
-
-
-def _references(config: dict[str, Any]) -> list[str]:
-    values = config["auto_map"].values()
-    return [item for value in values for item in (value if isinstance(value, list) else [value]) if item]
-
-
-def _without_repository(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_repository(item) for item in value]
-    return value.split("--")[-1] if value else value

@@ -1,28 +1,23 @@
 """The model families, in the order in which download.py asks them."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import cast
 
 from app.errors import ConfigurationError
 from app.families.family import Family, Variable
+from app.families.modern_vbert import ModernVBERT
+from app.families.openai_clip import OpenAICLIP
+from app.families.openclip import OpenCLIP
+from app.families.sentence_transformer_pair import SentenceTransformerPair
+from app.families.siglip import SigLIP
 
-_FILES = (
-    "modern_vbert",
-    "siglip",
-    "openclip",
-    "openai_clip",
-    "sentence_transformer_pair",
-)
-
-FAMILIES: tuple[Family, ...] = tuple(cast(Family, import_module(f"{__package__}.{name}").FAMILY) for name in _FILES)
+FAMILIES: tuple[Family, ...] = (ModernVBERT(), SigLIP(), OpenCLIP(), OpenAICLIP(), SentenceTransformerPair())
 
 
 def find_family(models_dir: Path) -> Family:
     """The family whose folders are all there, with their marker files.
 
-    Where none is complete, the one of which most is there, so that it can be said what is missing. Raises
+    If none is complete, the family of which most is there, so that an error can name what is missing. Raises
     ConfigurationError if two are complete.
     """
     complete = [family for family in FAMILIES if all(folder.is_in(models_dir) for folder in family.folders)]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import ConfigurationError, first_line
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import digest, loading, read_config, without_damaged_files
+from app.families.folders import fingerprint, loading, read_config, without_damaged_files
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
-from app.towers import Padding, Processor, TorchModel, TorchTower
+from app.towers import Padding, TorchModel, TorchTower
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _OTHER_FAMILIES = ("siglip", "siglip2", "modernvbert")
 
 
-class SentenceTransformerPair:
+class SentenceTransformerPair(Family):
     name = "sentence-transformers"
     folders = (ModelFolder("clip", ("modules.json",)), ModelFolder("text", ("modules.json",)))
     variables = (
@@ -72,22 +72,13 @@ class SentenceTransformerPair:
         require_libraries(self)
         clip, text = models_dir / "clip", models_dir / "text"
         image_model = load_folder(clip, trust_remote_code)
-        same = digest(clip) == digest(text)
+        same = fingerprint(clip, below=clip) == fingerprint(text, below=text)
         text_model = image_model if same else load_folder(text, trust_remote_code)
         return TorchModel(
             text=_checked("text", text_model, text),
             image=_checked("clip", image_model, clip),
             meta={"clip_model": read_config(clip), "text_model": read_config(text)},
         )
-
-    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-        require_libraries(self)
-        model = load_folder(models_dir / {"image": "clip", "text": "text"}[tower], trust_remote_code)
-        model.to("meta")  # without the memory for weights
-        return _image_reference(model) if tower == "image" else _text_reference(model)
-
-
-FAMILY: Family = SentenceTransformerPair()
 
 
 def load_folder(folder: Path, trust_remote_code: bool) -> Any:
@@ -187,59 +178,42 @@ def _embed_image(model: Any, pixel_values: "torch.Tensor") -> "torch.Tensor":
     return embedding
 
 
-def _image_reference(model: Any) -> Processor:
-    from app.families.torch_towers import first_item
-
-    return lambda image: {"pixel_values": first_item(model.preprocess([image]))["pixel_values"]}
-
-
 def _image_tower(model: Any) -> TorchTower:
-    from app.families.torch_towers import Embeds, image_tower
+    from app.families.torch_towers import Embeds, first_item, image_tower
 
     processor = model[0].processor
     config = getattr(processor, "image_processor", processor).to_dict()
-    return image_tower(Embeds(model, _embed_image), ImageProcessor.from_processor(config), _image_reference(model))
-
-
-def _prompt(model: Any) -> str:
-    return model.prompts.get(model.default_prompt_name) or ""
-
-
-def _length(model: Any) -> int:
-    """The most tokens of a text, special ones included."""
-    tokenizer = model.tokenizer
-    lengths = (model.max_seq_length, tokenizer.model_max_length, usable_positions(model))
-    return int(min(length for length in lengths if length))
-
-
-def _features(model: Any, text: str) -> dict[str, Any]:
-    return dict(model.preprocess([text], prompt=_prompt(model) or None))
-
-
-def _text_reference(model: Any) -> Processor:
-    from app.families.torch_towers import locked
-
-    model.max_seq_length = _length(model)
-    return locked(lambda text: _features(model, text))
+    return image_tower(
+        Embeds(model, _embed_image),
+        ImageProcessor.from_processor(config),
+        lambda image: {"pixel_values": first_item(model.preprocess([image]))["pixel_values"]},
+    )
 
 
 def _text_tower(model: Any) -> TorchTower:
     import torch
 
-    from app.families.torch_towers import Embeds, text_tower
+    from app.families.torch_towers import Embeds, locked, text_tower
 
-    reference, length = _text_reference(model), _length(model)
-    constant = {name: value for name, value in _features(model, "a").items() if not torch.is_tensor(value)}
+    tokenizer, prompt = model.tokenizer, model.prompts.get(model.default_prompt_name) or ""
+    lengths = (model.max_seq_length, tokenizer.model_max_length, usable_positions(model))
+    length = model.max_seq_length = int(min(filter(None, lengths)))
+
+    def features(text: str) -> dict[str, Any]:
+        return dict(model.preprocess([text], prompt=prompt or None))
+
+    constant = {name: value for name, value in features("a").items() if not torch.is_tensor(value)}
 
     def embed(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
         embedding: torch.Tensor = model({**inputs, **constant})["sentence_embedding"]
         return embedding
 
+    reference = locked(features)
     return text_tower(
         Embeds(model, embed),
-        TextProcessor.from_tokenizer(model.tokenizer, length, list(reference("a")), _prompt(model)),
+        TextProcessor.from_tokenizer(tokenizer, length, list(reference("a")), prompt),
         reference,
-        Padding({"input_ids": model.tokenizer.pad_token_id or 0}, length),
+        Padding({"input_ids": tokenizer.pad_token_id or 0}, length),
     )
 
 

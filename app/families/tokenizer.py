@@ -1,4 +1,4 @@
-"""Tokenizers that are what their files say, and as JSON of the `tokenizers` library, which needs no torch."""
+"""Checks tokenizers against their files, and converts others to JSON of the `tokenizers` library."""
 
 import logging
 from pathlib import Path
@@ -25,11 +25,11 @@ _ODD_TEXTS = ("", " Ünïcode  Straße\n½ ﬁne", "it's (really) 50% off... sna
 
 
 def as_its_files_say(tokenizer: Any, folder: Path, lower_case: bool = False) -> Any:
-    """A tokenizer that transformers made of `folder`, or one whose ids are those of `folder`/tokenizer.json.
+    """The tokenizer that transformers made from `folder` if it agrees with tokenizer.json, else one that does.
 
-    transformers 5 builds some tokenizers anew from their vocabulary, by the rules of the class that a repository
-    names, and an empty one where it finds no vocabulary. With `lower_case` texts are compared in lower case alone.
-    Raises ConfigurationError that names the file which is missing or wrong.
+    transformers 5 rebuilds some tokenizers from their vocabulary, by the rules of the class that a repository names;
+    where there is no vocabulary, it makes an empty one. With `lower_case` only texts in lower case are compared.
+    Raises ConfigurationError that names the missing or wrong file.
     """
     file = folder / "tokenizer.json"
     if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer) or not file.is_file():
@@ -67,7 +67,7 @@ def require_tokenizer(folder: Path) -> None:
 
 
 def put_lower_case_first(tokenizer: Any) -> None:
-    """Let a tokenizer of transformers, made with the `tokenizers` library, begin with lower case."""
+    """Make a tokenizer that is backed by the `tokenizers` library lower-case its texts first."""
     backend = tokenizer.backend_tokenizer
     steps = normalizers_of(backend)
     if not (steps and isinstance(steps[0], normalizers.Lowercase)):
@@ -105,7 +105,7 @@ def _tells_apart(tokenizer: Any, texts: tuple[str, ...]) -> bool:
 
 
 def from_sentencepiece(tokenizer: Any) -> str:
-    """The sentencepiece model of SigLIP, and the cleaning before it, as one of the `tokenizers` library.
+    """SigLIP's sentencepiece model as JSON of the `tokenizers` library, with the cleaning that comes before it.
 
     The cleaning is that of big_vision: lower case, no ASCII punctuation, single spaces.
     """
@@ -138,7 +138,7 @@ def from_sentencepiece(tokenizer: Any) -> str:
 
 
 def from_simple_tokenizer(simple: Any) -> str:
-    """open_clip's own byte-level BPE as one of the `tokenizers` library."""
+    """open_clip's own byte-level BPE as JSON of the `tokenizers` library."""
     model = models.BPE(vocab=simple.encoder, merges=list(simple.bpe_ranks), end_of_word_suffix="</w>")
     tokenizer = Tokenizer(model)
     pattern = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")

@@ -1,4 +1,4 @@
-"""What the families share in torch: towers whose inputs are prepared by us where that gives the same."""
+"""What the families share in torch: towers that use our preparation of inputs where it equals the library's."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ _SAMPLE_SIZES = [(1, 1), (9, 7), (640, 480), (333, 500), (50, 400), (224, 224), 
 
 
 def stay_offline() -> None:
-    """Call it before the first import of a library of the hub: a baked model must never be looked up."""
+    """Call this before the first import of a library that uses the hub: a baked model must not be looked up there."""
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
@@ -90,7 +90,7 @@ def image_tower(
     reference: Processor,
     padding: Padding | None = None,
 ) -> TorchTower:
-    """An image tower with our `preparation`, if it gives the pixel values of the `reference`, else with that."""
+    """An image tower with our `preparation` if that gives the same pixel values as `reference`, else with that."""
     sample = Image.new("RGB", (32, 32))
     if isinstance(preparation, PatchProcessor):
         if _same_pictures(preparation, reference):
@@ -108,7 +108,7 @@ def text_tower(
     padding: Padding | None = None,
     samples: Sequence[str] = SAMPLE_TEXTS,
 ) -> TorchTower:
-    """A text tower with our `preparation`, if it gives the tokens of the `reference`, else with that."""
+    """A text tower with our `preparation` if that gives the same tokens as `reference`, else with that."""
     if preparation is not None and all(_same_arrays(preparation(text), reference(text)) for text in samples):
         return _tower(module, preparation, _SAMPLE_TEXT, padding)
     _log.info("texts are tokenized by the reference library, for it does more than its tokenizer.json")
@@ -123,7 +123,7 @@ def _tower(module: torch.nn.Module, processor: Processor, sample: Any, padding: 
 
 
 def locked(tokenize: Callable[[str], Mapping[str, Any]]) -> Processor:
-    """A preparation from a tokenizer that gives batches of one, and that changes itself while it works."""
+    """A processor from a tokenizer that returns batches of one and is not safe to call from two threads at once."""
     lock = threading.Lock()
 
     def prepare(text: str) -> Inputs:
@@ -137,6 +137,16 @@ def locked(tokenize: Callable[[str], Mapping[str, Any]]) -> Processor:
 def first_item(features: Mapping[str, Any]) -> Inputs:
     """The arrays of the first item in a batch of tensors."""
     return {name: value[0].numpy() for name, value in features.items() if torch.is_tensor(value)}
+
+
+def by_tokenizer(tokenizer: Any, length: int, **options: Any) -> Processor:
+    """What a tokenizer of transformers makes of a text, cut at `length` tokens."""
+    return locked(lambda text: tokenizer([text], truncation=True, max_length=length, return_tensors="pt", **options))
+
+
+def by_image_processor(processor: Any) -> Processor:
+    """What a processor of transformers makes of a picture."""
+    return lambda image: first_item(processor(images=[image], return_tensors="pt"))
 
 
 def _as_floats(preparation: ImageProcessor | TileProcessor) -> Processor:
@@ -164,7 +174,7 @@ def _same_pictures(preparation: Processor, reference: Processor) -> bool:
 
 
 def _nearly_equal(ours: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> bool:
-    """But for a few values that a crop of its own rounds to the next of 256 grey levels."""
+    """Allows a few values that differ by one of 256 grey levels: a crop rounds at its own borders."""
     difference = np.abs(ours - want)
     return bool((difference > 1e-5).mean() < 1e-3 and difference.max() < 0.04)
 

@@ -1,4 +1,4 @@
-"""Weights that a library does not find are never random ones: what it reports of its loading is held against use."""
+"""Refuses models whose weights are incomplete: libraries fill what is missing with random numbers."""
 
 import logging
 import re
@@ -17,11 +17,11 @@ _Model = TypeVar("_Model")
 
 
 def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model]) -> _Model:
-    """What `load` makes of `folder` by from_pretrained() of transformers, whichever library calls that.
+    """Call `load` with options for from_pretrained() of transformers, and check what that reports.
 
-    `load` takes options for from_pretrained(). A prefix that the names of all tensors share is removed, if the names
-    fit then. Tensors that are missing are marked, for require_trained(). Raises ConfigurationError for tensors of
-    another shape, and for buffers that are missing.
+    Where the names of all tensors share a prefix and fit without it, the model is loaded again without the prefix.
+    Missing parameters are marked for require_trained(). Raises ConfigurationError for tensors of another shape, and
+    for missing buffers.
     """
     with _reports() as reports:
         model = load({})
@@ -46,7 +46,7 @@ def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model
 def report_tensors(
     folder: Path, model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]
 ) -> None:
-    """Mark what is missing, and warn of what is there in vain; raises ConfigurationError for missing buffers."""
+    """Mark missing parameters, warn of unused tensors, and raise ConfigurationError for missing buffers."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if lost := set(missing) - set(parameters):
         raise missing_weights(folder, lost)
@@ -57,9 +57,9 @@ def report_tensors(
 
 
 def require_trained(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
-    """Raises ConfigurationError if what `module` makes of `inputs` depends on a tensor that its files lack.
+    """Raises ConfigurationError if the vectors of `inputs` depend on a parameter that is missing from the files.
 
-    Many repositories lack some that no vector depends on, such as the pooler of a BERT whose tokens are averaged.
+    Many repositories lack parameters that do not matter, such as the pooler of a BERT whose tokens are averaged.
     """
     missing = {p: p.missing_from for p in module.parameters() if hasattr(p, "missing_from")}
     with torch.enable_grad():
@@ -74,12 +74,12 @@ def require_trained(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) ->
 
 
 def lacks_weights(module: torch.nn.Module) -> bool:
-    """Whether tensors of it are missing that may not matter: require_trained() knows."""
+    """Whether parameters are missing; require_trained() tells whether they matter."""
     return any(hasattr(parameter, "missing_from") for parameter in module.parameters())
 
 
 def prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]) -> list[str]:
-    """What begins all unexpected names and ends in a dot, if most of the model is missing; the shortest first."""
+    """The prefixes, ending in a dot, that all unexpected names share, shortest first; none if half the model fits."""
     if 2 * len(missing) < len(list(model.parameters())):
         return []
     first = next(iter(unexpected), "")
@@ -108,9 +108,9 @@ def some(names: Collection[str] | Iterator[str]) -> str:
 
 @contextmanager
 def _reports() -> Iterator[list[tuple[Any, Any]]]:
-    """The models that transformers loads meanwhile, each with its LoadStateDictInfo, which is logged otherwise.
+    """Collects each model that transformers loads in the block, with its LoadStateDictInfo.
 
-    Libraries on top of it have no way to hand that on.
+    transformers only logs that, and libraries on top of it do not pass it on.
     """
     from transformers import modeling_utils
 

@@ -5,7 +5,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -95,54 +95,50 @@ def bake(
     was baked before. What was interrupted goes on at the next call. `busy` shows what goes on, where that says
     nothing itself. Raises ConfigurationError that names the way out.
     """
-    models_dir = settings.models_dir
+    models_dir, trust = settings.models_dir, settings.trust_remote_code
     family = named_family(names)
+    names = _own_names(family, names)
+    wanted = {"family": family.name, "names": names, "trust_remote_code": trust}
     if not is_writable(models_dir):
         raise ConfigurationError(f"MODELS_DIR={models_dir} is not writable; bake into a folder that is")
     with one_at_a_time(models_dir, threading.Event()):
-        _bake(settings, family, _own_names(family, names), compile_towers, busy)
+        before = _read_record(models_dir)
+        if before is not None and before["wanted"] == wanted and not (models_dir / BEING_REPLACED).exists():
+            print(f"{models_dir} holds this {family.name} model already")
+            _verify(settings, compile_towers, busy)
+            return
+        replaced = set(before["folders"]) if before is not None else set()
+        _refuse_a_second_model(models_dir, family, replaced)
+        downloads = models_dir / _DOWNLOADS
+        baked = downloads / "baked"
+        shutil.rmtree(baked, ignore_errors=True)
+        baked.mkdir(parents=True)
+        family.bake(names, trust, downloads, baked)
+        (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
+        for path in baked.rglob("*"):
+            path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
+        _verify(settings.model_copy(update={"models_dir": baked}), compile_towers, busy)
+        record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
+        _replace(models_dir, {*replaced, "compiled"}, baked, record)
+        shutil.rmtree(downloads, ignore_errors=True)
 
 
-def _bake(
-    settings: Settings,
-    family: Family,
-    names: Mapping[str, str],
-    compile_towers: bool,
-    busy: Callable[[str], AbstractContextManager[object]],
-) -> None:
-    models_dir, trust = settings.models_dir, settings.trust_remote_code
-    wanted = {"family": family.name, "names": names, "trust_remote_code": trust}
-    before = _read_record(models_dir)
+def _replace(models_dir: Path, old: Iterable[str], baked: Path, record: Mapping[str, Any]) -> None:
+    """Put what was `baked` in the place of the `old` folders.
+
+    That takes renames alone; should they be interrupted, the server says so, and the next call bakes again.
+    """
     being_replaced = models_dir / BEING_REPLACED
-    if before is not None and before["wanted"] == wanted and not being_replaced.exists():
-        print(f"{models_dir} holds this {family.name} model already")
-        _verify(settings, compile_towers, busy)
-        return
-    replaced = set(before["folders"]) if before is not None else set()
-    _refuse_a_second_model(models_dir, family, replaced)
-    downloads = models_dir / _DOWNLOADS
-    baked = downloads / "baked"
-    shutil.rmtree(baked, ignore_errors=True)
-    baked.mkdir(parents=True)
-    family.bake(names, trust, downloads, baked)
-    (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
-    for path in baked.rglob("*"):
-        path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
-    _verify(settings.model_copy(update={"models_dir": baked}), compile_towers, busy)
-    # From here on only renames: should they be interrupted, the server says so, and this runs again.
     being_replaced.touch()
-    for name in replaced:
+    for name in old:
         shutil.rmtree(models_dir / name, ignore_errors=True)
-    shutil.rmtree(models_dir / "compiled", ignore_errors=True)
     for path in baked.iterdir():
         target = models_dir / path.name
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         path.replace(target)
-    record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
     (models_dir / _RECORD).write_text(json.dumps(record), encoding="utf-8")
     being_replaced.unlink()
-    shutil.rmtree(downloads, ignore_errors=True)
 
 
 def _own_names(family: Family, names: Mapping[str, str]) -> dict[str, str]:
@@ -173,9 +169,7 @@ def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str])
             )
 
 
-def _verify(
-    settings: Settings, compile_towers: bool, busy: Callable[[str], AbstractContextManager[object]]
-) -> None:
+def _verify(settings: Settings, compile_towers: bool, busy: Callable[[str], AbstractContextManager[object]]) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
     models_dir = settings.models_dir
     find_family(models_dir)

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,13 +11,12 @@ from tempfile import TemporaryDirectory
 from app.engines import OPENVINO, chosen_precision
 from app.errors import ConfigurationError, DiskFull
 from app.families.family import Family
-from app.families.folders import check_model, trust_remote_code
+from app.families.folders import check_model, fingerprint, trust_remote_code
 from app.families.registry import find_family
 from app.models.child import run_in_child
 from app.models.store import (
     Form,
     being_written,
-    fingerprint,
     in_use,
     is_whole,
     is_writable,
@@ -32,7 +31,8 @@ _log = logging.getLogger(__name__)
 
 def form_of(settings: Settings, family: Family) -> Form:
     """The compiled form that serves the model of these settings."""
-    content = fingerprint(settings.models_dir, family)
+    folders = (settings.models_dir / folder.name for folder in family.folders)
+    content = fingerprint(*folders, below=settings.models_dir)
     return Form(content, chosen_precision(settings), OPENVINO.version())
 
 
@@ -44,19 +44,14 @@ def compiled_form(settings: Settings, family: Family, stop: threading.Event) -> 
     """
     form = form_of(settings, family)
     with ExitStack() as stack:
-        yield _kept(settings, form, stack) or _compiled_where_there_is_room(settings, form, stop, stack)
+        yield _open_form(settings, form, stop, stack)
 
 
-def _kept(settings: Settings, form: Form, stack: ExitStack) -> Path | None:
+def _open_form(settings: Settings, form: Form, stop: threading.Event, stack: ExitStack) -> Path:
+    """The form that is kept already, else one made in the first place that has room."""
     for place in store_folders(settings):
-        try:
+        with suppress(FileNotFoundError):
             return stack.enter_context(in_use(place / form.name))
-        except FileNotFoundError:
-            continue
-    return None
-
-
-def _compiled_where_there_is_room(settings: Settings, form: Form, stop: threading.Event, stack: ExitStack) -> Path:
     failure: DiskFull | None = None
     for place in filter(is_writable, store_folders(settings)):
         try:

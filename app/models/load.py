@@ -127,7 +127,9 @@ def _processor(
     if family is None:
         raise ConfigurationError(f"{folder} needs the model beside it to prepare its inputs; bake the model again")
     _log.info("the %s model needs the reference library to prepare its inputs", name)
-    return family.library_processor(settings.models_dir, name, trust_remote_code(settings))
+    tower: TorchTower = getattr(family.load(settings.models_dir, trust_remote_code(settings)), name)
+    tower.module.to("meta")  # frees its weights
+    return tower.processor
 
 
 def _load_modules(settings: Settings, family: Family) -> LoadedModel:

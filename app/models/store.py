@@ -1,4 +1,4 @@
-"""The compiled forms of models on disk: where, whose, whole or not.
+"""Keeps the compiled forms of models on disk.
 
     <models>/compiled/<form>/   or the same below the cache folder, which several models may share
         manifest.json           what it was made by, how items are prepared, and which tower no engine takes
@@ -6,9 +6,9 @@
         tokenizer.json
         batches.json            what was measured on machines that served it; may be absent
 
-A form's name tells the model's content, the precision, and the version of what wrote it. A folder
-appears under its name only when it is whole, by one rename, and goes away by one rename: what is loaded is
-never half, and servers that write, load and remove at once do not harm each other.
+The name of a form holds the model's fingerprint, the precision, and the version that wrote it. One rename makes a
+folder appear under its name when it is complete, and one rename removes it. So nobody loads half a form, and servers
+that write, load and remove at the same time do not harm each other.
 """
 
 import fcntl
@@ -26,19 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Stopped
-from app.families.family import Family
-from app.families.folders import content_files
 from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 # Raise it when what is written here changes.
 FORMAT = 9
-
-# Of files above this size only a part is read: so many places, with so many bytes each.
-_READ_WHOLE = 2**20
-_SAMPLES = 1024
-_SAMPLE_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ def is_writable(place: Path) -> bool:
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[Path]:
-    """Gives `folder`, from which nobody removes the form meanwhile. Raises FileNotFoundError if it is not there."""
+    """Holds a lock on `folder`, so that nobody removes the form. Raises FileNotFoundError if it is not there."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -170,27 +163,6 @@ def remove_stale(place: Path, form: Form, shared: bool) -> None:
             _remove(folder)
 
 
-def fingerprint(models_dir: Path, family: Family) -> str:
-    """A name for the content of the model folders: no path, time or machine decides it.
-
-    Of large files only a part is read: 1,024 places of it, beside its size. Weights that
-    were trained further differ in nearly all of their bytes.
-    """
-    whole = hashlib.sha256()
-    for folder in family.folders:
-        for path in content_files(models_dir / folder.name):
-            size = path.stat().st_size
-            whole.update(f"{path.relative_to(models_dir).as_posix()} {size}\n".encode(errors="surrogateescape"))
-            with path.open("rb") as file:
-                if size <= _READ_WHOLE:
-                    whole.update(file.read())
-                    continue
-                for part in range(_SAMPLES):
-                    file.seek(part * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
-                    whole.update(file.read(_SAMPLE_BYTES))
-    return whole.hexdigest()[:24]
-
-
 def _remove(folder: Path) -> None:
     """Remove a folder unless somebody uses it, or the file system has no locks to tell that."""
     try:
@@ -209,7 +181,7 @@ def _remove(folder: Path) -> None:
 
 
 def _is_at(handle: int, folder: Path) -> bool:
-    """Whether the open folder lies there still: it may have been removed, and another written in its place."""
+    """Whether the open folder is still at this path: it may have been removed, and another written in its place."""
     try:
         return os.path.samestat(os.fstat(handle), folder.stat())
     except OSError:

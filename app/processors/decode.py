@@ -97,7 +97,7 @@ def named_errors(data: bytes) -> Iterator[None]:
         if isinstance(error, NotImplementedError) or "unsupported" in text or "not available" in text:
             kind = format_of(data)
             raise UnsupportedPicture(f"is a {kind} of a variant that is not supported; {_SAVE_AS}") from error
-        if layout := _tiff_tags(data):
+        if layout := describe_tiff(data):
             name += f", or of a variant that is not supported{layout}"
         raise BrokenPicture(f"is a {name}; {_SAVE_AS}") from error
 
@@ -111,13 +111,8 @@ def _not_identified(data: bytes) -> InvalidRequest:
     if is_cut_off(data):
         return BrokenPicture(f"begins like a {name} but its header cannot be read; it may be cut off")
     return UnsupportedPicture(
-        f"is a {name} of a variant that is not supported, or its header is broken{_tiff_tags(data)}; {_SAVE_AS}"
+        f"is a {name} of a variant that is not supported, or its header is broken{describe_tiff(data)}; {_SAVE_AS}"
     )
-
-
-def _tiff_tags(data: bytes) -> str:
-    layout = describe_tiff(data)
-    return f" ({layout})" if layout else ""
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:

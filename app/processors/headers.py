@@ -1,7 +1,7 @@
-"""What the bytes of a picture of a common format say before anything is decoded: its metadata, and what it costs.
+"""Reads the headers of pictures in common formats before anything is decoded: metadata, and what decoding costs.
 
-The metadata of JPEG and PNG is left out of what Pillow gets, which would keep, unpack and interpret all of it:
-what surrounds the pixels must cost nothing, whatever its size and content. What bears the rotation is handed to it.
+Pillow gets JPEG and PNG without their metadata. It would keep, unpack and interpret all of it, but what surrounds the
+pixels must cost nothing, whatever its size and content. Only what may hold the rotation is passed on.
 """
 
 import zlib
@@ -24,7 +24,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 class Common:
     """A picture of a common format as its own bytes describe it.
 
-    `data` is the picture without its metadata, of which `info` has, by Pillow's names, what may bear the rotation.
+    `data` is the picture without its metadata; `info` has the metadata that may hold the rotation, by Pillow's names.
     `scans` is above 1 for a JPEG that is sent in several passes.
     """
 
@@ -34,7 +34,7 @@ class Common:
     scans: int = 1
 
     def seconds(self, pixels: int) -> float:
-        """A generous bound of the time in which so many pixels are decoded."""
+        """A generous upper bound of the time that decoding so many pixels takes."""
         return _SECONDS_A_PIXEL[self.format] * pixels * self.scans
 
 

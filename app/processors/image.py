@@ -11,6 +11,21 @@ from app.processors.resize import resize_and_crop, upright_size
 from app.towers import Inputs
 
 
+def common_fields(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The fields that all processors of pictures here have, from the config of an image processor of transformers.
+
+    None if that leaves out one of the steps in which they are used.
+    """
+    if not all(config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")):
+        return None
+    return {
+        "resample": int(config.get("resample", Image.Resampling.BICUBIC)),
+        "scale": float(config.get("rescale_factor", 1 / 255)),
+        "mean": tuple(config["image_mean"]),
+        "std": tuple(config["image_std"]),
+    }
+
+
 @dataclass(frozen=True)
 class ImageProcessor:
     """Resize and centre-crop as the CLIP image processors of transformers do with Pillow.
@@ -37,8 +52,8 @@ class ImageProcessor:
             size = {"shortest_edge": size} if config.get("do_center_crop") else {"height": size, "width": size}
         if isinstance(crop, int):
             crop = {"height": crop, "width": crop}
-        steps = (config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize"))
-        if not all(steps) or config.get("do_pad") or not isinstance(size, dict):
+        common = common_fields(config)
+        if common is None or config.get("do_pad") or not isinstance(size, dict):
             return None
         final = crop if config.get("do_center_crop") else size
         if not final or not {"height", "width"} <= final.keys() or size.get("longest_edge"):
@@ -51,11 +66,8 @@ class ImageProcessor:
             height=final["height"],
             width=final["width"],
             shortest_edge=edge,
-            resample=int(config.get("resample", Image.Resampling.BICUBIC)),
-            scale=float(config.get("rescale_factor", 1 / 255)),
-            mean=tuple(config["image_mean"]),
-            std=tuple(config["image_std"]),
             crop_to_even=config.get("crop_to_even", False),
+            **common,
         )
 
     def __call__(self, image: Image.Image) -> Inputs:

@@ -1,6 +1,7 @@
-"""What Pillow reads otherwise than it is meant: named, so that it is refused or mended, never a wrong picture.
+"""Layouts that Pillow misreads: they are refused or mended, and never give a wrong picture.
 
-Found by holding Pillow against tifffile, OpenJPEG and the formats' specifications: tests/processors/test_layouts.py.
+They were found by comparing Pillow with tifffile, OpenJPEG and the formats' specifications; see
+tests/processors/test_layouts.py.
 """
 
 import io
@@ -27,7 +28,7 @@ _JP2_SPACES = (12, 16, 17, 18)
 
 
 def unsupported_layout(image: Image.Image, data: bytes) -> str:
-    """What of the layout of `data`, opened as `image`, is not read right, in words; empty if nothing."""
+    """In words, what Pillow misreads in the layout of `data`, opened as `image`; empty if nothing."""
     width, height = image.size
     if image.format == "ICO" and width * height > _ICON_PIXELS:
         return f"a picture of {width} x {height} pixels"
@@ -41,14 +42,14 @@ def unsupported_layout(image: Image.Image, data: bytes) -> str:
 
 
 def white_is_zero(image: Image.Image) -> bool:
-    """Whether it is a TIFF whose white is 0; Pillow turns that round up to 8 bits only."""
+    """Whether it is a TIFF whose white is 0; Pillow inverts that only up to 8 bits."""
     return image.format == "TIFF" and _tags(image).get(PHOTOMETRIC_INTERPRETATION, _WHITE_IS_ZERO) == _WHITE_IS_ZERO
 
 
 def mend_transparency(image: Image.Image, data: bytes) -> None:
-    """Give the transparent grey of a PNG, whose `image` is not loaded yet, the depth of its pixels.
+    """Scale the transparent grey of a PNG, whose `image` is not loaded yet, to the depth of its pixels.
 
-    Pillow makes 8 bits of 2 and of 4, and leaves that grey as it is in the file.
+    Pillow expands pixels of 2 and 4 bits to 8, but leaves that grey as it is in the file.
     """
     if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
         image.info["transparency"] *= 255 // (2 ** data[24] - 1)
@@ -60,7 +61,7 @@ def alpha_is_unused(image: Image.Image) -> bool:
 
 
 def describe_tiff(data: bytes) -> str:
-    """The layout of a TIFF's first picture, by the names of its tags; empty if they cannot be read, or of no TIFF."""
+    """The tags of a TIFF's first picture, in brackets after a space; empty if there are none that can be read."""
     try:
         tags = ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
         file = io.BytesIO(data)
@@ -69,7 +70,8 @@ def describe_tiff(data: bytes) -> str:
     except Exception:  # of nearly any kind, for what is broken
         return ""
     named = (PHOTOMETRIC_INTERPRETATION, BITSPERSAMPLE, SAMPLEFORMAT, COMPRESSION)
-    return ", ".join(f"{TiffTags.lookup(tag).name} {str(tags[tag])[:40]}" for tag in named if tag in tags)
+    layout = ", ".join(f"{TiffTags.lookup(tag).name} {str(tags[tag])[:40]}" for tag in named if tag in tags)
+    return f" ({layout})" if layout else ""
 
 
 def _misread_tiff(image: Image.Image) -> str:

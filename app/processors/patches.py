@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from app.processors.image import common_fields
 from app.towers import Inputs
 
 
@@ -27,16 +28,9 @@ class PatchProcessor:
     @classmethod
     def from_processor(cls, config: dict[str, Any]) -> "PatchProcessor | None":
         """From the config of that image processor; None if it does something else."""
-        if not all(config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")):
+        if (common := common_fields(config)) is None:
             return None
-        return cls(
-            patch=config["patch_size"],
-            max_patches=config["max_num_patches"],
-            resample=int(config["resample"]),
-            scale=float(config["rescale_factor"]),
-            mean=tuple(config["image_mean"]),
-            std=tuple(config["image_std"]),
-        )
+        return cls(patch=config["patch_size"], max_patches=config["max_num_patches"], **common)
 
     def __call__(self, image: Image.Image) -> Inputs:
         """RGB picture to pixel_values, float32 (max_patches, patch * patch * 3), and int arrays."""

@@ -18,37 +18,6 @@ from app.towers import Inputs, Processor
 _HEAD_ROOM = 4
 
 
-class OpenedPicture:
-    """A picture of which the header was read.
-
-    `decoded_bytes` is how much memory prepare() takes at most. Raises InvalidRequest or Unavailable.
-    """
-
-    def __init__(self, picture: CommonPicture | RarePicture, processor: Processor, fast: bool) -> None:
-        self._picture = picture
-        self._processor = processor
-        self._fast = fast
-
-    @property
-    def decoded_bytes(self) -> int:
-        return self._picture.decoded_bytes
-
-    def prepare(self) -> Inputs:
-        """The arrays of the image tower."""
-        if isinstance(self._processor, ImageProcessor):
-            return self._processor.prepare(self._picture.decode(self._least_size()), self._fast)
-        return self._processor(self._picture.decode().upright())
-
-    def _least_size(self) -> tuple[int, int] | None:
-        """As small as the stored picture may be decoded; None for its full size."""
-        if not self._fast or not isinstance(self._processor, ImageProcessor):
-            return None
-        width, height = self._processor.resized_size(*self._picture.size)
-        if self._processor.shortest_edge is None:
-            width = height = max(width, height)  # either may turn out to be the other
-        return _HEAD_ROOM * width, _HEAD_ROOM * height
-
-
 class PictureProcessor:
     """From base64 text to the arrays that an image tower takes, by way of its `processor`.
 
@@ -84,15 +53,18 @@ class PictureProcessor:
     def __call__(self, content: bytes) -> Inputs:
         """The arrays of the picture in a base64 text; raises InvalidRequest or Unavailable."""
         with self.open(content) as picture, self._memory(picture.decoded_bytes):
-            return picture.prepare()
+            if isinstance(self._processor, ImageProcessor):
+                least = self._least_size(self._processor, picture.size) if self._fast else None
+                return self._processor.prepare(picture.decode(least), self._fast)
+            return self._processor(picture.decode().upright())
 
     def many(self, contents: list[bytes]) -> list[Inputs]:
         """The same for several."""
         return [self(content) for content in contents]
 
     @contextmanager
-    def open(self, text: bytes) -> Iterator[OpenedPicture]:
-        """The picture in a base64 text, before it is decoded; raises InvalidRequest or Unavailable."""
+    def open(self, text: bytes) -> Iterator[CommonPicture | RarePicture]:
+        """The picture in a base64 text, of which only the header was read; raises InvalidRequest or Unavailable."""
         data = decode_base64(text)
         if not data:
             raise InvalidRequest("is empty")
@@ -100,10 +72,18 @@ class PictureProcessor:
         if header is not None:
             picture = CommonPicture(header, self._max_pixels, self._legacy)
             if picture.seconds <= self._seconds:
-                yield OpenedPicture(picture, self._processor, self._fast)
+                yield picture
                 return
         with self._processes.open(data) as rare:
-            yield OpenedPicture(rare, self._processor, self._fast)
+            yield rare
+
+    @staticmethod
+    def _least_size(processor: ImageProcessor, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height that a stored picture of this `size` keeps at least where it is decoded smaller."""
+        width, height = processor.resized_size(*size)
+        if processor.shortest_edge is None:
+            width = height = max(width, height)  # a rotation may swap them
+        return _HEAD_ROOM * width, _HEAD_ROOM * height
 
     def close(self) -> None:
         """End the processes that have nothing to do; those at work end with the server."""

@@ -1,9 +1,9 @@
 """A stored picture to an upright crop: exactly as Pillow resizes and crops the upright picture, or faster.
 
-Pillow resizes along one axis, rounds to whole grey levels and resizes along the other, in an order that the sizes
-decide. So of a picture that is made clearly smaller only what the crop needs is computed, in that order, and turned
-upright when it is small. Others are resized as a whole, and so is every picture by a Pillow that is noticed to go
-about it in another way, which is slower.
+Pillow resizes along one axis, rounds to whole grey levels, and resizes along the other; the sizes decide which comes
+first. For a picture that becomes clearly smaller, only what the crop needs is computed, in the same order, and turned
+upright once it is small. Other pictures are resized as a whole. So is every picture, more slowly, if the installed
+Pillow resizes in another way.
 """
 
 import functools
@@ -53,7 +53,7 @@ def upright_size(picture: Decoded) -> Size:
 def resize_and_crop(
     picture: Decoded, resized: Size, corner: Size, size: Size, resample: int, fast: bool = False
 ) -> Image.Image:
-    """What is left of the upright picture, RGB, if it is resized to `resized` and cropped to `size` from `corner` on.
+    """The upright picture, RGB, resized to `resized` and cropped to `size` with its top left at `corner`.
 
     All are across and down, in pixels. With `fast` the pixels are within a few grey levels of Pillow's.
     """
@@ -83,15 +83,11 @@ def resize_and_crop(
     turn = TURNS.get(picture.orientation)
     if turn is not None:  # the first of them is 0
         image = image.transpose(turn)
-    return _rgb(image)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _shrinks(size: Size, resized: Size) -> bool:
-    """Whether there is enough to leave out, and the float32 edges of Pillow's boxes cannot be seen."""
+    """Whether it pays to leave pixels out, and the float32 edges of Pillow's boxes make no difference."""
     return all(before >= 1.6 * after for before, after in zip(size, resized, strict=True))
 
 
@@ -126,7 +122,7 @@ def _whole(picture: Decoded, resized: Size, corner: Size, size: Size, resample: 
 
 
 def _within(span: Span, scale: float, length: int) -> Span:
-    """The span in an image that is smaller by `scale`, without what roundings put outside of it."""
+    """The span in an image that is smaller by `scale`, limited to the image."""
     return max(0.0, span[0] / scale), min(float(length), span[1] / scale)
 
 
@@ -145,7 +141,7 @@ def _resize_down_first(image: Image.Image, columns: Span, rows: Span, size: Size
 
 
 def _needed(span: Span, size: int, length: int) -> Size:
-    """The whole pixels of an axis of which `span` is made when it is resized to `size`."""
+    """The first and the last pixel, exclusive, that resizing `span` to `size` reads along an axis."""
     margin = math.ceil(_WIDEST_FILTER * max(1.0, (span[1] - span[0]) / size)) + 1
     return max(0, math.floor(span[0]) - margin), min(length, math.ceil(span[1]) + margin)
 

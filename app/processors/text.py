@@ -1,11 +1,11 @@
 """A text to token ids, without torch.
 
-A tokenizer reads a text of any length to its end, a megabyte in a second. So it is given a beginning, which counts if
-its tokens cannot depend on what follows. Tokenizers split words one by one, so two more words are enough. BPE merges
-neighbours, so as many tokens again are enough, too. Unigram may split a longer word in another way from its first
-letter on, so an endless word is read on.
+A tokenizer reads a text of any length to its end, at a megabyte a second. So it gets only the beginning, where the
+tokens that count do not depend on what follows. Tokenizers split each word by itself, so two words beyond the cut are
+enough. BPE merges neighbours, so as many tokens again are enough, too. Unigram may split a longer word differently
+from its first letter on, so it gets more of an endless word.
 
-What comes before an open_clip tokenizer follows `basic_clean` and what comes after it in open_clip/tokenizer.py.
+The cleaning before an open_clip tokenizer follows `basic_clean` and its neighbours in open_clip/tokenizer.py.
 """
 
 import html
@@ -14,6 +14,7 @@ import os
 import re
 import string
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,9 @@ class TextProcessor:
 
         They are CutInputs if the text goes on beyond them. The interpreter's lock is free meanwhile.
         """
-        return self._inputs(self._encode(text))
+        return self.many([text])[0]
 
-    def many(self, texts: list[bytes]) -> list[Inputs]:
+    def many(self, texts: Sequence[str | bytes]) -> list[Inputs]:
         """The same for each of several texts, in one call of the tokenizer: it waits for the interpreter once."""
         encodings = self._tokenizer.encode_batch_fast([self._beginning(text) for text in texts])
         return [self._inputs(encoding) for encoding in encodings]
@@ -153,11 +154,8 @@ class TextProcessor:
 
     def count_tokens(self, text: str | bytes) -> int:
         """The tokens of a text as the model reads it: cut, with its start and end, without padding."""
-        return sum(self._encode(text).attention_mask)
-
-    def _encode(self, text: str | bytes) -> Encoding:
         (encoding,) = self._tokenizer.encode_batch_fast([self._beginning(text)])
-        return encoding
+        return sum(encoding.attention_mask)
 
     def _beginning(self, text: str | bytes) -> str:
         """As much of a text as gives the tokens that the model takes, cleaned."""

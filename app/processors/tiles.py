@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from app.processors.image import common_fields
 from app.towers import Inputs
 
 # The library makes larger pictures smaller again.
@@ -42,9 +43,8 @@ class TileProcessor:
         `prompt` gives the tokens for so many rows and columns of tiles.
         """
         side, longest = config["max_image_size"].get("longest_edge"), config["size"].get("longest_edge")
-        if not all(config.get(f"do_{step}", True) for step in ("resize", "rescale", "normalize")):
-            return None
-        if not side or not longest or longest % side or longest % 2 or longest > _LONGEST:
+        common = common_fields(config)
+        if common is None or not side or not longest or longest % side or longest % 2 or longest > _LONGEST:
             return None
         is_cut = bool(config["do_image_splitting"])
         most = longest // side if is_cut else 1
@@ -53,11 +53,8 @@ class TileProcessor:
             side=side,
             longest=longest,
             is_cut=is_cut,
-            resample=int(config["resample"]),
-            scale=float(config["rescale_factor"]),
-            mean=tuple(config["image_mean"]),
-            std=tuple(config["image_std"]),
             prompts={_grid_name(*grid): prompt(*grid) for grid in sorted(grids)},
+            **common,
         )
 
     def __call__(self, image: Image.Image) -> Inputs:

@@ -15,7 +15,7 @@ from app.families.family import Family, ModelFolder, Variable
 from app.families.registry import find_family
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
-from app.towers import Padding, Processor, TorchModel, TorchTower
+from app.towers import Padding, TorchModel, TorchTower
 from tests.support.baking import download
 from tests.support.server import ROOT
 from tests.support.vectors import png
@@ -72,9 +72,6 @@ class ToyFamily:
             image=image_tower(Picture(), IMAGES, reference),
             meta=json.loads((models_dir / "toy" / "toy.json").read_text()),
         )
-
-    def library_processor(self, models_dir: Path, tower: str, trust_remote_code: bool) -> Processor:
-        return IMAGES if tower == "image" else self._text()
 
     def _text(self) -> TextProcessor:
         from tokenizers import Tokenizer, models, pre_tokenizers

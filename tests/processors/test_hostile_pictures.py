@@ -235,7 +235,7 @@ def test_a_process_that_is_killed_costs_one_picture_at_most(
     else:
         with pytest.raises(expected), prepare.open(text) as picture:
             os.kill(worker, sign)
-            picture.prepare()
+            picture.decode()
     assert (prepare(text)["pixels"] == want).all()
 
 
