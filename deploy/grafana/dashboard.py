@@ -135,6 +135,16 @@ GRAPHS = (
         "Texts cut", "longer than the model reads, a second", "ops", ((rate("clip_texts_cut_total"), "texts cut"),)
     ),
     Panel(
+        "Processes",
+        "that take requests; of these replaced a second, and lost of those that compute",
+        "none",
+        (
+            (gauge("clip_fronts"), "fronts"),
+            (rate("clip_fronts_replaced_total"), "replaced a second"),
+            (gauge("clip_devices_lost_total"), "devices lost"),
+        ),
+    ),
+    Panel(
         "Cores in use",
         "CPU time, all threads",
         "none",
