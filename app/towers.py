@@ -22,6 +22,10 @@ Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the names of the model's inputs: of one item without a batch dimension, or of a batch."""
 
 
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]]
+"""Gives an array of this shape and type, as numpy.empty does."""
+
+
 class CutInputs(dict[str, npt.NDArray[Any]]):
     """Inputs of a text of which the model takes only the beginning."""
 
@@ -103,7 +107,8 @@ class TorchModel:
 class Tower:
     """One tower of a loaded model, ready to compute; batches beyond `limits` gain nothing.
 
-    `item_bytes` is the size of the arrays of a usual item.
+    `item_bytes` is the size of the arrays of a usual item. A batch is collated into arrays of `empty`, from which the
+    device takes it without another copy.
     """
 
     processor: Processor
@@ -111,6 +116,7 @@ class Tower:
     limits: BatchLimits
     padding: Padding = Padding()
     item_bytes: int = 0
+    empty: Empty = np.empty
 
 
 @dataclass(frozen=True)

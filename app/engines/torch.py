@@ -1,8 +1,9 @@
 """The torch engine: CPU and CUDA."""
 
 import importlib.util
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +40,8 @@ class Torch:
         import torch
 
         torch.set_num_threads(settings.threads or usable_cpus())
-        return TorchSession(tower, _device(settings), getattr(torch, precision))
+        session = CudaSession if settings.enable_cuda else TorchSession
+        return session(tower, _device(settings), getattr(torch, precision))
 
 
 def _device(settings: Settings) -> "torch.device":
@@ -65,41 +67,84 @@ class TorchSession:
         self._dtype = dtype
 
     def start(self, batch: Inputs) -> Callable[[], Vectors]:
-        """See InferenceSession. On CUDA the kernels are queued and the copies do not block."""
+        """See InferenceSession."""
         import torch
 
         try:
             with torch.inference_mode():
-                vectors = self._module(**{name: self._to_device(array) for name, array in batch.items()})
+                return self._start({name: torch.from_numpy(array) for name, array in batch.items()})
         except RuntimeError as error:
             raise self._translated(error) from error
 
-        def finish() -> Vectors:
-            try:
-                array: Vectors = vectors.float().cpu().numpy()
-                return array
-            except RuntimeError as error:
-                raise self._translated(error) from error
+    def _start(self, batch: "dict[str, torch.Tensor]") -> Callable[[], Vectors]:
+        vectors: Vectors = self._compute(batch).numpy()
+        return lambda: vectors
 
-        return finish
-
-    def _to_device(self, array: np.ndarray) -> "torch.Tensor":
-        import torch
-
-        tensor = torch.from_numpy(array)
-        if tensor.is_floating_point():
-            tensor = tensor.to(self._dtype)
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
+    def _compute(self, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+        """float32 (items, width) on the device, from tensors on it."""
+        inputs = {name: each.to(self._dtype) if each.is_floating_point() else each for name, each in batch.items()}
+        vectors: torch.Tensor = self._module(**inputs)
+        return vectors.float()
 
     def _translated(self, error: RuntimeError) -> Exception:
         import torch
 
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        said = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in said or "out of memory" in said:
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             return OutOfMemory("the batch does not fit into memory; send fewer or smaller items")
-        if self._device.type == "cuda" and "CUDA error" in str(error):
-            return EngineBroken(f"the GPU failed: {str(error).splitlines()[0]}")
+        if self._device.type == "cuda" and "CUDA error" in said:
+            return EngineBroken(f"the GPU failed: {said.splitlines()[0]}")
         return error
+
+
+class CudaSession(TorchSession):
+    """The same on a GPU, which gets a batch while it computes another: `start` waits for nothing.
+
+    Copies to the GPU have a stream of their own, so that those of a batch run beside the kernels of the one before.
+    """
+
+    def __init__(self, module: "torch.nn.Module", device: "torch.device", dtype: "torch.dtype") -> None:
+        import torch
+
+        super().__init__(module, device, dtype)
+        self._copies, self._kernels = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize(device)  # these streams do not wait for the weights, which came by another
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """An array in pinned memory, from which the GPU copies by itself.
+
+        torch gives the same memory out again once nobody holds the array and the copies from it have ended.
+        """
+        import torch
+
+        with torch.cuda.device(self._device):
+            memory = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8, pin_memory=True)
+        return np.ndarray(shape, dtype, memory.numpy().data)
+
+    def _start(self, batch: "dict[str, torch.Tensor]") -> Callable[[], Vectors]:
+        import torch
+
+        with torch.cuda.stream(self._copies):
+            # What is pinned already stays where it is.
+            inputs = {name: each.pin_memory().to(self._device, non_blocking=True) for name, each in batch.items()}
+        self._kernels.wait_stream(self._copies)
+        with torch.cuda.stream(self._kernels):
+            for each in inputs.values():
+                each.record_stream(self._kernels)  # else the next copy could be given its memory
+            vectors = self._compute(inputs)
+            rows = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
+            rows.copy_(vectors, non_blocking=True)
+            # Who waits for it takes no CPU.
+            done = self._kernels.record_event(torch.cuda.Event(blocking=True))  # type: ignore[no-untyped-call]
+
+        def finish() -> Vectors:
+            try:
+                done.synchronize()
+            except RuntimeError as error:
+                raise self._translated(error) from error
+            array: Vectors = rows.numpy().copy()  # rows may be kept, and pinned memory is for the next batch
+            return array
+
+        return finish

@@ -77,9 +77,10 @@ class FromPixels(torch.nn.Module):
         self.std = torch.tensor(preparation.std).reshape(3, 1, 1)
 
     def forward(self, pixels: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
-        mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
-        pixel_values = (pixels.movedim(-1, -3) * self.scale - mean) / std
-        parameter = next(self.module.parameters(), mean)
+        if self.mean.device != pixels.device:  # once: such a copy waits for all that the GPU was given before
+            self.mean, self.std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        pixel_values = (pixels.movedim(-1, -3) * self.scale - self.mean) / self.std
+        parameter = next(self.module.parameters(), self.mean)
         embeddings: torch.Tensor = self.module(pixel_values=pixel_values.to(parameter.dtype), **others)
         return embeddings
 

@@ -2,23 +2,31 @@
 
 import numpy as np
 
-from app.towers import Inputs, Padding
+from app.towers import Empty, Inputs, Padding
 
 
-def collate(items: list[Inputs], padding: Padding) -> Inputs:
-    """Stack the arrays of items into those of one batch, padded on the right; types are kept."""
+def collate(items: list[Inputs], padding: Padding, empty: Empty = np.empty) -> Inputs:
+    """Stack the arrays of items into those of one batch, padded on the right; types are kept.
+
+    The arrays of several items are written where `empty` puts them; a single item is not copied.
+    """
     batch: Inputs = {}
     for name in items[0]:
         arrays = [item[name] for item in items]
         shape = tuple(map(max, zip(*(array.shape for array in arrays), strict=True)))
         if len(shape) == 1 and padding.max_tokens is not None and not padding.same_length:
             shape = (padded_length(shape[0], padding.max_tokens),)
-        if all(array.shape == shape for array in arrays):
-            batch[name] = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
+        is_padded = any(array.shape != shape for array in arrays)
+        if len(arrays) == 1 and not is_padded:
+            batch[name] = arrays[0][None]
             continue
-        batch[name] = np.full((len(items), *shape), padding.values.get(name, 0), arrays[0].dtype)
-        for row, array in zip(batch[name], arrays, strict=True):
-            row[tuple(map(slice, array.shape))] = array
+        batch[name] = empty((len(items), *shape), arrays[0].dtype)
+        if is_padded:
+            batch[name].fill(padding.values.get(name, 0))
+            for row, array in zip(batch[name], arrays, strict=True):
+                row[tuple(map(slice, array.shape))] = array
+        else:
+            np.stack(arrays, out=batch[name])
     return batch
 
 

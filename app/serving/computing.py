@@ -188,7 +188,7 @@ class Computing:
             item.started = now
         tower = self._towers[batch[0].kind]
         try:
-            finish = tower.session.start(collate([item.inputs for item in batch], tower.padding))
+            finish = tower.session.start(collate([item.inputs for item in batch], tower.padding, tower.empty))
         except BaseException as cause:  # a native library's panic is no Exception
             self._recover(batch, cause)
             return
