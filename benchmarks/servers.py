@@ -7,8 +7,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -47,9 +48,23 @@ def is_ready(port: int) -> bool:
         return False
 
 
+def processes(pid: int) -> list[int]:
+    """A server's process, and those that it started to serve: without those that decode, which come and go."""
+    found = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread, or a process, has ended meanwhile
+            for child in map(int, children.read_text(encoding="ascii").split()):
+                if b"app.processors.worker" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+    return found
+
+
 def memory(pid: int) -> dict[str, float]:
-    """Resident memory in MB: all, and its anonymous part."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    kb = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Rss")}
-    total = sum(int(value) for value in kb.values())
-    return {"rss_mb": total / 1024, "rss_anon_mb": int(kb["RssAnon"]) / 1024}
+    """Resident memory of a server's processes in MB: all, and its anonymous part; what they share counts for each."""
+    kb: Counter[str] = Counter()
+    for process in processes(pid):
+        for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("Rss"):
+                name, value, _ = line.split()
+                kb[name] += int(value)
+    return {"rss_mb": kb.total() / 1024, "rss_anon_mb": kb["RssAnon:"] / 1024}

@@ -28,7 +28,7 @@ import orjson
 from PIL import Image
 
 from benchmarks.load import WORDS, ask, poll_ready
-from benchmarks.servers import memory, server
+from benchmarks.servers import memory, processes, server
 
 BAD_SHARE, LEAVING_SHARE = 0.05, 0.1
 READY_MS = 500.0
@@ -180,7 +180,9 @@ class Soak:
         # The ready polls run on a loop of their own: this one is busy with clients.
         ready = await asyncio.to_thread(lambda: asyncio.run(poll_ready(self.port, 0.9, 0.1)))
         late = float("inf") if ready.failed else ready.percentile(1)
-        threads, files = (len(os.listdir(f"/proc/{self.pid}/{name}")) for name in ("task", "fd"))
+        threads, files = (
+            sum(len(os.listdir(f"/proc/{pid}/{name}")) for pid in processes(self.pid)) for name in ("task", "fd")
+        )
         return Sample(second, memory(self.pid)["rss_anon_mb"], threads, files, late)
 
 

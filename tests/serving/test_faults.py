@@ -13,6 +13,7 @@ import pytest
 
 from app.errors import EngineBroken
 from app.serving.item import Item, StayingCaller
+from app.serving.link import LocalLink
 from app.serving.metrics import Metrics
 from app.serving.preparing import Preparing
 from app.serving.vector_cache import VectorCache
@@ -139,16 +140,17 @@ def serving(
     overlap: bool = True,
 ) -> Preparing:
     """Called on the event loop."""
-    tower = Tower(prepare_text, session, BatchLimits(4, 1000))
+    tower, metrics = Tower(prepare_text, session, BatchLimits(4, 1000)), Metrics()
+    towers = {"texts": tower, "images": tower}
     made = Preparing(
-        towers={"texts": tower, "images": tower},
+        towers=towers,
         preparers={"texts": preparer, "images": preparer},
         width=WIDTH,
         threads=threads,
-        overlap=overlap,
+        connect=lambda deliver, on_broken: LocalLink(towers, WIDTH, deliver, on_broken, metrics, overlap=overlap),
         cache=VectorCache(0),
         client_timeout=50.0,
-        metrics=Metrics(),
+        metrics=metrics,
         on_broken=broken.append,
     )
     made.start()
