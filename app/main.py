@@ -82,6 +82,8 @@ def create_app(
     `tracer` replaces the one that OpenTelemetry's variables ask for. With a `share` this is one of several front
     processes, and others compute.
     """
+    if share is None and settings.workers > 1:
+        _log.warning("WORKERS=%d: this is one process; `python -m app` starts several", settings.workers)
     tracer = tracer or _open_tracer(os.environ)
     metrics = Metrics()
     service = Service(

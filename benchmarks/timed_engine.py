@@ -83,7 +83,7 @@ def main() -> int:
     sockets = listen(settings.host, settings.port)
     if settings.workers > 1:
         raise_open_files()
-        return Supervisor(settings, sockets, settings.workers, [settings], run_device).run()
+        return Supervisor(settings, sockets, settings.workers, [settings], run_device).run() or 0
     collect_garbage_less_often()
     make_server(create_app(settings, load_timed)).run(sockets)
     return 0
