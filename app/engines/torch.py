@@ -51,7 +51,7 @@ def _device(settings: Settings) -> "torch.device":
         return torch.device("cpu")
     if settings.cuda_core == "all" or "," in settings.cuda_core:
         raise ConfigurationError(
-            f"CUDA_CORE={settings.cuda_core}: one process computes on one GPU; start with `python -m app` to use several"
+            f"CUDA_CORE={settings.cuda_core}: one process computes on one GPU; start `python -m app` to use several"
         )
     device = torch.device(settings.cuda_core)
     if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
