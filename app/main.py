@@ -84,7 +84,8 @@ def create_app(
     """
     if share is None and settings.workers > 1:
         _log.warning("WORKERS=%d: this is one process; `python -m app` starts several", settings.workers)
-    tracer = tracer or _open_tracer(os.environ)
+    speaks = share is None or share.index == 0  # for all of them
+    tracer = tracer or _open_tracer(os.environ, logging.WARNING if speaks else logging.DEBUG)
     metrics = Metrics()
     service = Service(
         lambda stopping: load(settings) if load else load_named_model(settings, os.environ, stopping),
@@ -242,8 +243,8 @@ def _traces_are_wanted(environment: Mapping[str, str]) -> bool:
     return any(environment.get(f"OTEL_EXPORTER_OTLP{signal}_ENDPOINT") for signal in ("", "_TRACES"))
 
 
-def _open_tracer(environment: Mapping[str, str]) -> "Tracer | None":
-    """The tracer that OpenTelemetry's variables ask for; if it cannot be made, the log says why."""
+def _open_tracer(environment: Mapping[str, str], level: int = logging.WARNING) -> "Tracer | None":
+    """The tracer that OpenTelemetry's variables ask for; if it cannot be made, the log says why, at `level`."""
     if not _traces_are_wanted(environment):
         return None
     try:
@@ -255,5 +256,5 @@ def _open_tracer(environment: Mapping[str, str]) -> "Tracer | None":
         cause = f"{error.name} is not installed; {way_out}"
     except Exception as error:  # a library dislikes the value of one of its variables
         cause = first_line(error)
-    _log.warning("no traces, though OpenTelemetry's variables ask for them: %s", cause)
+    _log.log(level, "no traces, though OpenTelemetry's variables ask for them: %s", cause)
     return None

@@ -31,6 +31,8 @@ if os.environ.get("CI"):
 # Folders whose tests are tried with each of WORKERS, files that processes share family by family, and the folders
 # with the longest files.
 SERVED = ("api", "serving")
+# What these send takes long, and says little of how many processes answer.
+SERVED_ONCE = ("test_clients", "test_openai_embeddings", "test_openapi")
 PARTED = "/families/test_families.py"
 LONGEST = ("engines", "families", "models")
 
@@ -42,7 +44,8 @@ def pytest_collection_finish() -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What asks a server in a process of its own asks it with each number of front processes."""
-    if len(WORKERS) > 1 and "workers" in metafunc.fixturenames and metafunc.definition.path.parent.name in SERVED:
+    path = metafunc.definition.path
+    if "workers" in metafunc.fixturenames and path.parent.name in SERVED and path.stem not in SERVED_ONCE:
         metafunc.parametrize("workers", WORKERS, indirect=True, scope="session", ids=lambda n: f"workers={n}")
 
 
