@@ -13,7 +13,8 @@ from tests.support.server import process_of
 
 @pytest.fixture(scope="module")
 def url(serve: Callable[..., str]) -> str:
-    return serve(Path("demo/models"), measured=True, VECTOR_CACHE_BYTES="50000")
+    # Nobody reads the log here, and the pipe for it holds 64 KiB.
+    return serve(Path("demo/models"), measured=True, VECTOR_CACHE_BYTES="50000", LOG_LEVEL="error")
 
 
 def test_broken_requests_of_every_kind_get_an_answer(url: str) -> None:
