@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from app.errors import ServiceError
 from app.processes import messages
 from app.processes.memory import map_memory
 from app.processes.messages import Layout, Packets
 from app.serving.computing import Arrival, Outcome
 from app.serving.item import Item, Stage
 from app.serving.vector_cache import VectorCache
-from app.towers import Vector
+from app.towers import Vector, Vectors
 
 
 @dataclass(eq=False)
@@ -31,6 +32,9 @@ class _Front:
     closed: bool = False
 
 
+_Waiting = OrderedDict[tuple[_Front, int], int | None]
+
+
 @dataclass(eq=False, slots=True)
 class _Wanted:
     """An item by its digest. Without an `item`, the first of `waiting` prepares it.
@@ -40,7 +44,7 @@ class _Wanted:
     """
 
     item: Item | None = None
-    waiting: "OrderedDict[tuple[_Front, int], int | None]" = field(default_factory=OrderedDict)
+    waiting: "_Waiting" = field(default_factory=OrderedDict)
     held: "list[tuple[_Front, int]]" = field(default_factory=list)
 
 
@@ -100,33 +104,45 @@ class Fronts:
 
     def deliver(self, items: list[Item], outcome: Outcome, seconds: float) -> None:
         """Send the rows of a batch, or the error of an item, to all that wait for them."""
-        rows: dict[_Front, list[int]] = {}
-        shared: dict[_Front, list[int]] = {}
         with self._lock:
-            for item, row in zip(items, [None] if not isinstance(outcome, np.ndarray) else outcome, strict=True):
-                wanted = self._forget(item.key)
-                if wanted is None:
-                    continue
-                for (front, number), offset in wanted.waiting.items():
-                    front.items.pop(number, None)
-                    if row is None:
-                        assert not isinstance(outcome, np.ndarray)
-                        self._send(front, messages.failed(number, outcome))
-                    elif offset is None:
-                        self._send_vector(front, number, row)
-                    else:
-                        self._write(front, offset, row)
-                        mine = number == item.number and front.index == item.source
-                        (rows if mine else shared).setdefault(front, []).append(number)
-                if row is not None:
-                    self._cache.put(item.key, row)
-            for kind, by_front in ((messages.ROWS, rows), (messages.SHARED, shared)):
-                times = messages.TIMES.pack(items[0].started, seconds)
-                for front, numbers in by_front.items():
-                    for packet in messages.numbers(kind + times, numbers):
-                        self._send(front, packet)
+            if isinstance(outcome, ServiceError):
+                self._deliver_error(items[0], outcome)
+            else:
+                self._deliver_rows(items, outcome, seconds)
 
     # with the lock ----------------------------------------------------------------------------
+
+    def _deliver_rows(self, items: list[Item], vectors: Vectors, seconds: float) -> None:
+        rows: dict[_Front, list[int]] = {}
+        shared: dict[_Front, list[int]] = {}
+        for item, row in zip(items, vectors, strict=True):
+            self._cache.put(item.key, row)
+            for (front, number), offset in self._forget(item.key).items():
+                del front.items[number]
+                if offset is None:
+                    self._send_vector(front, number, row)
+                else:
+                    self._write(front, offset, row)
+                    mine = number == item.number and front.index == item.source
+                    (rows if mine else shared).setdefault(front, []).append(number)
+        times = messages.TIMES.pack(items[0].started, seconds)
+        for kind, by_front in ((messages.ROWS, rows), (messages.SHARED, shared)):
+            for front, numbers in by_front.items():
+                for packet in messages.numbers(kind + times, numbers):
+                    self._send(front, packet)
+
+    def _deliver_error(self, item: Item, error: ServiceError) -> None:
+        """Those who only announced the item have no slot that could come back: they try it themselves."""
+        announced: _Waiting = OrderedDict()
+        for (front, number), offset in self._forget(item.key).items():
+            if offset is None:
+                announced[front, number] = None
+            else:
+                del front.items[number]
+                self._send(front, messages.failed(number, error))
+        if announced:
+            self._wanted[item.key] = _Wanted(waiting=announced)
+            self._leave_to_the_first(announced)
 
     def _handle(self, front: _Front, events: int) -> None:
         if events & select.EPOLLOUT:
@@ -167,17 +183,10 @@ class Fronts:
     ) -> None:
         if (row := self._cache.get(key)) is not None:
             self._write(front, offset, row)
-            self._stop_waiting(front, number)
             self._send(front, messages.SHARED + messages.TIMES.pack(now, 0.0) + messages.NUMBER.pack(number))
             return
-        wanted = self._wanted.get(key)
-        if wanted is None:
-            wanted = self._wanted[key] = _Wanted()
-        wanted.waiting[front, number] = offset
-        front.items[number] = key
-        if wanted.item is not None:
-            wanted.item.stage = Stage.TAKEN
-        else:
+        wanted = self._wait(front, number, offset, key)
+        if wanted.item is None:
             item = wanted.item = Item(layout.kind, key, b"", now, tag, Stage.TAKEN, source=front.index, number=number)
             item.inputs = layout.views(front.memory, offset)
             self._ready.append(item)
@@ -186,15 +195,18 @@ class Fronts:
         if (row := self._cache.get(key)) is not None:
             self._send_vector(front, number, row)
             return
-        wanted = self._wanted.get(key)
-        if wanted is None:
-            wanted = self._wanted[key] = _Wanted()
-        else:
+        if key in self._wanted:
             self._send(front, messages.ELSEWHERE + messages.NUMBER.pack(number))
-            if wanted.item is not None:
-                wanted.item.stage = Stage.TAKEN  # it may be in a batch, and wanted by nobody until now
-        wanted.waiting[front, number] = None
+        self._wait(front, number, None, key)
+
+    def _wait(self, front: _Front, number: int, offset: int | None, key: bytes) -> _Wanted:
+        """Note that a front waits for an item, and where it wants the row."""
+        wanted = self._wanted.setdefault(key, _Wanted())
+        wanted.waiting[front, number] = offset
         front.items[number] = key
+        if wanted.item is not None:
+            wanted.item.stage = Stage.TAKEN  # it may be in a batch, and wanted by nobody until now
+        return wanted
 
     def _drop(self, front: _Front, number: int) -> None:
         """Nobody in that front wants an item any more."""
@@ -208,8 +220,7 @@ class Fronts:
             wanted.held.append((front, number))
         if wanted.waiting:
             if wanted.item is None and first:
-                other, its_number = next(iter(wanted.waiting))
-                self._send(other, messages.YOURS + messages.NUMBER.pack(its_number))
+                self._leave_to_the_first(wanted.waiting)
         elif wanted.item is None:
             del self._wanted[key]
         else:
@@ -217,19 +228,17 @@ class Fronts:
             if not wanted.item.started:  # else it is in a batch, which will be delivered or tried again
                 self._forget(key)
 
-    def _stop_waiting(self, front: _Front, number: int) -> None:
-        if (key := front.items.pop(number, None)) is not None and (wanted := self._wanted.get(key)) is not None:
-            wanted.waiting.pop((front, number), None)
-            if not wanted.waiting and wanted.item is None:
-                del self._wanted[key]
+    def _leave_to_the_first(self, waiting: _Waiting) -> None:
+        """Tell the first of those who wait to prepare the item."""
+        front, number = next(iter(waiting))
+        self._send(front, messages.YOURS + messages.NUMBER.pack(number))
 
-    def _forget(self, key: bytes) -> _Wanted | None:
-        """Nothing computes the item any more: slots that are held for it are free."""
-        wanted = self._wanted.pop(key, None)
-        if wanted is not None:
-            for front, number in wanted.held:
-                self._send(front, messages.FREE + messages.NUMBER.pack(number))
-        return wanted
+    def _forget(self, key: bytes) -> _Waiting:
+        """Nothing computes the item any more: slots that are held for it are free. Returns who waits."""
+        wanted = self._wanted.pop(key, _Wanted())
+        for front, number in wanted.held:
+            self._send(front, messages.FREE + messages.NUMBER.pack(number))
+        return wanted.waiting
 
     def _lose(self, front: _Front) -> None:
         """A front has ended. Its memory lives as long as an array in it."""

@@ -13,7 +13,7 @@ Each number that is sent with a slot comes back once, as ROWS, FAILED or FREE, a
                        SHARED      the same, of items that were computed for another front
                        VECTOR      the row of an item that was announced, without a slot
                        ELSEWHERE   announced items that another front prepares
-                       YOURS       the same items, once that front has given up
+                       YOURS       the same items, once that front has given up or they have failed
                        FAILED      an item, and its error
                        FREE        slots of dropped items
 """

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from app.errors import ServiceError
 from app.processes.fronts import Fronts
 from app.processes.remote import RemoteLink
 from app.serving.computing import Outcome
@@ -70,6 +71,14 @@ class Front:
         return self.link._memory.used
 
 
+def two_fronts(cache: int = 0) -> tuple[Device, Front, Front]:
+    """A device that two fronts have joined."""
+    device, one, other = Device(cache), Front(), Front()
+    device.join(one.link, 0)
+    device.join(other.link, 1)
+    return device, one, other
+
+
 def item_of(text: str) -> Item:
     made = Item("texts", digest("texts", text.encode()), b"", 0.0, stage=Stage.TAKEN)
     made.inputs = {"ids": np.frombuffer(text.encode(), np.uint8).astype(np.int64)}
@@ -109,9 +118,7 @@ async def test_rows_come_back_to_the_front_that_sent_them() -> None:
 
 @driven
 async def test_an_equal_item_of_another_front_is_computed_once() -> None:
-    device, one, other = Device(), Front(), Front()
-    device.join(one.link, 0)
-    device.join(other.link, 1)
+    device, one, other = two_fronts()
     first, second = item_of("equal"), item_of("equal")
     one.link.submit([first])
     device.read()
@@ -126,9 +133,7 @@ async def test_an_equal_item_of_another_front_is_computed_once() -> None:
 
 @driven
 async def test_what_another_front_prepares_is_not_sent() -> None:
-    device, one, other = Device(), Front(), Front()
-    device.join(one.link, 0)
-    device.join(other.link, 1)
+    device, one, other = two_fronts()
     first, second = item_of("equal"), item_of("equal")
     one.link.announce([first])
     device.read()
@@ -144,11 +149,27 @@ async def test_what_another_front_prepares_is_not_sent() -> None:
 
 
 @driven
+async def test_an_item_that_fails_is_left_to_those_who_only_announced_it() -> None:
+    device, one, other = two_fronts()
+    first, second = item_of("equal"), item_of("equal")
+    one.link.submit([first])
+    arrived = device.read()
+    other.link.announce([second])
+    device.read()
+    await settle()
+    other.link.submit([second])  # it is elsewhere
+    assert device.read() == []
+    for items in (arrived, None):
+        device.fronts.deliver(items or device.read(), ServiceError("fails"), 0.5)
+        await settle()
+    assert one.got == {first: "fails"} and other.got == {second: "fails"}
+    assert one.used == other.used == 0
+
+
+@driven
 async def test_a_front_that_gives_up_leaves_the_item_to_the_next() -> None:
     for dies in (False, True):
-        device, one, other = Device(), Front(), Front()
-        device.join(one.link, 0)
-        device.join(other.link, 1)
+        device, one, other = two_fronts()
         first, second = item_of("equal"), item_of("equal")
         one.link.announce([first])
         device.read()
@@ -229,9 +250,7 @@ async def test_an_item_that_was_dropped_in_a_running_batch_and_comes_again_is_an
 
 @driven
 async def test_a_row_that_is_in_the_cache_comes_at_once() -> None:
-    device, one, other = Device(10_000), Front(), Front()
-    device.join(one.link, 0)
-    device.join(other.link, 1)
+    device, one, other = two_fronts(10_000)
     first, second, third = item_of("equal"), item_of("equal"), item_of("equal")
     one.link.submit([first])
     device.compute(device.read())
