@@ -100,6 +100,16 @@ def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
     raise ConfigurationError(f"{name} holds no weights ({', '.join(WEIGHTS)}); take a repository or folder that does")
 
 
+def digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files, without its texts (*.md)."""
+    whole = hashlib.sha256()
+    for path in content_files(folder):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return whole.hexdigest()
+
+
 def fingerprint(*folders: Path, below: Path) -> str:
     """A name for the content of model folders: it depends on no path above `below`, no time and no machine.
 

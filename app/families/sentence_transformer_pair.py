@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import ConfigurationError, first_line
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import fingerprint, loading, read_config, without_damaged_files
+from app.families.folders import digest, loading, read_config, without_damaged_files
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel, TorchTower
@@ -72,7 +72,7 @@ class SentenceTransformerPair(Family):
         require_libraries(self)
         clip, text = models_dir / "clip", models_dir / "text"
         image_model = load_folder(clip, trust_remote_code)
-        same = fingerprint(clip, below=clip) == fingerprint(text, below=text)
+        same = digest(clip) == digest(text)
         text_model = image_model if same else load_folder(text, trust_remote_code)
         return TorchModel(
             text=_checked("text", text_model, text),
