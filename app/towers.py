@@ -46,6 +46,12 @@ class InferenceSession(Protocol):
         ...
 
 
+def memory_of(session: InferenceSession) -> Empty:
+    """Makes the arrays that a session takes without another copy: a GPU's has memory of its own for them."""
+    empty: Empty = getattr(session, "empty", np.empty)
+    return empty
+
+
 class Elsewhere:
     """The session of a tower that another process computes."""
 
@@ -107,8 +113,7 @@ class TorchModel:
 class Tower:
     """One tower of a loaded model, ready to compute; batches beyond `limits` gain nothing.
 
-    `item_bytes` is the size of the arrays of a usual item. A batch is collated into arrays of `empty`, from which the
-    device takes it without another copy.
+    `item_bytes` is the size of the arrays of a usual item.
     """
 
     processor: Processor
@@ -116,7 +121,11 @@ class Tower:
     limits: BatchLimits
     padding: Padding = Padding()
     item_bytes: int = 0
-    empty: Empty = np.empty
+
+    @property
+    def empty(self) -> Empty:
+        """Makes the arrays into which a batch is collated; see memory_of()."""
+        return memory_of(self.session)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from app.cgroup import usable_cpus
@@ -18,7 +17,7 @@ from app.errors import OutOfMemory
 from app.processors.padding import collate
 from app.processors.text import TextProcessor
 from app.settings import Settings
-from app.towers import BatchLimits, Empty, InferenceSession, Inputs, Padding, Processor, Tower
+from app.towers import BatchLimits, InferenceSession, Inputs, Padding, Processor, Tower, memory_of
 
 _log = logging.getLogger(__name__)
 
@@ -74,13 +73,7 @@ def open_tower(
     tokens = items * len(inputs.get("input_ids", "1"))
     limits = BatchLimits(items, tokens, padding.same_length)
     item_bytes = sum(array.nbytes for array in inputs.values())
-    return Tower(processor, session, limits, padding, item_bytes, _memory_of(session)), width
-
-
-def _memory_of(session: InferenceSession) -> Empty:
-    """Where its batches are collated: a GPU's session has memory of its own for them."""
-    empty: Empty = getattr(session, "empty", np.empty)
-    return empty
+    return Tower(processor, session, limits, padding, item_bytes), width
 
 
 def _legacy(processor: Processor, padding: Padding) -> tuple[Processor, Padding]:
@@ -110,7 +103,7 @@ def measure_batches(
             expected = 2 * _fastest(rounds).get(size // 2, 0.0)
             if size > 1 and (expected > 2 * MAX_BATCH_SECONDS or time.monotonic() + expected > end):
                 break
-            batch = collate([inputs] * size, padding, _memory_of(session))
+            batch = collate([inputs] * size, padding, memory_of(session))
             started = time.monotonic()
             try:
                 session.start(batch)()
