@@ -28,6 +28,7 @@ from app.serving.link import Deliver, Link, LocalLink, OnBroken
 from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.preparing import Preparing
 from app.serving.service import Running, Service
+from app.serving.turns import BATCHES_AHEAD
 from app.serving.vector_cache import VectorCache
 from app.settings import VERSION, Settings
 from app.towers import BatchLimits, LoadedModel, Tower
@@ -42,11 +43,9 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 _HEADROOM = 64 * 2**20
 # A batch that takes longer counts as hung.
 _COMPUTE_TIMEOUT = 120.0
-
-
 # So many items of a usual size, at least, are prepared ahead by each of several front processes.
 _MIN_AHEAD = 16
-_AHEAD_BATCHES = 5
+# Shared memory for prepared items, in bytes, has at least this size.
 _MIN_SHARED = 16 * 2**20
 
 
@@ -151,7 +150,7 @@ def _serve(
     if share:
         towers = {kind: _share_of(tower, fronts) for kind, tower in towers.items()}
         ahead = sum(
-            _AHEAD_BATCHES * each.limits.items * max(each.item_bytes, 4 * model.width) for each in towers.values()
+            BATCHES_AHEAD * each.limits.items * max(each.item_bytes, 4 * model.width) for each in towers.values()
         )
         shared = max(_MIN_SHARED, ahead)
     each = resident_memory() + _HEADROOM + shared

@@ -9,7 +9,6 @@ With WORKERS=2 or more, so many processes take requests around one that has this
 
 import dataclasses
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -63,27 +62,20 @@ def load_timed(settings: Settings) -> LoadedModel:
     return dataclasses.replace(model, text=text, image=image, width=WIDTH)
 
 
-def run_device(file: int) -> int:
-    """Start this program as the device process, with the descriptor of its channel; returns its id."""
-    command = [sys.executable, "-m", "benchmarks.timed_engine", "--device", str(file)]
-    process = subprocess.Popen(command, pass_fds=[file], stdin=subprocess.DEVNULL)
-    process.returncode = 0  # it is the supervisor that waits for its end
-    return process.pid
-
-
 def load_for_device(settings: Settings, _: threading.Event) -> LoadedModel:
     return load_timed(settings)
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--device"]:
-        return device.main(int(sys.argv[2]), load=load_for_device)
+    if sys.argv[1:]:  # as the device process
+        file, supervisor = map(int, sys.argv[1:])
+        return device.main(file, supervisor, load_for_device)
     settings = load_settings()
     use_one_heap()
     sockets = listen(settings.host, settings.port)
     if settings.workers > 1:
         raise_open_files()
-        return Supervisor(settings, sockets, settings.workers, [settings], run_device).run() or 0
+        return Supervisor(settings, sockets, settings.workers, [settings], "benchmarks.timed_engine").run() or 0
     collect_garbage_less_often()
     make_server(create_app(settings, load_timed)).run(sockets)
     return 0

@@ -91,11 +91,12 @@ def cpu_seconds(stat: Path) -> float:
 def processes_of(server: int) -> dict[str, int]:
     """The processes of a server, by what they do."""
     children = {}
+    command = Path(f"/proc/{server}/cmdline").read_bytes()  # of the fronts too, which are forks
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
             if parent == server:
-                children[int(folder.name)] = b"--device" in (folder / "cmdline").read_bytes()
+                children[int(folder.name)] = (folder / "cmdline").read_bytes() != command
         except OSError:  # it has just ended
             continue
     if not any(children.values()):

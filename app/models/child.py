@@ -3,7 +3,6 @@
 `run_in_child` starts `python -m app.models.child MODULE TASK`, and that calls the module's function work(task).
 """
 
-import ctypes
 import errno
 import importlib
 import json
@@ -18,12 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from app.child_process import end_with, python_environment
 from app.errors import CompilingFailed, ConfigurationError, DiskFull, Stopped, first_line
 
 _log = logging.getLogger(__name__)
 
-_ROOT = Path(__file__).resolve().parents[2]
-_PR_SET_PDEATHSIG = 1
 # Each line is in the log as soon as it is printed, and no bars of progress are.
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
@@ -34,11 +32,10 @@ def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threadi
     What it prints goes to the log, after `doing`, as in "baking". It ends with this process, and when `stop` is set.
     Raises ConfigurationError where its work did, DiskFull, CompilingFailed for everything else, and Stopped.
     """
-    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     arguments = [module, json.dumps({**task, "parent": os.getpid()})]
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore::FutureWarning", "-m", "app.models.child", *arguments],
-        env={**os.environ, "PYTHONPATH": path, **_ENVIRONMENT},
+        env=python_environment(**_ENVIRONMENT),
         process_group=0,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -95,10 +92,7 @@ def _work() -> int:
     """Do the task of the command line, and print why it failed, if it does. Returns the exit status."""
     module, task = sys.argv[1], json.loads(sys.argv[2])
     # Before anything large is imported: end as soon as the process that waits for this one has ended.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != task["parent"]:  # it had ended before
-            return 1
+    end_with(task["parent"])
     stdout = os.dup(1)
     os.dup2(2, 1)  # libraries print what is for the log
     try:

@@ -1,10 +1,8 @@
 """Between the supervisor and its children: Python values and descriptors, in packets of a Unix socket."""
 
 import contextlib
-import ctypes
 import os
 import pickle
-import signal
 import socket
 from array import array
 from collections import deque
@@ -14,7 +12,6 @@ from typing import Any
 _MAX_PACKET = 65_536
 _MAX_FILES = 4
 _LARGE = b"large"
-_PR_SET_PDEATHSIG = 1
 _INT = array("i").itemsize
 
 
@@ -94,8 +91,3 @@ class Channel:
                     os.close(file)
         self._unsent.clear()
         self.sock.close()
-
-
-def end_with_parent() -> None:
-    """Let the kernel kill this process as soon as its parent has ended."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

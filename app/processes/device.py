@@ -1,6 +1,6 @@
-"""python -m app.processes.device FILE: loads the model and computes for all front processes.
+"""python -m app.processes.device FILE SUPERVISOR: loads the model and computes for all front processes.
 
-FILE is the descriptor of a channel to the supervisor:
+SUPERVISOR is the id of the process that started this one, and FILE the descriptor of a channel to it:
 
     <-  "settings" Settings, number of fronts     ->  "loaded" pickled LoadedModel, "failed" message, or
                                                       "alone": no other process can prepare inputs
@@ -20,10 +20,11 @@ from dataclasses import replace
 
 from app import logs
 from app.cgroup import resident_memory
+from app.child_process import end_with
 from app.errors import ServiceError, Stopped
 from app.heap import collect_garbage_less_often, use_one_heap
 from app.models.bake import load_named_model
-from app.processes.channel import Channel, end_with_parent
+from app.processes.channel import Channel
 from app.processes.fronts import Fronts
 from app.serving.computing import Computing
 from app.serving.metrics import Metrics
@@ -42,9 +43,9 @@ def load_named(settings: Settings, stopping: threading.Event) -> LoadedModel:
     return load_named_model(settings, os.environ, stopping)
 
 
-def main(file: int, load: Load = load_named) -> int:
+def main(file: int, supervisor: int, load: Load = load_named) -> int:
     """Serve until the supervisor ends. `load` loads another model."""
-    end_with_parent()
+    end_with(supervisor)
     stopping = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the supervisor decides
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -115,6 +116,6 @@ def _work(
 
 
 if __name__ == "__main__":
-    status = main(int(sys.argv[1]))
+    status = main(int(sys.argv[1]), int(sys.argv[2]))
     sys.stderr.flush()
     os._exit(status)

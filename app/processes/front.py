@@ -4,7 +4,7 @@ The supervisor tells it, over a channel:
 
     <-  "model" pickled                           ->  "up": connections are welcome
     <-  "device" index, descriptor of a socket    ->  "hangs" index
-    <-  "connection" descriptor                   ->  "closed" number of connections
+    <-  "connection" descriptor                   ->  "closed": a connection has ended
     <-  "drain" signal, "port closed"             ->  "broken" message
     <-  "failed" message
     <-  "metrics"                                 ->  "metrics" snapshot
@@ -13,7 +13,6 @@ The supervisor tells it, over a channel:
 
 import asyncio
 import contextlib
-import logging
 import pickle
 import signal
 import socket
@@ -34,8 +33,6 @@ from app.serving.metrics import Metrics, merge
 from app.serving.service import Service
 from app.settings import Settings
 from app.towers import LoadedModel
-
-_log = logging.getLogger(__name__)
 
 _COLLECT_SECONDS = 1.0
 
@@ -187,8 +184,3 @@ class FrontServer(Server):
         task = asyncio.ensure_future(connect())
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
-
-
-def run_front(settings: Settings, channel: Channel, index: int, fronts: int) -> None:
-    """What a front process does. The process was forked from the supervisor."""
-    Front(settings, channel, index, fronts).run()

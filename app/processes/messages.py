@@ -44,7 +44,7 @@ ANNOUNCED = Struct("<I32s")
 TIMES = Struct("<dd")
 """Of a batch: when it started, by time.monotonic(), and how many seconds it took."""
 NUMBER = Struct("<I")
-_MOST_ITEMS = (MAX_PACKET - 64) // ITEM.size
+_MAX_ITEMS = (MAX_PACKET - 64) // ITEM.size
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def joined(kind: bytes, records: Iterable[bytes]) -> Iterator[bytes]:
     parts: list[bytes] = []
     for record in records:
         parts.append(record)
-        if len(parts) == _MOST_ITEMS:
+        if len(parts) == _MAX_ITEMS:
             yield kind + b"".join(parts)
             parts = []
     if parts:

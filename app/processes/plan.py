@@ -31,7 +31,7 @@ def count_workers(settings: Settings) -> int:
 
 def device_settings(settings: Settings) -> list[Settings]:
     """The settings of each device process: one for each GPU that CUDA_CORE names. Raises ConfigurationError."""
-    if not settings.enable_cuda or (settings.cuda_core.startswith("cuda") and "," not in settings.cuda_core):
+    if not settings.enable_cuda:
         return [settings]
     names = settings.cuda_core.split(",")
     if settings.cuda_core == "all":

@@ -104,15 +104,13 @@ class RemoteLink:
 
     def busy_since(self, limit: float) -> float | None:
         """See Link. A device process that hangs is told to `on_hanging`; this one goes on."""
-        now, oldest = time.monotonic(), None
-        for device in self._devices:
-            if not device.slots:
-                continue
+        now = time.monotonic()
+        busy = [device for device in self._devices if device.slots]
+        for device in busy:
             if now - device.heard > limit and not device.told_as_hanging:
                 device.told_as_hanging = True
                 self._on_hanging(device.index)
-            oldest = min(now, oldest or now)
-        return oldest
+        return now if busy else None
 
     # with the lock ----------------------------------------------------------------------------
 

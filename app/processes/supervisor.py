@@ -13,30 +13,31 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from app import logs
+from app.child_process import end_with, python_environment
 from app.heap import collect_garbage_less_often, use_one_heap
-from app.processes.channel import Channel, end_with_parent
+from app.processes.channel import Channel
 from app.processes.messages import MAX_PACKET
 from app.settings import Settings
 from app.sockets import raise_open_files, shown
 
 _log = logging.getLogger(__name__)
 
-_ROOT = Path(__file__).resolve().parents[2]
 # A front that ends sooner after its start counts as a failed start; after so many in a row the server gives up.
 _SOON, _MAX_FAILED_STARTS = 5.0, 5
 # What children get to end by themselves when nothing waits for an answer, and beyond GRACE_PERIOD.
 _STOP_SECONDS, _SPARE_SECONDS = 1.0, 2.0
+# How often the end is looked at, once it has begun.
+_TICK = 0.05
 
 
 @dataclass(eq=False)
 class _Child:
-    """A process, its channel, and what it was last seen to count."""
+    """A process, its channel, and what it was last seen to count. A device `is_up` once the model is loaded."""
 
     index: int
     process: int
@@ -47,12 +48,11 @@ class _Child:
     snapshot: bytes = b""
 
 
-def run_device(file: int) -> int:
+def _run_device(module: str, file: int) -> int:
     """Start a device process with the descriptor of its channel; returns its id."""
-    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.processes.device", str(file)],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-m", module, str(file), str(os.getpid())],
+        env=python_environment(),
         pass_fds=[file],
         stdin=subprocess.DEVNULL,
     )
@@ -69,9 +69,9 @@ class Supervisor:
         sockets: Sequence[socket.socket],
         fronts: int,
         devices: Sequence[Settings],
-        run_device: Callable[[int], int] = run_device,
+        device_module: str = "app.processes.device",
     ) -> None:
-        """`run_device` starts a device process with the descriptor of its channel, and returns its id."""
+        """`device_module` is the program of a device process."""
         self._settings = settings
         self._sockets = list(sockets)
         self._count = fronts
@@ -81,7 +81,6 @@ class Supervisor:
         self._next_index = 0
         self._failed_starts = 0
         self._model: bytes | None = None
-        self._loaded: list[_Child] = []
         self._failure: str | None = None
         self._alone = False
         self._signal: int | None = None
@@ -97,7 +96,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
         self._selector.register(self._wake[0], selectors.EVENT_READ)
         for each in devices:
-            self._start_device(each, run_device)
+            self._start_device(each, device_module)
 
     # run --------------------------------------------------------------------------------------
 
@@ -107,11 +106,11 @@ class Supervisor:
         Returns None, the sockets still open, if only the process that loaded the model can prepare its inputs.
         """
         # Only now: the device process loads the model meanwhile.
-        from app.processes.front import run_front
+        from app.processes.front import Front
         from app.server import drain_delay
         from app.serving.metrics import Metrics
 
-        self._run_front, self._drain_delay = run_front, drain_delay
+        self._make_front, self._drain_delay = Front, drain_delay
         self._metrics = Metrics()
         self._metrics.fronts.set_function(lambda: sum(each.is_up for each in self._fronts))
         collect_garbage_less_often()
@@ -119,7 +118,7 @@ class Supervisor:
             for _ in range(self._count):
                 self._start_front()
         while not self._alone and (self._fronts or (self._asked_at is None and self._signal is None)):
-            for key, events in self._selector.select(self._seconds_to_next_step()):
+            for key, events in self._selector.select(None if self._asked_at is None else _TICK):
                 self._handle(key.data, key.fd, events)
             self._step()
         for front in self._fronts:
@@ -131,18 +130,9 @@ class Supervisor:
             return None
         return 1 if self._failure else 0
 
-    def _seconds_to_next_step(self) -> float | None:
-        if self._asked_at is None:
-            return None
-        return 0.05
-
     def _handle(self, owner: Any, file: int, events: int) -> None:
         if file == self._wake[0]:
-            while True:
-                try:
-                    os.read(file, 4096)
-                except BlockingIOError:
-                    break
+            os.read(file, 4096)
         elif isinstance(owner, socket.socket):
             self._accept(owner)
         elif isinstance(owner, _Child):
@@ -169,7 +159,7 @@ class Supervisor:
         elif kind == "closed":
             child.connections -= 1
         elif kind == "loaded":
-            self._loaded.append(child)
+            child.is_up = True
             first, self._model = self._model is None, values[0]
             for front in self._fronts:
                 if first:
@@ -237,9 +227,9 @@ class Supervisor:
 
     # processes --------------------------------------------------------------------------------
 
-    def _start_device(self, settings: Settings, run: Callable[[int], int]) -> None:
+    def _start_device(self, settings: Settings, module: str) -> None:
         ours, theirs = Channel.pair()
-        process = run(theirs.sock.fileno())
+        process = _run_device(module, theirs.sock.fileno())
         theirs.close()
         child = _Child(len(self._devices), process, ours, time.monotonic())
         self._devices.append(child)
@@ -249,11 +239,11 @@ class Supervisor:
     def _start_front(self) -> None:
         ours, theirs = Channel.pair()
         index, self._next_index = self._next_index, self._next_index + 1
-        process = os.fork()
+        supervisor, process = os.getpid(), os.fork()
         if process == 0:
             status = 1
             try:
-                self._become_front(ours, theirs, index)
+                self._become_front(supervisor, ours, theirs, index)
                 status = 0
             except BaseException:
                 _log.critical("a front process failed", exc_info=True)
@@ -266,12 +256,13 @@ class Supervisor:
         self._watch(front)
         if self._model is not None:
             self._tell(front, "model", self._model)
-        for device in self._loaded:
-            self._join(front, device)
+        for device in self._devices:
+            if device.is_up:
+                self._join(front, device)
 
-    def _become_front(self, ours: Channel, theirs: Channel, index: int) -> None:
+    def _become_front(self, supervisor: int, ours: Channel, theirs: Channel, index: int) -> None:
         """In the new process: let go of all that is the supervisor's."""
-        end_with_parent()
+        end_with(supervisor)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
@@ -282,7 +273,7 @@ class Supervisor:
             sock.close()
         for channel in (ours, *(child.channel for child in (*self._fronts, *self._devices))):
             channel.close()
-        self._run_front(self._settings, theirs, index, self._count)
+        self._make_front(self._settings, theirs, index, self._count).run()
 
     def _join(self, front: _Child, device: _Child) -> None:
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -309,7 +300,6 @@ class Supervisor:
             self._departed = [counts_of([*self._departed, child.snapshot])]
         if child in self._devices:
             self._devices.remove(child)
-            self._loaded = [each for each in self._loaded if each is not child]
             if self._asked_at is None:
                 self._lose_device(child, _ended(status))
         else:

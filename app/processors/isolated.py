@@ -10,17 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image
 
+from app.child_process import python_environment
 from app.errors import ABOUT_PICTURES, BrokenPicture, InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import Decoded
 from app.processors.formats import format_of
 from app.processors.worker import DECODE, DROP, IDLE_SECONDS, REQUEST
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Ended(Exception):
@@ -34,15 +32,13 @@ class _Process:
     """
 
     def __init__(self) -> None:
-        environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), environment.get("PYTHONPATH"))))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "app.processors.worker", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # decoders in C write there what they like
-                env=environment,
+                env=python_environment(MALLOC_ARENA_MAX="1"),
                 start_new_session=True,  # an interrupt of the terminal is for the server
             )
         except OSError as error:

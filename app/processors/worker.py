@@ -12,7 +12,6 @@ but this file's own answers leaves the process, which ends with its server or af
 """
 
 import contextlib
-import ctypes
 import io
 import json
 import os
@@ -26,6 +25,7 @@ from typing import Any, BinaryIO
 
 from PIL import AvifImagePlugin, Image
 
+from app.child_process import end_with
 from app.errors import InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import check_pixels, decode_rare, named_errors
 from app.processors.formats import COMMON, RARE
@@ -39,7 +39,6 @@ _OWN_BYTES = 160 * 2**20
 _BYTES_A_PIXEL = 32
 # What a picture inside a picture may have, though the outer one says that it has fewer: _OWN_BYTES suffice.
 _INNER_PIXELS = 2**22
-_PR_SET_PDEATHSIG = 1
 
 
 def main(server: int) -> int:
@@ -60,9 +59,7 @@ def main(server: int) -> int:
 
 def _confine(server: int) -> None:
     """No files, no core dumps, no life after the server; first to go where memory runs out."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server:
-        sys.exit(0)  # it ended before the line above
+    end_with(server)
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(limit, (0, 0))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:

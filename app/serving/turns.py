@@ -28,7 +28,7 @@ from app.towers import BatchLimits, Vectors
 # Request and answer travel in a part of the time that a client waits, and estimates are not exact.
 _CERTAIN = 0.8
 # How many full batches are taken ahead: enough for the device to choose texts of equal length from.
-_BATCHES_AHEAD = 5
+BATCHES_AHEAD = 5
 # The tag of an item taken out of turn, before all others.
 _FIRST = -1.0
 # The weight of the newest value in an average.
@@ -78,7 +78,7 @@ class _Lane:
 
     @property
     def can_take(self) -> bool:
-        has_room = self.ahead < _BATCHES_AHEAD * self.batch_items and self.preparing < self.max_preparing
+        has_room = self.ahead < BATCHES_AHEAD * self.batch_items and self.preparing < self.max_preparing
         return has_room and self.waiting > 0
 
 
@@ -104,7 +104,7 @@ class Turns:
         """When an item was last taken, prepared or computed."""
         self.jobs: dict[Job, None] = {}
         self._lanes = {
-            kind: _Lane(each.items, max_preparing.get(kind, _BATCHES_AHEAD * each.items))
+            kind: _Lane(each.items, max_preparing.get(kind, BATCHES_AHEAD * each.items))
             for kind, each in limits.items()
         }
         self._cache = cache
