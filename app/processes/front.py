@@ -3,7 +3,7 @@
 The supervisor tells it, over a channel:
 
     <-  "model" pickled                           ->  "up": connections are welcome
-    <-  "device" index, descriptor of a socket    ->  "hangs" index
+    <-  "device" index, descriptor of a socket    ->  "connected": it can answer; "hangs" index
     <-  "connection" descriptor                   ->  "closed": a connection has ended
     <-  "drain" signal, "port closed"             ->  "broken" message
     <-  "failed" message
@@ -76,6 +76,7 @@ class Front:
         self._link = RemoteLink(capacity, model.width, deliver, lambda index: self._send("hangs", index))
         for index, sock in self._devices:
             self._link.add_device(index, sock)
+        self._send("connected")
         return self._link
 
     def _tell_failure(self) -> None:

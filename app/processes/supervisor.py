@@ -27,8 +27,8 @@ from app.sockets import raise_open_files, shown
 
 _log = logging.getLogger(__name__)
 
-# A front that ends sooner after its start counts as a failed start; after so many in a row the server gives up.
-_SOON, _MAX_FAILED_STARTS = 5.0, 5
+# So many fronts in a row that ended before they could answer end the server.
+_MAX_FAILED_STARTS = 5
 # What children get to end by themselves when nothing waits for an answer, and beyond GRACE_PERIOD.
 _STOP_SECONDS, _SPARE_SECONDS = 1.0, 2.0
 # How often the end is looked at, once it has begun.
@@ -37,14 +37,17 @@ _TICK = 0.05
 
 @dataclass(eq=False)
 class _Child:
-    """A process, its channel, and what it was last seen to count. A device `is_up` once the model is loaded."""
+    """A process, its channel, and what it was last seen to count.
+
+    A front `is_up` once it takes connections, and `has_model` once it can answer. A device `is_up` with the model.
+    """
 
     index: int
     process: int
     channel: Channel
-    started: float
     connections: int = 0
     is_up: bool = False
+    has_model: bool = False
     snapshot: bytes = b""
 
 
@@ -154,8 +157,10 @@ class Supervisor:
     def _obey(self, child: _Child, kind: str, values: list[Any]) -> None:
         if kind == "up":
             child.is_up = True
-            self._failed_starts = 0
             self._listen()
+        elif kind == "connected":
+            child.has_model = True
+            self._failed_starts = 0
         elif kind == "closed":
             child.connections -= 1
         elif kind == "loaded":
@@ -231,7 +236,7 @@ class Supervisor:
         ours, theirs = Channel.pair()
         process = _run_device(module, theirs.sock.fileno())
         theirs.close()
-        child = _Child(len(self._devices), process, ours, time.monotonic())
+        child = _Child(len(self._devices), process, ours)
         self._devices.append(child)
         self._watch(child)
         self._tell(child, "settings", settings, self._count)
@@ -251,7 +256,7 @@ class Supervisor:
                 sys.stderr.flush()
                 os._exit(status)
         theirs.close()
-        front = _Child(index, process, ours, time.monotonic())
+        front = _Child(index, process, ours)
         self._fronts.append(front)
         self._watch(front)
         if self._model is not None:
@@ -318,9 +323,9 @@ class Supervisor:
     def _replace(self, child: _Child, how: str) -> None:
         _log.error("front process %d %s, with %d connections; it is replaced", child.index, how, child.connections)
         self._listen()
-        self._failed_starts += time.monotonic() - child.started < _SOON
+        self._failed_starts += not child.has_model
         if self._failed_starts >= _MAX_FAILED_STARTS:
-            self._fail(f"front processes end as soon as they start; the last one {how}")
+            self._fail(f"{_MAX_FAILED_STARTS} front processes ended before they could answer; the last one {how}")
         else:
             self._metrics.fronts_replaced.inc()
             self._start_front()
