@@ -31,7 +31,9 @@ def children(process: int) -> list[int]:
 
 
 def is_device(process: int) -> bool:
-    return b"app.processes.device" in Path(f"/proc/{process}/cmdline").read_bytes()
+    with contextlib.suppress(OSError):  # it has ended
+        return b"app.processes.device" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
 
 
 def alive(process: int) -> bool:
