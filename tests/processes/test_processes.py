@@ -114,6 +114,19 @@ def test_connections_spread_over_the_fronts() -> None:
         assert max(connections_of(server)) <= 9
 
 
+def test_connections_that_a_front_has_not_taken_when_it_ends_go_to_another(server: Server) -> None:
+    wait_until(lambda: server.metric("clip_fronts") == 3)
+    front = server.fronts()[0]
+    os.kill(front, signal.SIGSTOP)
+    with ThreadPoolExecutor(12) as pool:
+        body = {"texts": ["nobody is lost"]}
+        answers = [pool.submit(httpx.post, f"{server.url}/vectorize", json=body, timeout=20) for _ in range(12)]
+        time.sleep(0.5)
+        assert not all(answer.done() for answer in answers)
+        os.kill(front, signal.SIGKILL)
+        assert [answer.result().status_code for answer in answers] == [200] * 12
+
+
 def connections_of(server: Server) -> list[int]:
     """How many connections of clients each front process has."""
     port = f":{int(server.url.rpartition(':')[2]):04X}"
