@@ -18,9 +18,11 @@ Each number that is sent with a slot comes back once, as ROWS, FAILED or FREE, a
                        FREE        slots of dropped items
 """
 
+import math
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from struct import Struct
 
 import numpy as np
@@ -54,12 +56,12 @@ class Layout:
 
     @classmethod
     def of(cls, kind: str, inputs: Inputs) -> "Layout":
-        return cls(kind, tuple((name, array.dtype.str, array.shape) for name, array in inputs.items()))
+        return cls(kind, tuple((name, array.dtype.char, array.shape) for name, array in inputs.items()))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many bytes they take."""
-        return sum(_aligned(np.dtype(dtype).itemsize * int(np.prod(shape))) for _, dtype, shape in self.arrays)
+        return sum(_aligned(np.dtype(dtype).itemsize * math.prod(shape)) for _, dtype, shape in self.arrays)
 
     def views(self, memory: memoryview, offset: int) -> Inputs:
         """The arrays in a slot that begins at `offset`."""

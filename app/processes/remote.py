@@ -59,7 +59,7 @@ class RemoteLink:
         self._numbers = itertools.count(1)
         self._items: dict[int, Item] = {}
         self._device_of: dict[int, _Device] = {}
-        self._layouts: dict[Layout, int] = {}
+        self._layouts: dict[Layout, tuple[int, Layout]] = {}
         self._elsewhere: set[int] = set()
         self._waiting: deque[Item] = deque()  # for room, or for a device
         self._dropped: list[int] = []
@@ -148,6 +148,8 @@ class RemoteLink:
         if item.number in device.slots:  # it was sent meanwhile
             return True
         layout = Layout.of(item.kind, item.inputs)
+        # The first of those that are equal has computed its size.
+        number, layout = self._layouts.setdefault(layout, (len(self._layouts), layout))
         try:
             offset = self._memory.take(max(layout.size, 4 * self._width))
         except MemoryError:
@@ -158,7 +160,6 @@ class RemoteLink:
             return False
         for name, view in layout.views(self._memory.view, offset).items():
             view[...] = item.inputs[name]
-        number = self._layouts.setdefault(layout, len(self._layouts))
         if number not in device.layouts:
             device.layouts.add(number)
             self._send(device, messages.layout(number, layout))
