@@ -4,20 +4,27 @@ Pillow gets JPEG and PNG without their metadata. It would keep, unpack and inter
 pixels must cost nothing, whatever its size and content. Only what may hold the rotation is passed on.
 """
 
-import zlib
+import contextlib
+import io
+import re
+import struct
 from dataclasses import dataclass, field
+from typing import Any
+
+from PIL.PngImagePlugin import PngStream
 
 # Seconds that one pixel takes, generously: of JPEG for each of its scans.
 _SECONDS_A_PIXEL = {"BMP": 1e-8, "GIF": 4e-8, "JPEG": 2e-8, "PNG": 1e-7, "WEBP": 6e-8}
-# JPEG with more scans, PNG with more chunks and GIF with more bytes than anybody makes go to the process apart.
-_MAX_SCANS = 30
+# JPEG and PNG with more parts and GIF with more bytes than anybody makes go to the process apart.
 _MAX_PARTS = 2**16
 _MAX_GIF_BYTES = 2**21
 
-_MAX_TEXT = 2**20
+_MAX_METADATA = 2**20
 
-# The markers of a JPEG's frame, of which 0xC0 and 0xC1 are sequential, with Huffman codes.
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# A marker, with any fill before it, and the length of its segment.
+_JPEG_SEGMENT = re.compile(rb"\xff+([^\xff])(..)", re.DOTALL)
+_PNG_TEXTS = (b"iTXt", b"zTXt", b"tEXt")
+_PNG_KEYWORDS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Common:
 
     format: str
     data: bytes
-    info: dict[str, bytes | str] = field(default_factory=dict)
+    info: dict[Any, Any] = field(default_factory=dict)
     scans: int = 1
 
     def seconds(self, pixels: int) -> float:
@@ -57,37 +64,29 @@ def common_format(data: bytes) -> Common | None:
 def _jpeg(data: bytes) -> Common | None:
     """Without APP1 to APP13, APP15 and comments: APP0 and APP14 say how the colours are stored."""
     kept: list[bytes | memoryview] = [data[:2]]
-    info: dict[str, bytes | str] = {}
+    info: dict[Any, Any] = {}
     whole_frame = b""  # how many components a first scan holds if no other is read after it
-    position = 2
+    start = 2
     view = memoryview(data)
     for _ in range(_MAX_PARTS):
-        start = position
-        while data[position : position + 1] == b"\xff":
-            position += 1
-            if position - start > 64:
-                return None
-        if position == start or position + 3 > len(data):
+        segment = _JPEG_SEGMENT.match(data, start)
+        if segment is None:
             return None
-        marker = data[position]
+        marker, content = segment[1][0], segment.end()
         if marker == 0xDA:
             break
-        end = position + 1 + int.from_bytes(data[position + 1 : position + 3], "big")
-        if marker in _FRAMES:
-            sequential = marker in (0xC0, 0xC1)
-            whole_frame = data[position + 8 : position + 9] if sequential else b""
-        metadata = (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE
-        if not metadata:
+        end = content - 2 + int.from_bytes(segment[2], "big")
+        if marker in (0xC0, 0xC1):  # sequential frames
+            whole_frame = data[content + 5 : content + 6]
+        if (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
+            if marker == 0xE1:
+                info.setdefault("exif" if data.startswith(b"Exif\0\0", content) else "xmp", data[content:end])
+        else:
             kept.append(view[start:end])
-        elif marker == 0xE1:
-            is_exif = data.startswith(b"Exif\0\0", position + 3)
-            info.setdefault("exif" if is_exif else "xmp", data[position + 3 : end])
-        position = end
+        start = end
     else:
         return None
-    scans = 1 if whole_frame == data[position + 3 : position + 4] else data.count(b"\xff\xda", start)
-    if scans > _MAX_SCANS:
-        return None
+    scans = 1 if whole_frame == data[content : content + 1] else data.count(b"\xff\xda", start)
     if sum(map(len, kept)) < start:
         data = b"".join([*kept, view[start:]])
     return Common("JPEG", data, info, scans)
@@ -96,23 +95,19 @@ def _jpeg(data: bytes) -> Common | None:
 def _png(data: bytes) -> Common | None:
     """With the critical chunks and tRNS alone."""
     kept: list[memoryview] = []
-    info: dict[str, bytes | str] = {}
+    info: dict[Any, Any] = {}
     position = start = 8
     view = memoryview(data)
     for _ in range(_MAX_PARTS):
         if position + 8 > len(data):
             break
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind = data[position + 4 : position + 8]
-        end = position + 12 + length
+        length, kind = struct.unpack_from(">I4s", data, position)
+        content, end = position + 8, position + 12 + length
         if kind[0] & 32 and kind != b"tRNS":
             kept.append(view[start:position])
             start = min(end, len(data))
-            content = view[position + 8 : position + 8 + length]
-            if kind == b"eXIf":
-                info["exif"] = bytes(content[: 2**16])
-            elif kind in (b"iTXt", b"zTXt", b"tEXt"):
-                info.update(_png_text(kind, content))
+            if kind == b"eXIf" or (kind in _PNG_TEXTS and data.startswith(_PNG_KEYWORDS, content)):
+                info.update(_png_info(kind, data[content : content + min(length, _MAX_METADATA)]))
         position = end
         if kind == b"IEND":
             break
@@ -123,19 +118,9 @@ def _png(data: bytes) -> Common | None:
     return Common("PNG", data, info)
 
 
-def _png_text(kind: bytes, content: memoryview) -> dict[str, bytes | str]:
-    """XMP, or EXIF in hexadecimal digits, from a text chunk; empty for any other text."""
-    keyword, _, rest = bytes(content[:_MAX_TEXT]).partition(b"\0")
-    if keyword == b"XML:com.adobe.xmp":
-        return {"xmp": _inflate(rest[2:].split(b"\0", 2)[-1]) if kind == b"iTXt" and rest[:1] == b"\1" else rest}
-    if keyword == b"Raw profile type exif":
-        text = _inflate(rest[1:]) if kind == b"zTXt" else rest
-        return {keyword.decode(): text.decode("ascii", errors="replace")}
-    return {}
-
-
-def _inflate(data: bytes) -> bytes:
-    try:
-        return zlib.decompressobj().decompress(data, _MAX_TEXT)
-    except zlib.error:
-        return b""
+def _png_info(kind: bytes, content: bytes) -> dict[Any, Any]:
+    """What Pillow reads from a chunk; empty if it is broken."""
+    stream = PngStream(io.BytesIO(content))
+    with contextlib.suppress(Exception):
+        stream.call(kind, 0, len(content))
+    return stream.im_info

@@ -1,7 +1,7 @@
 """The way of a picture: base64 text to the arrays of one item."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from PIL import Image
@@ -52,7 +52,8 @@ class PictureProcessor:
 
     def __call__(self, content: bytes) -> Inputs:
         """The arrays of the picture in a base64 text; raises InvalidRequest or Unavailable."""
-        with self.open(content) as picture, self._memory(picture.decoded_bytes):
+        picture = self.open(content)
+        with self._memory(picture.decoded_bytes):
             if isinstance(self._processor, ImageProcessor):
                 least = self._least_size(self._processor, picture.size) if self._fast else None
                 return self._processor.prepare(picture.decode(least), self._fast)
@@ -62,20 +63,16 @@ class PictureProcessor:
         """The same for several."""
         return [self(content) for content in contents]
 
-    @contextmanager
-    def open(self, text: bytes) -> Iterator[CommonPicture | RarePicture]:
+    def open(self, text: bytes) -> CommonPicture | RarePicture:
         """The picture in a base64 text, of which only the header was read; raises InvalidRequest or Unavailable."""
         data = decode_base64(text)
         if not data:
             raise InvalidRequest("is empty")
-        header = common_format(data)
-        if header is not None:
+        if (header := common_format(data)) is not None:
             picture = CommonPicture(header, self._max_pixels, self._legacy)
             if picture.seconds <= self._seconds:
-                yield picture
-                return
-        with self._processes.open(data) as rare:
-            yield rare
+                return picture
+        return RarePicture(data, self._processes)
 
     @staticmethod
     def _least_size(processor: ImageProcessor, size: tuple[int, int]) -> tuple[int, int]:
