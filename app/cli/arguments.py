@@ -2,15 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from app.settings import Settings
 
-Command = Literal["serve", "check", "embed", "compile", "bake"]
-
-_COMMANDS: dict[Command, tuple[str, str]] = {
+# What each command does, and an example.
+_COMMANDS = {
     "serve": (
         "serve the model until SIGTERM; this is the default",
         "python -m app serve --models-dir demo/models --port 9090",
@@ -36,30 +33,18 @@ _COMMANDS: dict[Command, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """A command, the settings that options name, and the command's own options."""
-
-    command: Command
-    settings: dict[str, str]
-    texts: list[str] = field(default_factory=list)
-    images: list[Path] = field(default_factory=list)
-    as_json: bool = False
-    output: Path | None = None
-    show_all: bool = False
-
-
-def parse_arguments(arguments: Sequence[str]) -> Arguments:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments after `python -m app`; prints help or usage and exits, as argparse does.
 
-    `bake` has a parser of its own, since download.py takes the same options.
+    Gives the `command`, the `settings` that options name (a dictionary), and the command's own options. `bake` has a
+    parser of its own, since download.py takes the same options.
     """
     parser = argparse.ArgumentParser(
         prog="python -m app",
         description="CLIP inference for Weaviate's multi2vec-clip module. Without a command it serves.",
         epilog="COMMAND --help shows the options of a command, with an example.",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (meaning, example) in _COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -74,22 +59,16 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
                 "--image", dest="images", nargs="+", action="extend", type=Path, default=[], metavar="FILE",
                 help="picture files",
             )  # fmt: skip
-            command.add_argument(
-                "--json", dest="as_json", action="store_true", help="print vectors, even if both are given"
-            )
+            command.add_argument("--json", dest="as_json", action="store_true", help="print vectors in any case")
         if name == "check":
-            command.add_argument(
-                "--all", dest="show_all", action="store_true", help="print all settings, and where each comes from"
-            )
+            command.add_argument("--all", dest="show_all", action="store_true", help="print all settings")
         if name == "compile":
-            command.add_argument(
-                "--output", type=Path, help="folder for the compiled model; default: MODELS_DIR/compiled"
-            )
+            command.add_argument("--output", type=Path, help="folder to write; default: MODELS_DIR/compiled")
         _add_settings(command)
-    values = vars(parser.parse_args(arguments))
-    settings = {name: values.pop(name) for name in Settings.model_fields if values.get(name) is not None}
-    own = {name: values[name] for name in ("texts", "images", "as_json", "output", "show_all") if name in values}
-    return Arguments(values["command"] or "serve", settings, **own)
+    options = parser.parse_args(arguments)
+    named = {name: getattr(options, name) for name in Settings.model_fields}
+    options.settings = {name: value for name, value in named.items() if value is not None}
+    return options
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """The commands `check`, `embed` and `compile` of `python -m app`."""
 
+import argparse
 import asyncio
 import base64
 import io
@@ -16,7 +17,6 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.arguments import Arguments
 from app.cli.bake import busy
 from app.errors import CompilingFailed, ConfigurationError, ServiceError
 from app.serving.item import StayingCaller
@@ -26,7 +26,7 @@ from app.towers import Vectors
 _TEXT = "a red circle"
 
 
-def run(arguments: Arguments) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status: 0, or 1 after printing the reason."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # A failure is printed once, below.
