@@ -5,10 +5,9 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, SecretStr, ValidationError
-from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
@@ -20,13 +19,8 @@ VERSION = "1.0.0"
 _LOG_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _log_level(value: Any) -> Any:
-    value = _lower(value)
-    return _LOG_LEVELS.get(value, value) if isinstance(value, str) else value
+def _log_level(name: str) -> str:
+    return _LOG_LEVELS.get(name.lower(), name.lower())
 
 
 def _token(value: SecretStr) -> SecretStr:
@@ -46,7 +40,7 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve a page at / to try the model on")
-    log_format: Annotated[Literal["plain", "json"], BeforeValidator(_lower)] = Field(
+    log_format: Annotated[Literal["plain", "json"], BeforeValidator(str.lower)] = Field(
         default="plain", description="form of the log: plain or json"
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)] = Field(
@@ -62,7 +56,7 @@ class Settings(BaseSettings):
         pattern=r"^(cuda(:\d+)?(,cuda:\d+)*|all)$",
         description="which GPU; several with commas, or all",
     )
-    engine: Annotated[Literal["auto", "openvino", "torch"], BeforeValidator(_lower)] = Field(
+    engine: Annotated[Literal["auto", "openvino", "torch"], BeforeValidator(str.lower)] = Field(
         default="auto", description="openvino or torch; auto takes torch on a GPU and OpenVINO on a CPU"
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
@@ -141,7 +135,7 @@ def not_installed(names: str, group: str, *known: str) -> str | None:
 def _installed(group: str, *known: str) -> AfterValidator:
     def check(names: str) -> str:
         if problem := not_installed(names, group, *known):
-            raise PydanticCustomError("not_installed", "{problem}", {"problem": problem})
+            raise ValueError(problem)
         return names
 
     return AfterValidator(check)
