@@ -11,7 +11,6 @@ The cleaning before an open_clip tokenizer follows `basic_clean` and its neighbo
 import html
 import os
 import string
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, replace
 from typing import Any
@@ -29,8 +28,6 @@ _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 MIN_LENGTH = 1024
 CHARACTERS_A_TOKEN = 8
 LONGER = 8
-# Characters of one line, or of marks on one letter, up to which its end has a say in its beginning.
-LONGEST_RUN = 65_536
 # Letters of one word up to which its end has a say in its first tokens: of a longer one nobody knows the right ones.
 LONGEST_WORD = 2**18
 # Bytes of a text that are read at most, beside blanks before it, and by a tokenizer of another library, which reads
@@ -133,14 +130,11 @@ class TextProcessor:
         """As much of a text as gives the tokens that the model takes, cleaned."""
         data = text.encode() if isinstance(text, str) else text
         if len(data) > MAX_BYTES:
-            blanks = len(data) - len(data.lstrip())
-            start = max(0, blanks - LONGEST_RUN)
-            data = data[start : start + MAX_BYTES]
+            data = data.lstrip()[:MAX_BYTES]
         text = self.prompt + data.decode(errors="ignore")
         length = self.short
         while length < len(text):
-            head = _up_to_line_end(text, length) if self.clean else _past_marks(text, length)
-            head = clean_text(head, self.clean)
+            head = clean_text(text[:length], self.clean)
             if self._is_enough(head):
                 return head
             length *= LONGER
@@ -158,27 +152,6 @@ class TextProcessor:
 
 def _last_word(encoding: Encoding) -> int:
     return max((word for word in encoding.word_ids if word is not None), default=0)
-
-
-def _past_marks(text: str, length: int) -> str:
-    """The first characters, and all marks on the last of them: a normalizer sorts them."""
-    limit = min(len(text), length + LONGEST_RUN)
-    while length < limit and unicodedata.combining(text[length]):
-        length += 1
-    return text[:length]
-
-
-def _up_to_line_end(text: str, length: int) -> str:
-    """So many characters, or, if their last line holds characters of a wrong encoding, all of that line.
-
-    These are mended in all of a line or nowhere.
-    """
-    from ftfy.badness import is_bad
-
-    if not is_bad(text[text.rfind("\n", 0, length) + 1 : length]):
-        return text[:length]
-    end = text.find("\n", length, length + LONGEST_RUN) + 1
-    return text[: end or length + LONGEST_RUN]
 
 
 class TextPreparer:
