@@ -1,12 +1,11 @@
 """Pictures of rare formats, decoded in processes apart that can be ended wherever they are (see worker.py)."""
 
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from multiprocessing import Pipe
 from typing import Any
 
 from PIL import Image
@@ -15,6 +14,7 @@ from app.child_process import python_environment
 from app.errors import ABOUT_PICTURES, BrokenPicture, InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import Decoded
 from app.processors.formats import format_of
+from app.processors.worker import receive, send
 
 # A process that computes is ended by its own timer; so many seconds are for one that does not get to.
 _STALL_SECONDS = 30.0
@@ -25,7 +25,7 @@ class _Process:
 
     def __init__(self) -> None:
         try:
-            self._connection, theirs = Pipe()
+            self._socket, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "app.processors.worker", str(os.getpid()), str(theirs.fileno())],
@@ -39,17 +39,17 @@ class _Process:
         except OSError as error:
             raise Unavailable("no process could be started to decode it; try again in a moment") from error
 
+        self._stream = self._socket.makefile("rwb")
+
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
     def ask(self, task: dict[str, Any], data: bytes, patience: float) -> tuple[dict[str, Any], bytes]:
-        """Its two messages in answer (see worker.py). Raises TimeoutError, or OSError or EOFError where it ended."""
-        self._connection.send_bytes(json.dumps(task).encode())
-        self._connection.send_bytes(data)
-        if not self._connection.poll(patience):
-            raise TimeoutError
-        return json.loads(self._connection.recv_bytes()), self._connection.recv_bytes()
+        """Its answer (see worker.py). Raises TimeoutError, or OSError or EOFError where it ended."""
+        self._socket.settimeout(patience)
+        send(self._stream, task, data)
+        return receive(self._stream)
 
     def wait(self) -> int:
         """What it ended with: minus the signal that ended it."""
@@ -58,7 +58,7 @@ class _Process:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._connection.close()
+        self._socket.close()
 
 
 class DecoderProcesses:

@@ -1,11 +1,11 @@
 """python -m app.processors.worker SERVER_PID DESCRIPTOR: decodes pictures of rare formats for one server.
 
-Through the socket DESCRIPTOR it takes pictures, one after the other, and answers each in two messages:
+Through the socket DESCRIPTOR it takes one picture after the other, and answers each:
 
-    ->  {"max_pixels": n, "seconds": s, "legacy": bool, "decode": bool} as JSON, then the picture's bytes
-    <-  {"size": [width, height], "decoded_bytes": n} and nothing, or, where it is to decode,
+    ->  {"max_pixels": n, "seconds": s, "legacy": bool, "decode": bool} and the picture's bytes (see send)
+    <-  {"size": [width, height], "decoded_bytes": n}, or, where it is to decode,
         {"size": [width, height], "mode": "RGB" or "L", "orientation": tag} and the pixels, or
-        {"error": message, "cause": word} and nothing
+        {"error": message, "cause": word}
 
 A decoder that takes too long is ended by SIGPROF after so many seconds of computing, wherever it is. The process ends
 with its server, or after a minute without work.
@@ -16,11 +16,11 @@ import io
 import json
 import resource
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,36 @@ _BYTES_A_PIXEL = 32
 _INNER_PIXELS = 2**22
 
 
+def send(stream: io.BufferedRWPair, fields: dict[str, Any], data: bytes = b"") -> None:
+    """Write a line of JSON, which says how many bytes follow it, and these."""
+    stream.write(json.dumps({**fields, "bytes": len(data)}).encode() + b"\n")
+    stream.write(data)
+    stream.flush()
+
+
+def receive(stream: io.BufferedRWPair) -> tuple[dict[str, Any], bytes]:
+    """What send() wrote. Raises EOFError if the other side ended before."""
+    if not (line := stream.readline()).endswith(b"\n"):
+        raise EOFError
+    fields: dict[str, Any] = json.loads(line)
+    data = stream.read(fields["bytes"])
+    if len(data) < fields["bytes"]:
+        raise EOFError
+    return fields, data
+
+
 def main(server: int, descriptor: int) -> None:
     """Serve the process with the id `server` until it ends, or until it has had nothing to do for a while."""
     _confine(server)
-    connection = Connection(descriptor)
-    while connection.poll(_IDLE_SECONDS):
-        task = json.loads(connection.recv_bytes())
-        data = connection.recv_bytes()
+    connection = socket.socket(fileno=descriptor)
+    connection.settimeout(_IDLE_SECONDS)
+    stream = connection.makefile("rwb")
+    while True:
+        task, data = receive(stream)
         signal.setitimer(signal.ITIMER_PROF, task["seconds"])
         answer, pixels = _work(data, task["max_pixels"], task["legacy"], task["decode"])
         signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send_bytes(json.dumps(answer).encode())
-        connection.send_bytes(pixels)
+        send(stream, answer, pixels)
 
 
 def _confine(server: int) -> None:
@@ -105,5 +123,5 @@ if __name__ == "__main__":
     pillow_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     pillow_heif.register_heif_opener()
     Image.init()
-    with contextlib.suppress(EOFError, OSError):  # the server has closed its end
+    with contextlib.suppress(EOFError, OSError):  # the server has closed its end, or has sent nothing for long
         main(*map(int, sys.argv[1:]))
