@@ -59,62 +59,34 @@ class Settings(BaseSettings):
         default="auto", description="openvino or torch; auto takes torch on a GPU and OpenVINO on a CPU"
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
-        default=None,
-        description="what the model computes in; vectors are always float32; unset: as baked, else float32",
+        default=None, description="what the model computes in; unset: as baked, else float32"
     )
     cache_dir: Path = Field(
-        default=Path("~/.cache/multi2vec-clip"),
-        description="where a compiled model is kept if MODELS_DIR is not writable",
+        default=Path("~/.cache/multi2vec-clip"), description="for compiled models if MODELS_DIR is not writable"
     )
     trust_remote_code: bool = Field(default=False, description="execute Python code from the model folder")
-    max_pixels: int = Field(
-        default=0, ge=0, description="largest picture, width x height; 0 follows the memory, at most 178956970"
-    )
+    max_pixels: int = Field(default=0, ge=0, description="largest picture, width x height; 0 follows the memory")
     legacy_images: bool = Field(
-        default=False,
-        description="the old container's pictures: not rotated, transparency dropped, 16 bits clipped",
+        default=False, description="the old container's pictures: not rotated, transparency dropped, 16 bits clipped"
     )
-    fast_images: bool = Field(
-        default=False, description="decode large JPEGs at part of their size, and resize faster"
-    )
-    decode_timeout: float = Field(
-        default=10.0, gt=0, description="seconds of computing that decoding one picture may take; beyond it 422"
-    )
+    fast_images: bool = Field(default=False, description="decode large JPEGs smaller, and resize faster")
+    decode_timeout: float = Field(default=10.0, gt=0, description="seconds of computing for one picture")
     legacy_texts: bool = Field(
         default=False,
         description="the old container's texts for SigLIP: not padded when alone, no lower case for SigLIP 2",
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body, in bytes")
-    max_memory: int = Field(
-        default=0, ge=0, description="most memory that the server takes, in bytes; 0 follows the container's limit"
-    )
-    client_timeout: float = Field(
-        default=50.0, gt=0, description="seconds after which clients give up; Weaviate's does after 50"
-    )
-    vector_cache_bytes: int = Field(
-        default=16 * 2**20, ge=0, description="bytes of vectors kept for inputs that come again; 0 keeps none"
-    )
+    max_memory: int = Field(default=0, ge=0, description="most memory, in bytes; 0 follows the container's limit")
+    client_timeout: float = Field(default=50.0, gt=0, description="seconds after which clients give up")
+    vector_cache_bytes: int = Field(default=16 * 2**20, ge=0, description="bytes of vectors kept for equal inputs")
     max_batch: int = Field(default=0, ge=0, description="most items in a batch; 0 measures what pays off")
-    workers: int = Field(
-        default=0,
-        ge=0,
-        le=64,
-        description="processes that take requests, around one that computes; 1 does all in one, 0 follows the CPUs",
-    )
+    workers: int = Field(default=0, ge=0, le=64, description="processes that take requests; 0 follows the CPUs")
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
-    stall_timeout: float = Field(
-        default=60.0,
-        gt=0,
-        description="seconds in which a client must send its request, and take each MiB or so of its answer",
-    )
+    stall_timeout: float = Field(default=60.0, gt=0, description="seconds in which a client must send its request")
     drain_delay: float | None = Field(
-        default=None,
-        ge=0,
-        description="seconds after SIGTERM for which the port stays open; unset: 5 in a Kubernetes cluster, else 0",
+        default=None, ge=0, description="seconds after SIGTERM in which the port stays open"
     )
-    grace_period: float = Field(
-        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are still answered"
-    )
+    grace_period: float = Field(default=28.0, ge=0, description="seconds after SIGTERM to answer in")
 
     @property
     def patience(self) -> float:

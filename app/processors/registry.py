@@ -4,10 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.processors.image import ImageProcessor
-from app.processors.patches import PatchProcessor
+from app.processors.image import ImageProcessor, PatchProcessor, TileProcessor
 from app.processors.text import TextProcessor
-from app.processors.tiles import TileProcessor
 from app.towers import Processor
 
 KINDS: dict[str, type[ImageProcessor | PatchProcessor | TextProcessor | TileProcessor]] = {

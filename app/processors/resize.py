@@ -13,17 +13,6 @@ from PIL import Image
 
 from app.processors.decode import TURNS, Decoded
 
-# By rotation tag: are the axes swapped, is the upright picture mirrored across, is it mirrored down?
-_AXES = {
-    1: (False, False, False),
-    2: (False, True, False),
-    3: (False, True, True),
-    4: (False, False, True),
-    5: (True, False, False),
-    6: (True, True, False),
-    7: (True, True, True),
-    8: (True, False, True),
-}
 _WIDEST_FILTER = 3.0  # Lanczos: source pixels on each side of the centre, at scale 1
 
 # A resized picture above this many pixels is never made whole: only its crop is computed.
@@ -40,7 +29,7 @@ Span = tuple[float, float]
 def upright_size(picture: Decoded) -> Size:
     """Width and height of the picture once it is upright."""
     width, height = picture.size
-    return (height, width) if _AXES[picture.orientation][0] else (width, height)
+    return (height, width) if picture.orientation >= 5 else (width, height)
 
 
 def resize_and_crop(
@@ -58,13 +47,12 @@ def resize_and_crop(
         (start * length / whole, (start + part) * length / whole)
         for length, whole, start, part in zip(upright, resized, corner, size, strict=True)
     )
-    swapped, mirrored_across, mirrored_down = _AXES[picture.orientation]
-    if mirrored_across:
+    if picture.orientation in (2, 3, 6, 7):
         across = upright[0] - across[1], upright[0] - across[0]
-    if mirrored_down:
+    if picture.orientation in (3, 4, 7, 8):
         down = upright[1] - down[1], upright[1] - down[0]
     image = picture.image
-    if swapped:
+    if picture.orientation >= 5:
         across, down, size, across_first = down, across, size[::-1], not across_first
     columns, rows = _within(across, picture.scale, image.width), _within(down, picture.scale, image.height)
     if fast:
