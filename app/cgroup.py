@@ -16,7 +16,8 @@ def usable_cpus(root: Path = _ROOT, affinity: int | None = None) -> int:
     Quotas are those of cgroup v2 (`cpu.max`) and v1 (`cpu.cfs_quota_us`), on the process's own cgroup and its
     ancestors. `root` holds `proc` and `sys`.
     """
-    cpus = [affinity if affinity is not None else _schedulable_cpus()]
+    schedulable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # Linux alone has it
+    cpus = [affinity or len(schedulable(0))]
     for folder in _cgroup_folders(root, "cpu"):
         v1 = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
         for quota in (_read(folder / "cpu.max"), v1):
@@ -46,11 +47,6 @@ def resident_memory(root: Path = _ROOT) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _schedulable_cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:

@@ -14,7 +14,6 @@ from app.errors import ConfigurationError
 
 _log = logging.getLogger(__name__)
 
-_ANY = "::"
 _BACKLOG = 2048
 # More is useless, and some systems say "no limit" but mean less.
 _MAX_FILES = 2**20
@@ -29,9 +28,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
     bound.
     """
     name = host.strip().removeprefix("[").removesuffix("]")
-    if name == _ANY:
+    if name == "::":
         with contextlib.suppress(OSError, ValueError):
-            return [_bind(socket.AF_INET6, (_ANY, port), dual=True)]
+            return [_bind(socket.AF_INET6, ("::", port), dual=True)]
         name = "0.0.0.0"  # a system without IPv6
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -97,8 +96,7 @@ class ConnectionLimit:
         if not self._is_logged:
             self._is_logged = True
             _log.warning(
-                "%d connections are open and the system allows %d open files: closing the %d idle longest; raise the "
-                "limit (ulimit -n) if clients need them",
+                "%d connections are open, and %d open files allowed (ulimit -n): closing the %d idle longest",
                 len(connections),
                 self._open_files,
                 len(closed),

@@ -6,30 +6,13 @@ from pathlib import Path
 
 from app.settings import Settings
 
-# What each command does, and an example.
+# What each command does, and options as an example.
 _COMMANDS = {
-    "serve": (
-        "serve the model until SIGTERM; this is the default",
-        "python -m app serve --models-dir demo/models --port 9090",
-    ),
-    "check": (
-        "load the model, embed a text and a picture, and print the settings that are not at their default",
-        "python -m app check --models-dir demo/models",
-    ),
-    "embed": (
-        "print the vectors of texts or pictures as JSON, or the table of similarities if both are given",
-        'python -m app embed --models-dir demo/models --text "a red circle" --text "a blue star" --image *.png\n'
-        '  python -m app embed --text "a red circle" > vector.json',
-    ),
-    "compile": (
-        "compile the model for the CPU ahead of the first start",
-        "python -m app compile --models-dir models\n"
-        "  python -m app compile --precision int8 --output /cache/compiled",
-    ),
-    "bake": (
-        "download a model into MODELS_DIR, as download.py does",
-        "python -m app bake --clip-model clip-ViT-B-32 --text-model clip-ViT-B-32",
-    ),
+    "serve": ("serve the model until SIGTERM; this is the default", "--models-dir demo/models --port 9090"),
+    "check": ("load and try the model, and print the settings that are not at their default", "--models-dir models"),
+    "embed": ("print the vectors of texts or pictures, or how similar they are", '--text "a cat" --image *.png'),
+    "compile": ("compile the model for the CPU ahead of the first start", "--models-dir models --precision int8"),
+    "bake": ("download a model into MODELS_DIR, as download.py does", "--clip-model clip-ViT-B-32"),
 }
 
 
@@ -50,7 +33,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
             name,
             help=meaning,
             description=f"{meaning[0].upper()}{meaning[1:]}.",
-            epilog=f"example:\n  {example}",
+            epilog=f"example:\n  python -m app {name} {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == "embed":

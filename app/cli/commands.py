@@ -65,15 +65,11 @@ class _Embedded:
 
 
 async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes]) -> _Embedded:
-    """The vectors of texts and picture files, computed as for a request.
-
-    Raises ConfigurationError that names the item at fault, or says why the model does not load.
-    """
+    """Raises ConfigurationError that names the item at fault, or says why the model does not load."""
     from app.main import create_app
     from app.serving.service import Service
 
-    patient = settings.model_copy(update={"client_timeout": 3600.0})
-    app = create_app(patient, on_failure=lambda: None)
+    app = create_app(settings.model_copy(update={"client_timeout": 3600.0}), on_failure=lambda: None)
     service: Service = app.state.service
     encoded = [base64.b64encode(image) for image in images]
     async with app.router.lifespan_context(app):
@@ -87,10 +83,7 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
 
 
 async def _print_embedded(settings: Settings, texts: Sequence[str], images: Sequence[Path], as_json: bool) -> None:
-    """Print vectors as JSON, or the table of similarities where there are texts and pictures.
-
-    Raises ConfigurationError if there is nothing to embed, a file cannot be read or an item is at fault.
-    """
+    """Print vectors as JSON, or the table of similarities where there are texts and pictures."""
     from app.api.schemas import dump_response
 
     if not texts and not images:
@@ -117,8 +110,7 @@ async def _print_embedded(settings: Settings, texts: Sequence[str], images: Sequ
 async def _check(settings: Settings, options: Mapping[str, str], *, show_all: bool) -> None:
     """Print the settings that are not at their default, or all; then embed a text and a picture of it.
 
-    `options` are the settings that the command line named. Raises ConfigurationError with the reason if the
-    model does not load or does not embed.
+    `options` are the settings that the command line named.
     """
     console = Console(soft_wrap=True)
     table = Table("setting", "value", "from", title="settings")

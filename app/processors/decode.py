@@ -23,15 +23,8 @@ from app.errors import (
     Unavailable,
     UnsupportedPicture,
 )
-from app.processors.formats import format_of, is_cut_off, looks_like
-from app.processors.headers import Common
-from app.processors.layouts import (
-    alpha_is_unused,
-    describe_tiff,
-    mend_transparency,
-    unsupported_layout,
-    white_is_zero,
-)
+from app.processors import layouts
+from app.processors.formats import Common, format_of, is_cut_off, looks_like
 
 # What a library remarks on a stranger's picture is no business of the log; sizes are checked here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -97,7 +90,7 @@ def _refusal(data: bytes, error: Exception) -> InvalidRequest:
         hint = looks_like(data)
         hint = f"it looks like {hint}" if hint else "send JPEG, PNG, WebP or another common format"
         return NoPicture(f"is no picture that can be read; {hint}")
-    broken, layout = f"is a broken {name or 'or unusual'} picture", describe_tiff(data)
+    broken, layout = f"is a broken {name or 'or unusual'} picture", layouts.describe_tiff(data)
     if is_cut_off(data) or "truncated" in said or isinstance(error, EOFError):
         return BrokenPicture(f"{broken}; it may be cut off")
     if unidentified or isinstance(error, NotImplementedError) or "unsupported" in said or "not available" in said:
@@ -165,9 +158,9 @@ def decode_opened(image: Image.Image, data: bytes, max_pixels: int, legacy: bool
     """
     with named_errors(data):
         if not legacy:
-            if layout := unsupported_layout(image, data):
+            if layout := layouts.unsupported_layout(image, data):
                 raise UnsupportedPicture(f"is a {format_of(data)} with {layout}, which is not supported; {_SAVE_AS}")
-            mend_transparency(image, data)
+            layouts.mend_transparency(image, data)
         image.load()
         check_pixels(image.size, max_pixels)
         if legacy:
@@ -189,8 +182,8 @@ def _flatten(image: Image.Image) -> Image.Image:
     """Opaque and 8-bit, of mode RGB or L: transparency on white, deep greys with their tones."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         grey = _grey_to_8_bit(image)
-        return ImageOps.invert(grey) if white_is_zero(image) else grey
-    if image.has_transparency_data and not alpha_is_unused(image):
+        return ImageOps.invert(grey) if layouts.white_is_zero(image) else grey
+    if image.has_transparency_data and not layouts.alpha_is_unused(image):
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))

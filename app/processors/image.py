@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -47,7 +47,7 @@ class ImageProcessor:
     crop_to_even: bool = False
 
     @classmethod
-    def from_processor(cls, config: dict[str, Any]) -> "ImageProcessor | None":
+    def from_processor(cls, config: dict[str, Any]) -> Self | None:
         """From the config of an image processor of transformers; None if it does something else."""
         size, crop = config.get("size"), config.get("crop_size")
         if isinstance(size, int):
@@ -61,13 +61,8 @@ class ImageProcessor:
         edge = size.get("shortest_edge")
         if edge is not None and edge < max(final["height"], final["width"]):
             return None
-        return cls(
-            height=final["height"],
-            width=final["width"],
-            shortest_edge=edge,
-            crop_to_even=config.get("crop_to_even", False),
-            **common,
-        )
+        crop_to_even = config.get("crop_to_even", False)
+        return cls(final["height"], final["width"], edge, crop_to_even=crop_to_even, **common)
 
     def __call__(self, image: Image.Image) -> Inputs:
         """Upright RGB picture to {"pixels": uint8 (height, width, 3)}."""
@@ -108,7 +103,7 @@ class PatchProcessor:
     std: tuple[float, float, float]
 
     @classmethod
-    def from_processor(cls, config: dict[str, Any]) -> "PatchProcessor | None":
+    def from_processor(cls, config: dict[str, Any]) -> Self | None:
         """From the config of that image processor; None if it does something else."""
         if (common := _common_fields(config)) is None:
             return None
@@ -165,9 +160,7 @@ class TileProcessor:
     prompts: dict[str, list[int]]
 
     @classmethod
-    def from_processor(
-        cls, config: dict[str, Any], prompt: Callable[[int, int], list[int]]
-    ) -> "TileProcessor | None":
+    def from_processor(cls, config: dict[str, Any], prompt: Callable[[int, int], list[int]]) -> Self | None:
         """From the config of that image processor; None if it does something else.
 
         `prompt` gives the tokens for so many rows and columns of tiles.
@@ -179,13 +172,8 @@ class TileProcessor:
         is_cut = bool(config["do_image_splitting"])
         most = longest // side if is_cut else 1
         grids = {(most, n) for n in range(1, most + 1)} | {(n, most) for n in range(1, most + 1)}
-        return cls(
-            side=side,
-            longest=longest,
-            is_cut=is_cut,
-            prompts={_grid_name(*grid): prompt(*grid) for grid in sorted(grids)},
-            **common,
-        )
+        prompts = {f"{rows}x{columns}": prompt(rows, columns) for rows, columns in sorted(grids)}
+        return cls(side, longest, is_cut, prompts=prompts, **common)
 
     def __call__(self, image: Image.Image) -> Inputs:
         """Upright RGB picture to pixels, uint8 (tiles, side, side, 3), and the tokens, int64 (tokens,)."""
@@ -197,7 +185,7 @@ class TileProcessor:
         if rows * columns > 1:
             whole = np.asarray(image.resize((side, side), self.resample))
             pixels = np.concatenate([pixels, whole[np.newaxis]])
-        input_ids = np.array(self.prompts[_grid_name(rows, columns)], np.int64)
+        input_ids = np.array(self.prompts[f"{rows}x{columns}"], np.int64)
         return {"pixels": pixels, "input_ids": input_ids, "attention_mask": np.ones_like(input_ids)}
 
     def _with_longest_edge(self, width: int, height: int) -> tuple[int, int]:
@@ -215,7 +203,3 @@ class TileProcessor:
         if width >= height:
             return math.ceil(int(self.longest / ratio) / self.side), most
         return most, math.ceil(int(self.longest * ratio) / self.side)
-
-
-def _grid_name(rows: int, columns: int) -> str:
-    return f"{rows}x{columns}"

@@ -20,30 +20,22 @@ from app.processors.worker import receive, send
 _STALL_SECONDS = 30.0
 
 
-class _Process:
-    """One process, which has one picture at a time."""
+class _Process(subprocess.Popen[bytes]):
+    """One process, which has one picture at a time. Raises OSError if it cannot be started."""
 
     def __init__(self) -> None:
-        try:
-            self._socket, theirs = socket.socketpair()
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "app.processors.worker", str(os.getpid()), str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,  # decoders in C write there what they like
-                    stderr=subprocess.DEVNULL,
-                    env=python_environment(MALLOC_ARENA_MAX="1"),
-                    start_new_session=True,  # an interrupt of the terminal is for the server
-                )
-        except OSError as error:
-            raise Unavailable("no process could be started to decode it; try again in a moment") from error
-
+        self._socket, theirs = socket.socketpair()
         self._stream = self._socket.makefile("rwb")
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+        with theirs:
+            super().__init__(
+                [sys.executable, "-m", "app.processors.worker", str(os.getpid()), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # decoders in C write there what they like
+                stderr=subprocess.DEVNULL,
+                env=python_environment(MALLOC_ARENA_MAX="1"),
+                start_new_session=True,  # an interrupt of the terminal is for the server
+            )
 
     def ask(self, task: dict[str, Any], data: bytes, patience: float) -> tuple[dict[str, Any], bytes]:
         """Its answer (see worker.py). Raises TimeoutError, or OSError or EOFError where it ended."""
@@ -51,13 +43,9 @@ class _Process:
         send(self._stream, task, data)
         return receive(self._stream)
 
-    def wait(self) -> int:
-        """What it ended with: minus the signal that ended it."""
-        return self._process.wait()
-
     def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.kill()
+        self.wait()
         self._socket.close()
 
 
@@ -68,8 +56,8 @@ class DecoderProcesses:
     """
 
     def __init__(self, max_pixels: int, seconds: float, legacy: bool) -> None:
-        self._task = {"max_pixels": max_pixels, "seconds": seconds, "legacy": legacy}
-        self._seconds = seconds
+        self._task: dict[str, Any] = {"max_pixels": max_pixels, "seconds": seconds, "legacy": legacy}
+        self._patience = _STALL_SECONDS + 4 * seconds
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
 
@@ -77,7 +65,7 @@ class DecoderProcesses:
         """What a process says of the picture in `data`, and its pixels. Raises InvalidRequest or Unavailable."""
         process = self._take()
         try:
-            fields, pixels = process.ask({**self._task, "decode": decode}, data, _STALL_SECONDS + 4 * self._seconds)
+            fields, pixels = process.ask({**self._task, "decode": decode}, data, self._patience)
         except TimeoutError as error:
             process.end()
             raise Unavailable("the server is too busy to decode it; try again in a moment") from error
@@ -101,21 +89,23 @@ class DecoderProcesses:
 
     def _take(self) -> _Process:
         with self._lock:
-            self._idle = [process for process in self._idle if process.is_alive]
+            self._idle = [process for process in self._idle if process.poll() is None]
             if self._idle:
                 return self._idle.pop()
-        return _Process()
+        try:
+            return _Process()
+        except OSError as error:
+            raise Unavailable("no process could be started to decode it; try again in a moment") from error
 
     def _why_ended(self, status: int, data: bytes) -> InvalidRequest | Unavailable:
         if status == -signal.SIGPROF:
             return PictureTooLarge(
-                f"takes more than the {self._seconds:g} s of computing allowed; "
+                f"takes more than the {self._task['seconds']:g} s of computing allowed; "
                 "save it as JPEG, make it smaller or raise DECODE_TIMEOUT"
             )
         if status == -signal.SIGKILL:
             return Unavailable("memory ran out while it was decoded; try again in a moment")
-        name = f"broken {format_of(data)} picture".replace("  ", " ")
-        return BrokenPicture(f"is a {name}; save it again as JPEG or PNG")
+        return BrokenPicture(f"is a broken {format_of(data) or 'or unusual'} picture; save it again as JPEG or PNG")
 
 
 class RarePicture:

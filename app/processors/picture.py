@@ -1,21 +1,26 @@
 """The way of a picture: base64 text to the arrays of one item."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import pybase64
 from PIL import Image
 
-from app.errors import InvalidRequest
-from app.processors.base64 import decode_base64
+from app.errors import InvalidRequest, NotBase64
 from app.processors.decode import CommonPicture
-from app.processors.headers import common_format
+from app.processors.formats import common_format, looks_like
 from app.processors.image import ImageProcessor
 from app.processors.isolated import DecoderProcesses, RarePicture
 from app.towers import Inputs, Processor
 
 # So many times the size that the model takes is what a JPEG is decoded at, at least.
 _HEAD_ROOM = 4
+
+_DATA_URI = re.compile(rb"\s*data:[^,]{0,1000},", re.IGNORECASE)
+_TO_STANDARD = bytes.maketrans(b"-_ ", b"+/+")
+_BREAKS = b"\t\n\v\f\r"
 
 
 class PictureProcessor:
@@ -94,3 +99,29 @@ def keep_decoded_memory(size: int) -> None:
     """
     core: Any = getattr(Image, "core")  # noqa: B009 - Pillow exports it, and does not say so
     core.set_blocks_max(size // core.get_block_size())
+
+
+def decode_base64(text: bytes) -> bytes:
+    """Bytes of a base64 text, with or without data URI, line breaks, URL-safe alphabet or padding.
+
+    Raises InvalidRequest that says what the text is instead.
+    """
+    start = prefix.end() if (prefix := _DATA_URI.match(text)) else 0
+    try:
+        return pybase64.b64decode(memoryview(text)[start:], validate=True)
+    except ValueError:
+        pass
+    try:
+        return _decode_unusual(text[start:])
+    except ValueError as error:
+        hint = looks_like(text[:100])
+        hint = f"it looks like {hint}" if hint else "send the bytes of the file, base64-encoded"
+        raise NotBase64(f"is not base64; {hint}") from error
+
+
+def _decode_unusual(text: bytes) -> bytes:
+    """In other alphabets, with breaks or without padding; raises ValueError for what is no base64."""
+    text = text.lstrip().rstrip(_BREAKS + b" =").translate(_TO_STANDARD, _BREAKS)
+    if b"=" in text:
+        raise ValueError("padding in the middle")
+    return pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)

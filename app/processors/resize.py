@@ -7,11 +7,12 @@ Pillow whose order is not known.
 """
 
 import math
+from dataclasses import replace
 
 import PIL
 from PIL import Image
 
-from app.processors.decode import TURNS, Decoded
+from app.processors.decode import Decoded
 
 _WIDEST_FILTER = 3.0  # Lanczos: source pixels on each side of the centre, at scale 1
 
@@ -61,10 +62,7 @@ def resize_and_crop(
         image = _resize_across_first(image, columns, rows, size, resample)
     else:
         image = _resize_down_first(image, columns, rows, size, resample)
-    turn = TURNS.get(picture.orientation)
-    if turn is not None:  # the first of them is 0
-        image = image.transpose(turn)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return replace(picture, image=image).upright()
 
 
 def _shrinks(size: Size, resized: Size) -> bool:

@@ -13,7 +13,7 @@ import os
 import string
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer, models, normalizers
@@ -84,14 +84,12 @@ class TextProcessor:
         self.short = max(MIN_LENGTH, CHARACTERS_A_TOKEN * self.max_length)
 
     @classmethod
-    def from_tokenizer(
-        cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = ""
-    ) -> "TextProcessor | None":
+    def from_tokenizer(cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = "") -> Self | None:
         """From a tokenizer of transformers; None if that is not made with the `tokenizers` library."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return cls(backend.to_str(), max_length, names, prompt) if isinstance(backend, Tokenizer) else None
 
-    def legacy(self) -> "TextProcessor":
+    def legacy(self) -> Self:
         """As the old container tokenized: without padding, and without the Lowercase that comes first."""
         tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
         steps = normalizers_of(tokenizer)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.processors.base64 import decode_base64
+from app.processors.picture import decode_base64
 
 DATA = b"GIF\xfb\xef\xff" + bytes(range(256)) * 3 + b"\x00"
 PLAIN = base64.b64encode(DATA)

@@ -20,9 +20,8 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidRequest, Unavailable
-from app.processors import isolated
 from app.processors.decode import named_errors
-from app.processors.headers import common_format
+from app.processors.formats import common_format
 from app.processors.picture import PictureProcessor
 from tests.support import samples
 from tests.support.samples import as_base64, chunk, encoded, png, scene
@@ -291,13 +290,13 @@ def test_a_process_ends_with_its_server() -> None:
 def test_a_process_whose_answer_does_not_come_is_given_up(
     pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = pictures(seconds=0.1)
+    prepare = pictures()
     text = as_base64(encoded(scene(), "TIFF"))
     prepare(text)
     (worker,) = children()
     os.kill(worker, signal.SIGSTOP)
     with pytest.raises(Unavailable, match="busy"), monkeypatch.context() as patch:
-        patch.setattr(isolated, "_STALL_SECONDS", 0.1)
+        patch.setattr(prepare._processes, "_patience", 0.5)
         prepare(text)
     assert children() == []
     assert prepare(text)["pixels"].shape == (40, 60, 3)
