@@ -2,7 +2,6 @@
 
 import json
 import logging
-import logging.config
 import sys
 import time
 from contextvars import ContextVar
@@ -10,8 +9,6 @@ from typing import Literal
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The X-Request-ID of the current request; every log line about it carries the id."""
-
-_MAX_A_SECOND = 20
 
 
 class PlainFormatter(logging.Formatter):
@@ -45,7 +42,7 @@ class JSONFormatter(PlainFormatter):
 class Throttle(logging.Filter):
     """At most `most` lines a second; the next line says how many were left out."""
 
-    def __init__(self, most: int = _MAX_A_SECOND) -> None:
+    def __init__(self, most: int = 20) -> None:
         super().__init__()
         self._most = most
         self._second, self._count = 0, 0

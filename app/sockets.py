@@ -24,8 +24,7 @@ _SPARE = 64
 def listen(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on every address of `host`; `::` is every address, of IPv4 too.
 
-    Brackets around an IPv6 address are allowed. Raises ConfigurationError with the name and value that cannot be
-    bound.
+    An IPv6 address may be in brackets. Raises ConfigurationError with the name and value that cannot be bound.
     """
     name = host.strip().removeprefix("[").removesuffix("]")
     if name == "::":

@@ -108,10 +108,7 @@ async def _print_embedded(settings: Settings, texts: Sequence[str], images: Sequ
 
 
 async def _check(settings: Settings, options: Mapping[str, str], *, show_all: bool) -> None:
-    """Print the settings that are not at their default, or all; then embed a text and a picture of it.
-
-    `options` are the settings that the command line named.
-    """
+    """Embed a text and a picture of it. `options` are the settings that the command line named."""
     console = Console(soft_wrap=True)
     table = Table("setting", "value", "from", title="settings")
     for name, field in Settings.model_fields.items():

@@ -87,8 +87,7 @@ def _refusal(data: bytes, error: Exception) -> InvalidRequest:
     name, said = format_of(data), str(error).lower()
     unidentified = isinstance(error, UnidentifiedImageError)
     if unidentified and not name:
-        hint = looks_like(data)
-        hint = f"it looks like {hint}" if hint else "send JPEG, PNG, WebP or another common format"
+        hint = looks_like(data, "send JPEG, PNG, WebP or another common format")
         return NoPicture(f"is no picture that can be read; {hint}")
     broken, layout = f"is a broken {name or 'or unusual'} picture", layouts.describe_tiff(data)
     if is_cut_off(data) or "truncated" in said or isinstance(error, EOFError):

@@ -175,11 +175,13 @@ def format_of(data: bytes) -> str:
     return _name_in(_STARTS, data)
 
 
-def looks_like(data: bytes) -> str:
-    """What bytes, or the beginning of a text, are instead of a picture; empty if that is not known."""
+def looks_like(data: bytes, unknown: str) -> str:
+    """In words, what bytes, or the beginning of a text, are instead of a picture; `unknown` if that is not known."""
     if data[4:8] == b"ftyp":
-        return "a raw photo (CR3)" if data.startswith(_RAW_PHOTO, 8) else "a video (MP4)"
-    return _name_in(_FOREIGN_STARTS, data[:512].lstrip(b" \r\n\t\xef\xbb\xbf").lower())
+        name = "a raw photo (CR3)" if data.startswith(_RAW_PHOTO, 8) else "a video (MP4)"
+    else:
+        name = _name_in(_FOREIGN_STARTS, data[:512].lstrip(b" \r\n\t\xef\xbb\xbf").lower())
+    return f"it looks like {name}" if name else unknown
 
 
 def _name_in(starts: dict[str, tuple[bytes, ...]], data: bytes) -> str:

@@ -114,8 +114,7 @@ def decode_base64(text: bytes) -> bytes:
     try:
         return _decode_unusual(text[start:])
     except ValueError as error:
-        hint = looks_like(text[:100])
-        hint = f"it looks like {hint}" if hint else "send the bytes of the file, base64-encoded"
+        hint = looks_like(text[:100], "send the bytes of the file, base64-encoded")
         raise NotBase64(f"is not base64; {hint}") from error
 
 

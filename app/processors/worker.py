@@ -20,7 +20,6 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,11 @@ def receive(stream: io.BufferedRWPair) -> tuple[dict[str, Any], bytes]:
 
 def main(server: int, descriptor: int) -> None:
     """Serve the process with the id `server` until it ends, or until it has had nothing to do for a while."""
-    _confine(server)
+    end_with(server)
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # it writes nothing
+        resource.setrlimit(limit, (0, 0))
+    with contextlib.suppress(OSError):  # the first to go where memory runs out
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     connection = socket.socket(fileno=descriptor)
     connection.settimeout(_IDLE_SECONDS)
     stream = connection.makefile("rwb")
@@ -69,15 +72,6 @@ def main(server: int, descriptor: int) -> None:
         answer, pixels = _work(data, task["max_pixels"], task["legacy"], task["decode"])
         signal.setitimer(signal.ITIMER_PROF, 0)
         send(stream, answer, pixels)
-
-
-def _confine(server: int) -> None:
-    """No files, no core dumps, no life after the server; first to go where memory runs out."""
-    end_with(server)
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(limit, (0, 0))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
 
 
 def _work(data: bytes, max_pixels: int, legacy: bool, decode: bool) -> tuple[dict[str, Any], bytes]:
@@ -101,7 +95,7 @@ def _work(data: bytes, max_pixels: int, legacy: bool, decode: bool) -> tuple[dic
         return {"error": str(error), "cause": error.cause}, b""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _memory_limit(more: int) -> Iterator[None]:
     """Let the process grow by so many bytes meanwhile; without procfs (macOS) no system limits it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
