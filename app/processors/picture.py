@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import pybase64
@@ -107,10 +107,8 @@ def decode_base64(text: bytes) -> bytes:
     Raises InvalidRequest that says what the text is instead.
     """
     start = prefix.end() if (prefix := _DATA_URI.match(text)) else 0
-    try:
+    with suppress(ValueError):
         return pybase64.b64decode(memoryview(text)[start:], validate=True)
-    except ValueError:
-        pass
     try:
         return _decode_unusual(text[start:])
     except ValueError as error:

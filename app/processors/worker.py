@@ -67,7 +67,10 @@ def main(server: int, descriptor: int) -> None:
     connection.settimeout(_IDLE_SECONDS)
     stream = connection.makefile("rwb")
     while True:
-        task, data = receive(stream)
+        try:
+            task, data = receive(stream)
+        except TimeoutError:
+            return
         signal.setitimer(signal.ITIMER_PROF, task["seconds"])
         answer, pixels = _work(data, task["max_pixels"], task["legacy"], task["decode"])
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -117,5 +120,4 @@ if __name__ == "__main__":
     pillow_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     pillow_heif.register_heif_opener()
     Image.init()
-    with contextlib.suppress(EOFError, OSError):  # the server has closed its end, or has sent nothing for long
-        main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:]))
