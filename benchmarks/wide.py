@@ -30,6 +30,7 @@ from tempfile import TemporaryDirectory
 
 from app.models.load import load_model
 from app.processors.image import ImageProcessor
+from app.processors.registry import describe
 from app.processors.text import TextProcessor
 from app.settings import Settings
 from benchmarks.ceiling import by_wrk
@@ -123,7 +124,7 @@ def form_of(models: Path, folder: Path) -> Form:
         raise SystemExit(
             f"{models}: what this model reads is not plainly prepared; take a model as demo/models has it"
         )
-    text.describe(folder)
+    describe(text, folder)
     return Form(image.width, image.height, folder / "tokenizer.json")
 
 

@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from app.errors import (
-    BodyTimeout,
     ClientGone,
     InvalidRequest,
     ServiceError,
@@ -28,7 +27,6 @@ _log.addFilter(Throttle())
 # Status and headers; the first kind that fits counts.
 _ANSWERS: tuple[tuple[type[ServiceError], int, dict[str, str]], ...] = (
     (Unauthorized, 401, {"WWW-Authenticate": "Bearer"}),
-    (BodyTimeout, 408, {}),
     (TooLarge, 413, {}),
     (UnsupportedEncoding, 415, {"Accept-Encoding": "gzip, deflate"}),
     (InvalidRequest, 422, {}),
