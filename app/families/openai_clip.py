@@ -47,16 +47,16 @@ class OpenAICLIP(Family):
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
-        from app.families.pretrained import download_model, save_model
+        from app.families.pretrained import bake_model
 
-        source = download_model(names["CLIP_MODEL_NAME"], downloads, trust_remote_code, model_types=_MODEL_TYPES)
-        save_model(source, trust_remote_code, target / "openai_clip", target / "openai_clip_processor", _towers)
+        model, processor = (target / folder.name for folder in self.folders)
+        bake_model(names["CLIP_MODEL_NAME"], _MODEL_TYPES, trust_remote_code, downloads, model, processor)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         require_libraries(self)
         from app.families.pretrained import load_saved
 
-        model, processor = models_dir / "openai_clip", models_dir / "openai_clip_processor"
+        model, processor = (models_dir / folder.name for folder in self.folders)
         return load_saved(model, processor, trust_remote_code, _towers)
 
 

@@ -1,6 +1,5 @@
 """What open_clip's models are made of, on the hub and on disk: a description and one file of weights."""
 
-import copy
 import difflib
 import json
 import logging
@@ -90,7 +89,6 @@ def describe_pretrained(name: str, pretrained: str, model_config: dict[str, Any]
     import open_clip
 
     preprocess = open_clip.get_pretrained_cfg(name, pretrained)
-    model_config = copy.deepcopy(model_config)
     if preprocess.get("quick_gelu") and not model_config.get("quick_gelu"):
         _log.info("%s was trained with QuickGELU, so %s uses it too", pretrained, name)
         model_config["quick_gelu"] = True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import hub_snapshot
+from app.families.folders import without_hub_cache
 from app.families.tokenizer import from_sentencepiece, put_lower_case_first
 from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
@@ -29,11 +29,10 @@ class SigLIP(Family):
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         require_libraries(self)
-        from app.families.pretrained import download_model, save_model
+        from app.families.pretrained import bake_model
 
         name = names["SIGLIP_MODEL_NAME"]
-        source = download_model(name, downloads, trust_remote_code, model_types=("siglip", "siglip2"))
-        save_model(source, trust_remote_code, target / "siglip", target / "siglip", _towers, lower_case=True)
+        bake_model(name, ("siglip", "siglip2"), trust_remote_code, downloads, target / "siglip")
         (target / "model_name").write_text(name, encoding="utf-8")
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
@@ -41,9 +40,8 @@ class SigLIP(Family):
         from app.families.pretrained import load_saved
 
         folder = models_dir / "siglip"
-        # The old download.py left the processor in a hub cache below the weights.
-        processor = folder if (folder / "tokenizer_config.json").is_file() else hub_snapshot(folder)
-        return load_saved(folder, processor, trust_remote_code, _towers, lower_case=True)
+        # The old download.py left the processor alone in a hub cache.
+        return load_saved(folder, without_hub_cache(folder), trust_remote_code, _towers)
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:

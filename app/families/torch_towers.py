@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.families.weights import lacks_weights, require_trained
+from app.families.weights import require_trained
 from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
 from app.processors.text import TextProcessor
@@ -118,8 +118,7 @@ def text_tower(
 
 def _tower(module: torch.nn.Module, processor: Processor, sample: Any, padding: Padding | None) -> TorchTower:
     """Raises ConfigurationError if it would compute with weights that its files lack."""
-    if lacks_weights(module):
-        require_trained(module, {name: torch.tensor(each)[None] for name, each in processor(sample).items()})
+    require_trained(module, {name: torch.tensor(each)[None] for name, each in processor(sample).items()})
     return TorchTower(module, processor, sample, padding or Padding())
 
 
