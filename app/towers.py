@@ -113,7 +113,7 @@ class TorchModel:
 class Tower:
     """One tower of a loaded model, ready to compute; batches beyond `limits` gain nothing.
 
-    `item_bytes` is the size of the arrays of a usual item.
+    `width` is that of its vectors, and `item_bytes` the size of the arrays of a usual item.
     """
 
     processor: Processor
@@ -121,6 +121,7 @@ class Tower:
     limits: BatchLimits
     padding: Padding = Padding()
     item_bytes: int = 0
+    width: int = 0
 
     @property
     def empty(self) -> Empty:

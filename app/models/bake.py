@@ -47,23 +47,24 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
     models_dir, family = settings.models_dir, named_family(names)
     own = _own_names(family, names)
     if not (models_dir / BEING_REPLACED).exists():
-        record = _read_record(models_dir)
-        if record is not None and (record["wanted"]["family"], record["wanted"]["names"]) == (family.name, own):
-            return
-        if record is not None:
+        if record := _read_record(models_dir):
+            wanted = record["wanted"]
+            if (wanted["family"], wanted["names"]) == (family.name, own):
+                return
             raise ConfigurationError(
-                f"{models_dir} holds the model of {_in_words(record['wanted']['names'])}, but the environment names "
+                f"{models_dir} holds the model of {_in_words(wanted['names'])}, but the environment names "
                 f"{_in_words(own)}; set MODELS_DIR to a folder of its own for that model, or unset its name to serve "
                 "what is there"
             )
-        if _holds_folders(models_dir):
+        folders = (models_dir / folder.name for family in FAMILIES for folder in family.folders)
+        if any(folder.exists() for folder in folders) or compiled_only(models_dir):
             # The old container took no notice of these variables at run time.
             _log.warning("%s holds a model that was not baked by name: %s is not needed", models_dir, _in_words(own))
             return
-    fields = {"models_dir": str(models_dir), "threads": settings.threads, "precision": settings.precision}
+    given = {"models_dir", "threads", "precision", "trust_remote_code"}
     task = {
         "folder": str(models_dir),
-        "settings": {**fields, "trust_remote_code": settings.trust_remote_code},
+        "settings": settings.model_dump(mode="json", include=given),
         "names": own,
         "compile_towers": choose_engine(settings) is OPENVINO,
     }
@@ -71,11 +72,6 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
         run_in_child("app.models.bake", "baking", task, stop)
     except CompilingFailed as error:
         raise ConfigurationError(str(error)) from error
-
-
-def _holds_folders(models_dir: Path) -> bool:
-    folders = (models_dir / folder.name for family in FAMILIES for folder in family.folders)
-    return any(folder.exists() for folder in folders) or bool(compiled_only(models_dir))
 
 
 def _in_words(names: Mapping[str, str]) -> str:
@@ -102,12 +98,12 @@ def bake(
     if not is_writable(models_dir):
         raise ConfigurationError(f"MODELS_DIR={models_dir} is not writable; bake into a folder that is")
     with one_at_a_time(models_dir, threading.Event()):
-        before = _read_record(models_dir)
-        if before is not None and before["wanted"] == wanted and not (models_dir / BEING_REPLACED).exists():
+        before = _read_record(models_dir) or {"wanted": None, "folders": []}
+        if before["wanted"] == wanted and not (models_dir / BEING_REPLACED).exists():
             print(f"{models_dir} holds this {family.name} model already")
             _verify(settings, compile_towers, busy)
             return
-        replaced = set(before["folders"]) if before is not None else set()
+        replaced = set(before["folders"])
         _refuse_a_second_model(models_dir, family, replaced)
         downloads = models_dir / _DOWNLOADS
         baked = downloads / "baked"
@@ -146,12 +142,10 @@ def _own_names(family: Family, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read_record(models_dir: Path) -> dict[str, Any] | None:
-    """What was baked here before, and is there still; None if nothing was, or by the old container."""
+    """What was baked here before, and is there still; None if nothing was."""
     try:
         record: dict[str, Any] = json.loads((models_dir / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    if "wanted" not in record:
+    except (OSError, ValueError):
         return None
     is_there = all((models_dir / name).is_dir() for name in record["folders"]) or compiled_only(models_dir)
     return record if is_there or (models_dir / BEING_REPLACED).exists() else None
@@ -160,12 +154,15 @@ def _read_record(models_dir: Path) -> dict[str, Any] | None:
 def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str]) -> None:
     """Raises ConfigurationError if the folders of another family are there, which are not ours to replace."""
     for other in FAMILIES:
-        names = [folder.name for folder in other.folders]
-        complete = all(folder.is_in(models_dir) for folder in other.folders)
-        if other is not family and complete and not set(names) <= replaced:
+        names = {folder.name for folder in other.folders}
+        if (
+            other is not family
+            and not names <= replaced
+            and all(folder.is_in(models_dir) for folder in other.folders)
+        ):
             raise ConfigurationError(
-                f"{models_dir} holds a {other.name} model already ({', '.join(names)}); remove it, or bake into "
-                "another MODELS_DIR"
+                f"{models_dir} holds a {other.name} model already ({', '.join(sorted(names))}); remove it, or bake "
+                "into another MODELS_DIR"
             )
 
 
