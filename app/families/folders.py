@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationError
-from app.families.family import Family, ModelFolder
+from app.families.family import Family, ModelFolder, require_libraries
 from app.settings import Settings
+from app.towers import TorchModel
 
 HOW_TO_GET_A_MODEL = "get a model with ./download.py, or serve the demo with MODELS_DIR=demo/models"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -26,12 +27,16 @@ _SAMPLES = 1024
 _SAMPLE_BYTES = 512
 
 
-def trust_remote_code(settings: Settings) -> bool:
-    """The file MODELS_DIR/trust_remote_code wins over the environment, as baked."""
-    baked = settings.models_dir / "trust_remote_code"
+def load_torch_model(settings: Settings, family: Family) -> TorchModel:
+    """The model of MODELS_DIR as its family loads it, see Family.load().
+
+    The file MODELS_DIR/trust_remote_code wins over the environment, as baked.
+    """
+    require_libraries(family)
+    baked, trust = settings.models_dir / "trust_remote_code", settings.trust_remote_code
     if baked.is_file():
-        return baked.read_text(encoding="utf-8").strip().lower() == "true"
-    return settings.trust_remote_code
+        trust = baked.read_text(encoding="utf-8").strip().lower() == "true"
+    return family.load(settings.models_dir, trust)
 
 
 def check_model(models_dir: Path, family: Family) -> None:
@@ -139,17 +144,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def without_hub_cache(folder: Path) -> Path:
-    """Where the files of a model are: in `folder`, or in the hub's cache below it that the old download.py left.
+def with_hub_cache(folder: Path, marker: str) -> Path:
+    """The folder if it holds a `marker`, else that of the one model in a hub cache below it, if there is one.
 
-    Raises ConfigurationError if that holds several models.
+    Raises ConfigurationError if there are several.
     """
     snapshots = list(folder.glob("models--*/snapshots/*"))
+    if any(folder.glob(marker)) or not snapshots:
+        return folder
     if len(snapshots) > 1:
         raise ConfigurationError(
             f"{folder} holds {len(snapshots)} models of a hub cache instead of one; {HOW_TO_GET_A_MODEL}"
         )
-    return snapshots[0] if snapshots else folder
+    return snapshots[0]
 
 
 def _check_file(path: Path) -> None:

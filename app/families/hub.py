@@ -39,9 +39,12 @@ def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> P
             raise ConfigurationError(f"there is no folder {name}; give a name of the hub, or an existing folder")
         files = [str(path.relative_to(folder)) for path in folder.rglob("*")]
     else:
-        repository, revision = _parse(name)
+        if address := _ADDRESS.match(name):
+            repository, revision = address.group("name", "revision")
+        else:
+            repository, _, revision = name.partition("@")
         with _errors_explained(repository, revision):
-            folder, files = _patiently(lambda: _fetch(repository, revision, downloads, only))
+            folder, files = _patiently(lambda: _fetch(repository, revision or None, downloads, only))
     if only is None:
         require_weights(name, folder, files)
     return folder
@@ -108,13 +111,6 @@ def wanted_files(files: Iterable[str], only: Sequence[str] | None = None) -> lis
     return [file for file in files if not (file.endswith(_OLDER_WEIGHTS) and PurePosixPath(file).parent in safe)]
 
 
-def _parse(name: str) -> tuple[str, str | None]:
-    if address := _ADDRESS.match(name):
-        return address["name"], address["revision"]
-    repository, _, revision = name.partition("@")
-    return repository, revision or None
-
-
 @contextmanager
 def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
     """Turns errors of the hub's client into a ConfigurationError that names the cause and what to do."""
@@ -159,17 +155,17 @@ def _unreachable(repository: str, error: BaseException) -> str:
             f"HF_HUB_OFFLINE is set, and the hub's cache ({constants.HF_HUB_CACHE}) does not hold {repository}; "
             "unset it, or fill the cache first"
         )
-    cause: BaseException | None = error
-    while cause is not None:
-        if "CERTIFICATE_VERIFY_FAILED" in str(cause):
-            return (
-                "the hub's certificate is not trusted here, perhaps because a proxy replaces it: set "
-                "SSL_CERT_FILE to a file with your authority's certificate"
-            )
-        if isinstance(cause, errors.FileMetadataError):
-            return (
-                f"{constants.ENDPOINT} does not say which commit a file is from (X-Repo-Commit), as a mirror must: "
-                f"set another HF_ENDPOINT, or download {repository} by other means and give the folder's path"
-            )
-        cause = cause.__cause__ or cause.__context__
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    if any("CERTIFICATE_VERIFY_FAILED" in str(each) for each in chain):
+        return (
+            "the hub's certificate is not trusted here, perhaps because a proxy replaces it: set "
+            "SSL_CERT_FILE to a file with your authority's certificate"
+        )
+    if any(isinstance(each, errors.FileMetadataError) for each in chain):
+        return (
+            f"{constants.ENDPOINT} does not say which commit a file is from (X-Repo-Commit), as a mirror must: "
+            f"set another HF_ENDPOINT, or download {repository} by other means and give the folder's path"
+        )
     return f"the hub does not answer, so {repository} cannot be downloaded: check network and HF_ENDPOINT"

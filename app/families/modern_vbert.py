@@ -7,10 +7,10 @@ that stand for its tiles, more of them the nearer it is to a square.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import read_config, without_hub_cache
+from app.families.family import Family, ModelFolder
+from app.families.folders import read_config
 from app.processors.text import TextProcessor
 from app.processors.tiles import TileProcessor
 from app.towers import Inputs, Padding, TorchModel
@@ -29,30 +29,24 @@ class ModernVBERT(Family):
             has_weights=False,
         ),
     )
-    variables = (Variable("COLPALI_ENGINE_MODEL_NAME", "ModernVBERT model that download.py bakes"),)
+    variables: ClassVar = {"COLPALI_ENGINE_MODEL_NAME": "ModernVBERT model that download.py bakes"}
     libraries = ("torch", "colpali_engine")
     requirements = "requirements/colpali.txt"
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
         from app.families.pretrained import bake_model
 
-        name = names["COLPALI_ENGINE_MODEL_NAME"]
-        model, processor = (target / folder.name for folder in self.folders)
-        bake_model(name, ("modernvbert",), False, downloads, model, processor)
-        (target / "model_name").write_text(name, encoding="utf-8")
+        bake_model(self, names["COLPALI_ENGINE_MODEL_NAME"], ("modernvbert",), False, downloads, target)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
         from app.families.pretrained import load_saved
         from app.families.torch_towers import stay_offline
 
         stay_offline()
         from colpali_engine.models import BiModernVBert, BiModernVBertProcessor
 
-        model, processor = (without_hub_cache(models_dir / folder.name) for folder in self.folders)
-        loaded = load_saved(model, processor, False, _towers, (BiModernVBert, BiModernVBertProcessor))
-        return replace(loaded, meta=_meta(models_dir))
+        model = load_saved(self, models_dir, False, _towers, (BiModernVBert, BiModernVBertProcessor))
+        return replace(model, meta=_meta(models_dir))
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
@@ -86,16 +80,10 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
 
 def _meta(models_dir: Path) -> dict[str, Any]:
     """In the shape of the file that the old download.py wrote."""
-    folder = models_dir / "colpali_engine_model"
-    config = read_config(folder)
+    config = read_config(models_dir / "colpali_engine_model")
     if "model_config" in config:
         return config
-    return {
-        "model_name": (models_dir / "model_name").read_text(encoding="utf-8").strip(),
-        "cache_dir": str(folder),
-        "cache_dir_processor": str(models_dir / "colpali_engine_processor"),
-        "model_config": config,
-    }
+    return {"model_name": (models_dir / "model_name").read_text(encoding="utf-8"), "model_config": config}
 
 
 def _embed_text(model: Any, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":

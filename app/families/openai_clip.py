@@ -5,10 +5,10 @@ Vectors are those of get_text_features() and get_image_features() of transformer
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from app.errors import ConfigurationError
-from app.families.family import Family, ModelFolder, Variable, require_libraries
+from app.families.family import Family, ModelFolder
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel
@@ -26,11 +26,11 @@ class OpenAICLIP(Family):
             has_weights=False,
         ),
     )
-    variables = (
-        Variable("CLIP_MODEL_NAME", "what download.py bakes for pictures"),
-        Variable("TEXT_MODEL_NAME", "what download.py bakes for texts"),
-        Variable("CLIP_MODEL_TYPE", "openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name"),
-    )
+    variables: ClassVar = {
+        "CLIP_MODEL_NAME": "what download.py bakes for pictures",
+        "TEXT_MODEL_NAME": "what download.py bakes for texts",
+        "CLIP_MODEL_TYPE": "openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name",
+    }
     libraries = ("torch", "transformers")
     requirements = "requirements.txt"
 
@@ -46,18 +46,14 @@ class OpenAICLIP(Family):
         return True
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
         from app.families.pretrained import bake_model
 
-        model, processor = (target / folder.name for folder in self.folders)
-        bake_model(names["CLIP_MODEL_NAME"], _MODEL_TYPES, trust_remote_code, downloads, model, processor)
+        bake_model(self, names["CLIP_MODEL_NAME"], _MODEL_TYPES, trust_remote_code, downloads, target)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
         from app.families.pretrained import load_saved
 
-        model, processor = (models_dir / folder.name for folder in self.folders)
-        return load_saved(model, processor, trust_remote_code, _towers)
+        return load_saved(self, models_dir, trust_remote_code, _towers)
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:

@@ -14,13 +14,13 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from app.families.family import Family, ModelFolder, Variable, require_libraries
+from app.families.family import Family, ModelFolder
 from app.families.folders import loading, read_config
 from app.families.openclip_files import (
     check_pair,
@@ -44,15 +44,14 @@ _HUB = "hf-hub:"
 class OpenCLIP(Family):
     name = "OpenCLIP"
     folders = (ModelFolder("openclip"),)
-    variables = (
-        Variable("OPEN_CLIP_MODEL_NAME", "OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL"),
-        Variable("OPEN_CLIP_PRETRAINED", "its weights, by open_clip's name"),
-    )
+    variables: ClassVar = {
+        "OPEN_CLIP_MODEL_NAME": "OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL",
+        "OPEN_CLIP_PRETRAINED": "its weights, by open_clip's name",
+    }
     libraries = ("torch", "open_clip")
     requirements = "requirements/openclip.txt"
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
         from app.families.hub import TOKENIZER, download, wanted_files
 
         folder = target / "openclip"
@@ -87,7 +86,6 @@ class OpenCLIP(Family):
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
         from app.families.torch_towers import stay_offline
 
         stay_offline()

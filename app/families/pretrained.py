@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from app.errors import ConfigurationError
-from app.families.folders import WEIGHTS, content_files, loading, read_config
+from app.families.family import Family
+from app.families.folders import WEIGHTS, content_files, loading, read_config, with_hub_cache
 from app.families.tokenizer import require_vocabulary, use_tokenizer_json
 from app.families.torch_towers import stay_offline
 from app.families.weights import load_with_transformers
@@ -19,11 +20,11 @@ from app.towers import TorchModel
 _CODE_ELSEWHERE = re.compile(r'"([\w.-]+/[\w.-]+?)--(?=[\w.]+")')
 # What bakes a model of this type.
 VARIABLES = {
-    "clip": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
-    "metaclip_2": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
-    "chinese_clip": "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
-    "siglip": "SIGLIP_MODEL_NAME",
-    "siglip2": "SIGLIP_MODEL_NAME",
+    **dict.fromkeys(
+        ("clip", "metaclip_2", "chinese_clip"),
+        "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
+    ),
+    **dict.fromkeys(("siglip", "siglip2"), "SIGLIP_MODEL_NAME"),
     "modernvbert": "COLPALI_ENGINE_MODEL_NAME",
 }
 
@@ -45,8 +46,8 @@ def _embeddings(features: Any) -> torch.Tensor:
 
 
 def load_saved(
-    model_folder: Path,
-    processor_folder: Path,
+    family: Family,
+    models_dir: Path,
     trust_remote_code: bool,
     make_towers: Callable[[Any, Any, dict[str, Any]], TorchModel],
     classes: tuple[Any, Any] | None = None,
@@ -59,15 +60,17 @@ def load_saved(
     stay_offline()
     from transformers import AutoModel, AutoProcessor
 
+    # The old download.py left some in hub caches below these folders.
+    model_folder = with_hub_cache(models_dir / family.folders[0].name, "*.safetensors")
+    processor_folder = with_hub_cache(models_dir / family.folders[-1].name, "tokenizer*")
     model_class, processor_class = classes or (AutoModel, AutoProcessor)
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+
+    def load(more: dict[str, Any]) -> Any:
+        return model_class.from_pretrained(model_folder.resolve(), dtype=torch.float32, **options, **more).eval()
+
     with loading(model_folder):
-        model = load_with_transformers(
-            model_folder,
-            lambda more: model_class.from_pretrained(
-                model_folder.resolve(), dtype=torch.float32, **options, **more
-            ).eval(),
-        )
+        model = load_with_transformers(model_folder, load)
     require_vocabulary(processor_folder)
     with loading(processor_folder):
         processor = processor_class.from_pretrained(processor_folder.resolve(), backend="pil", **options)
@@ -78,14 +81,14 @@ def load_saved(
 
 
 def bake_model(
+    family: Family,
     name: str,
     model_types: Sequence[str],
     trust_remote_code: bool,
     downloads: Path,
-    model_folder: Path,
-    processor_folder: Path | None = None,
+    target: Path,
 ) -> None:
-    """Copy a model of one of `model_types` from the hub to where the server reads it, the processor aside if need be.
+    """Copy a model of one of `model_types` from the hub to the folders of its family in `target`.
 
     A model with code of its own may be of any type. Raises ConfigurationError that names the setting to use.
     """
@@ -96,15 +99,19 @@ def bake_model(
     config = read_config(source)
     kind = config.get("model_type", "")
     if kind not in model_types and not (trust_remote_code and "auto_map" in config):
-        if kind in VARIABLES:
-            raise ConfigurationError(f"{name} is a {kind} model; bake it with {VARIABLES[kind]} instead")
-        raise ConfigurationError(
-            f"{name} is not a CLIP of this family: its config.json says model_type {kind!r}, not "
-            f"{' or '.join(model_types)}; choose another"
-        )
-    copy_model(source, model_folder, trust_remote_code, downloads)
-    if processor_folder is not None:
-        copy_model(source, processor_folder, trust_remote_code, downloads, with_weights=False)
+        raise wrong_type(name, kind)
+    for folder in family.folders:
+        copy_model(source, target / folder.name, trust_remote_code, downloads, with_weights=folder.has_weights)
+    (target / "model_name").write_text(name, encoding="utf-8")
+
+
+def wrong_type(name: str, kind: str) -> ConfigurationError:
+    """The error for a model of a type that another family takes, or none."""
+    if kind in VARIABLES:
+        return ConfigurationError(f"{name} is a {kind} model; bake it with {VARIABLES[kind]} instead")
+    return ConfigurationError(
+        f"{name} is not a CLIP of this family: its config.json says model_type {kind!r}; choose another"
+    )
 
 
 def check_remote_code(name: str, source: Path, trust_remote_code: bool) -> None:

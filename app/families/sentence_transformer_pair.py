@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from app.errors import ConfigurationError, first_line
-from app.families.family import Family, ModelFolder, Variable, require_libraries
+from app.families.family import Family, ModelFolder
 from app.families.folders import have_same_content, loading, read_config
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
@@ -15,22 +15,22 @@ from app.towers import Padding, TorchModel, TorchTower
 if TYPE_CHECKING:
     import torch
 
-# CLIPs of another family, which this one does not load as it should.
-_OTHER_FAMILIES = ("siglip", "siglip2", "modernvbert")
+# Models of transformers for texts and pictures that sentence-transformers does not load as it should.
+_OTHER_TYPES = ("siglip", "siglip2", "modernvbert", "vision-text-dual-encoder")
 
 
 class SentenceTransformerPair(Family):
     name = "sentence-transformers"
     folders = (ModelFolder("clip", ("modules.json",)), ModelFolder("text", ("modules.json",)))
-    variables = (
-        Variable("CLIP_MODEL_NAME", "what download.py bakes for pictures"),
-        Variable("TEXT_MODEL_NAME", "what download.py bakes for texts"),
-    )
+    variables: ClassVar = {
+        "CLIP_MODEL_NAME": "what download.py bakes for pictures",
+        "TEXT_MODEL_NAME": "what download.py bakes for texts",
+    }
     libraries = ("torch", "sentence_transformers")
     requirements = "requirements.txt"
 
     def is_named(self, names: Mapping[str, str]) -> bool:
-        given = [variable.name for variable in self.variables if variable.name in names]
+        given = [variable for variable in self.variables if variable in names]
         if len(given) == 1:
             missing = "TEXT_MODEL_NAME" if given == ["CLIP_MODEL_NAME"] else "CLIP_MODEL_NAME"
             raise ConfigurationError(
@@ -40,9 +40,8 @@ class SentenceTransformerPair(Family):
         return bool(given)
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
         from app.families.hub import download
-        from app.families.pretrained import VARIABLES, check_remote_code, copy_model
+        from app.families.pretrained import check_remote_code, copy_model, wrong_type
 
         for folder, variable in (("clip", "CLIP_MODEL_NAME"), ("text", "TEXT_MODEL_NAME")):
             name = names[variable]
@@ -51,13 +50,8 @@ class SentenceTransformerPair(Family):
             source = download(full_name, downloads)
             has_modules = (source / "modules.json").is_file()
             kind = read_config(source).get("model_type", "")
-            if not has_modules and kind in _OTHER_FAMILIES:
-                raise ConfigurationError(f"{variable}={name}: that is a {kind} model; set {VARIABLES[kind]} instead")
-            if kind == "vision-text-dual-encoder":
-                raise ConfigurationError(
-                    f"{variable}={name}: that is a {kind}, two arbitrary towers, which no family here supports; "
-                    "choose a CLIP, a SigLIP or a model of sentence-transformers"
-                )
+            if not has_modules and kind in _OTHER_TYPES:
+                raise wrong_type(name, kind)
             check_remote_code(name, source, trust_remote_code)
             if has_modules:
                 copy_model(source, target / folder, trust_remote_code, downloads)
@@ -67,7 +61,6 @@ class SentenceTransformerPair(Family):
                 model.save(str(target / folder), create_model_card=False)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
         clip, text = models_dir / "clip", models_dir / "text"
         image_model = _load(clip, trust_remote_code)
         text_model = image_model if have_same_content(clip, text) else _load(text, trust_remote_code)

@@ -7,10 +7,9 @@ on texts in lower case (arXiv 2502.14786), which only its NaFlex variant makes o
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import without_hub_cache
+from app.families.family import Family, ModelFolder
 from app.families.tokenizer import from_sentencepiece, put_lower_case_first
 from app.processors.image import ImageProcessor
 from app.processors.patches import PatchProcessor
@@ -23,25 +22,19 @@ _TRAINED_LENGTH = 64
 class SigLIP(Family):
     name = "SigLIP"
     folders = (ModelFolder("siglip"),)
-    variables = (Variable("SIGLIP_MODEL_NAME", "SigLIP model that download.py bakes"),)
+    variables: ClassVar = {"SIGLIP_MODEL_NAME": "SigLIP model that download.py bakes"}
     libraries = ("torch", "transformers")
     requirements = "requirements.txt"
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
         from app.families.pretrained import bake_model
 
-        name = names["SIGLIP_MODEL_NAME"]
-        bake_model(name, ("siglip", "siglip2"), trust_remote_code, downloads, target / "siglip")
-        (target / "model_name").write_text(name, encoding="utf-8")
+        bake_model(self, names["SIGLIP_MODEL_NAME"], ("siglip", "siglip2"), trust_remote_code, downloads, target)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
         from app.families.pretrained import load_saved
 
-        folder = models_dir / "siglip"
-        # The old download.py left the processor alone in a hub cache.
-        return load_saved(folder, without_hub_cache(folder), trust_remote_code, _towers)
+        return load_saved(self, models_dir, trust_remote_code, _towers)
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:

@@ -1,5 +1,6 @@
 """Lets the tokenizers of transformers follow their files, and converts others to JSON of the `tokenizers` library."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,17 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from app.errors import ConfigurationError
 from app.processors.text import normalizers_of
+
+_log = logging.getLogger(__name__)
+
+# In the usual scripts, with what tokenizers treat in different ways.
+_SAMPLES = (
+    "Two red houses by  the river, 1987",
+    "it's (really) 50% off... snake_case <b>&amp;</b> #1 🙂é",
+    " Ünïcode  Straße\n½ ﬁne",
+    "一只狗的照片 犬の写真 개 사진",
+    "фотография собаки صورة كلب कुत्ते की तस्वीर",
+)
 
 
 def require_vocabulary(folder: Path) -> None:
@@ -27,9 +39,14 @@ def use_tokenizer_json(tokenizer: Any, folder: Path, lower_case: bool = False) -
     require_vocabulary(folder)
     file = folder / "tokenizer.json"
     if isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer) and file.is_file():
-        tokenizer._tokenizer = Tokenizer.from_file(str(file))
-        if lower_case:
-            put_lower_case_first(tokenizer)
+        own = Tokenizer.from_file(str(file))
+        own.no_truncation()
+        own.no_padding()
+        if any(tokenizer(text, verbose=False)["input_ids"] != own.encode(text).ids for text in _SAMPLES):
+            _log.warning("%s gives other tokens than the class that the repository names: using the file", file)
+            tokenizer._tokenizer = own
+            if lower_case:
+                put_lower_case_first(tokenizer)
     special = {*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())}
     if special.issuperset(tokenizer.get_vocab()):
         raise ConfigurationError(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -14,10 +14,8 @@ from app.errors import ConfigurationError
 
 _log = logging.getLogger(__name__)
 
-_Model = TypeVar("_Model")
 
-
-def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model]) -> _Model:
+def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], Any]) -> Any:
     """Call `load` with options for from_pretrained() of transformers, and check what that reports.
 
     Where the names of all tensors share a prefix and fit without it, the model is loaded again without the prefix.
@@ -49,7 +47,7 @@ def report_tensors(
     """Mark missing parameters, warn of unused tensors, and raise ConfigurationError for missing buffers."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if lost := set(missing) - set(parameters):
-        raise _missing_weights(folder, lost)
+        raise _wrong_weights(folder, f"no {_some(lost)}, which would be random")
     for name in missing:
         parameters[name].missing_from = folder, name  # type: ignore[attr-defined]
     if unexpected:
@@ -72,7 +70,7 @@ def require_trained(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) ->
             gradients = (total,) * len(missing)
     used = [place for place, gradient in zip(missing.values(), gradients, strict=True) if gradient is not None]
     if used:
-        raise _missing_weights(used[0][0], [name for _, name in used])
+        raise _wrong_weights(used[0][0], f"no {_some([name for _, name in used])}, which would be random")
 
 
 def _prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]) -> list[str]:
@@ -82,10 +80,6 @@ def _prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpecte
     first = next(iter(unexpected), "")
     prefixes = (first[: dot.end()] for dot in re.finditer(r"\.", first))
     return [prefix for prefix in prefixes if all(name.startswith(prefix) for name in unexpected)]
-
-
-def _missing_weights(folder: Path, names: Collection[str]) -> ConfigurationError:
-    return _wrong_weights(folder, f"no {_some(names)}, which would be random")
 
 
 def _wrong_weights(folder: Path, what: str) -> ConfigurationError:

@@ -12,9 +12,9 @@ from typing import Any
 
 from app.engines import OPENVINO, choose_engine
 from app.errors import CompilingFailed, ConfigurationError
-from app.families.family import Family
+from app.families.family import Family, require_libraries
 from app.families.folders import BEING_REPLACED
-from app.families.registry import FAMILIES, find_family, named_family, variables
+from app.families.registry import FAMILIES, named_family, variables
 from app.models.child import run_in_child
 from app.models.load import load_model
 from app.models.store import compiled_only, is_writable, one_at_a_time
@@ -109,6 +109,7 @@ def bake(
         baked = downloads / "baked"
         shutil.rmtree(baked, ignore_errors=True)
         baked.mkdir(parents=True)
+        require_libraries(family)
         family.bake(names, trust, downloads, baked)
         (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
         for path in baked.rglob("*"):
@@ -138,7 +139,7 @@ def _replace(models_dir: Path, old: Iterable[str], baked: Path, record: Mapping[
 
 
 def _own_names(family: Family, names: Mapping[str, str]) -> dict[str, str]:
-    return {variable.name: names[variable.name] for variable in family.variables if variable.name in names}
+    return {name: names[name] for name in family.variables if name in names}
 
 
 def _read_record(models_dir: Path) -> dict[str, Any] | None:
@@ -169,7 +170,6 @@ def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str])
 def _verify(settings: Settings, compile_towers: bool, busy: Callable[[str], AbstractContextManager[object]]) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
     models_dir = settings.models_dir
-    find_family(models_dir)
     precision = models_dir / "precision"
     if settings.precision is None:
         precision.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 from app.engines import OPENVINO, TORCH, Engine, check_precision, choose_engine, chosen_precision, torch_instead
 from app.errors import CompilingFailed, ConfigurationError
 from app.families.family import Family
-from app.families.folders import check_model, trust_remote_code
+from app.families.folders import check_model, load_torch_model
 from app.families.registry import find_family
 from app.models.batches import open_tower
 from app.models.compile import compiled_form
@@ -49,15 +49,12 @@ def _in_precision(engine: Engine, settings: Settings, served_elsewhere: bool) ->
     if not served_elsewhere:
         check_precision(engine, settings)
         return settings
-    precision, able = chosen_precision(settings), engine.precisions(settings)
-    if precision in able:
+    precision = chosen_precision(settings)
+    if precision in engine.precisions(settings):
         return settings
     _log.warning(
-        "this machine does not compute in %s (%s takes %s), so the model is tried in another precision; the machine "
-        "that serves it must have %s",
-        precision,
-        engine.title,
-        ", ".join(able),
+        "this machine does not compute in %s, so the model is tried in another precision; the machine that serves it "
+        "must have it",
         precision,
     )
     # OpenVINO computes what is stored in the next precision that it has.
@@ -101,7 +98,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
     def load_beside(reason: str) -> TorchModel:
         if family is None:
             raise ConfigurationError(f"{folder} cannot serve alone: {reason}; bake the model again")
-        return family.load(settings.models_dir, trust_remote_code(settings))
+        return load_torch_model(settings, family)
 
     towers: dict[str, Tower] = {}
     refused: dict[str, str] = {}
@@ -130,7 +127,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
 
 def _load_modules(settings: Settings, family: Family) -> LoadedModel:
     """The model as torch computes it."""
-    model = family.load(settings.models_dir, trust_remote_code(settings))
+    model = load_torch_model(settings, family)
     towers = {name: _open_module(name, getattr(model, name), settings) for name in ("text", "image")}
     engine = f"{TORCH.title} on {TORCH.device(settings)}"
     return _loaded(towers, model.meta, engine, settings, family.name, settings.models_dir)

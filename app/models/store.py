@@ -47,15 +47,6 @@ class Form:
         version = hashlib.sha256(f"{FORMAT} {self.version}".encode()).hexdigest()[:8]
         return f"{self.content}-openvino-{self.precision}-{version}"
 
-    def replaces(self, other: str, shared: bool) -> bool:
-        """Whether the form named `other` is the same by another version.
-
-        In a folder of one model, which is not `shared`, also whether it is of what the model was before.
-        """
-        of_another_model = not other.startswith(f"{self.content}-")
-        same = other != self.name and other.rpartition("-")[0] == self.name.rpartition("-")[0]
-        return same or (of_another_model and not shared)
-
 
 def store_folders(settings: Settings) -> Iterator[Path]:
     """Where a compiled form may be: beside the model, then in the cache folder."""
@@ -142,10 +133,16 @@ def being_written(place: Path, form: Form) -> Iterator[Path]:
 
 
 def remove_stale(place: Path, form: Form, shared: bool) -> None:
-    """Remove what `form` replaces, and what interrupted processes left; where nobody else writes (one_at_a_time)."""
+    """Remove what `form` replaces, and what interrupted processes left; where nobody else writes (one_at_a_time).
+
+    That is the same by another version, and in a folder that is not `shared` by models, what the model was before.
+    """
     for folder in place.iterdir():
         left_behind = folder.name.startswith((".making-", ".removing-"))
-        if left_behind or (is_whole(folder) and form.replaces(folder.name, shared)):
+        of_another_model = not folder.name.startswith(f"{form.content}-")
+        by_another_version = folder.name.rpartition("-")[0] == form.name.rpartition("-")[0]
+        replaced = folder.name != form.name and (by_another_version or (of_another_model and not shared))
+        if left_behind or (replaced and is_whole(folder)):
             with suppress(OSError):  # it may be another user's
                 gone = folder.rename(place / f".removing-{os.urandom(8).hex()}")
                 shutil.rmtree(gone, ignore_errors=True)
