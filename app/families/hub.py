@@ -115,53 +115,48 @@ def wanted_files(files: Iterable[str], only: Sequence[str] | None = None) -> lis
 def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
     """Turns errors of the hub's client into a ConfigurationError that names the cause and what to do."""
     import httpx2
-    from huggingface_hub import constants, errors
 
     print(f"downloading {repository}")
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise ConfigurationError(
-            f"{repository} is gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ConfigurationError(
-            f"there is no model {repository} on the hub, or it is private: check the name, or set HF_TOKEN"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ConfigurationError(f"{repository} has no revision {revision}; leave out @{revision}") from error
-    except (errors.LocalEntryNotFoundError, httpx2.TransportError, ConnectionError) as error:
-        raise ConfigurationError(_unreachable(repository, error)) from error
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"{constants.ENDPOINT} answers with a page, not with JSON as the hub does; perhaps your network wants "
-            f"you to log in. Open it in a browser, or check HF_ENDPOINT and the proxy; nothing was downloaded"
-        ) from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, RuntimeError, ImportError) as error:
-        if (wait := _asked_to_wait(error)) is not None:
-            raise ConfigurationError(
-                f"the hub refuses so many requests (429) for another {wait} s: run this again then, or set "
-                "HF_TOKEN, which allows more"
-            ) from error
-        # A SOCKS proxy without its package is such an ImportError.
-        raise ConfigurationError(f"{repository} cannot be downloaded: {first_line(error)}") from error
+    except (httpx2.HTTPError, OSError, RuntimeError, ValueError, ImportError) as error:
+        raise ConfigurationError(_explain(error, repository, revision)) from error
 
 
-def _unreachable(repository: str, error: BaseException) -> str:
+def _explain(error: Exception, repository: str, revision: str | None) -> str:
+    import httpx2
     from huggingface_hub import constants, errors
 
+    if isinstance(error, errors.GatedRepoError):
+        return f"{repository} is gated: accept its terms on the hub, and set HF_TOKEN to a token of that account"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"there is no model {repository} on the hub, or it is private: check the name, or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repository} has no revision {revision}; leave out @{revision}"
+    if isinstance(error, json.JSONDecodeError):
+        return (
+            f"{constants.ENDPOINT} answers with a page, not with JSON as the hub does; perhaps your network wants "
+            f"you to log in. Open it in a browser, or check HF_ENDPOINT and the proxy; nothing was downloaded"
+        )
+    if (wait := _asked_to_wait(error)) is not None:
+        return (
+            f"the hub refuses so many requests (429) for another {wait} s: run this again then, or set HF_TOKEN, "
+            "which allows more"
+        )
+    if not isinstance(error, errors.LocalEntryNotFoundError | httpx2.TransportError | ConnectionError):
+        return f"{repository} cannot be downloaded: {first_line(error)}"
     if constants.HF_HUB_OFFLINE:
         return (
             f"HF_HUB_OFFLINE is set, and the hub's cache ({constants.HF_HUB_CACHE}) does not hold {repository}; "
             "unset it, or fill the cache first"
         )
-    chain = [error]
+    chain: list[BaseException] = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     if any("CERTIFICATE_VERIFY_FAILED" in str(each) for each in chain):
         return (
-            "the hub's certificate is not trusted here, perhaps because a proxy replaces it: set "
-            "SSL_CERT_FILE to a file with your authority's certificate"
+            "the hub's certificate is not trusted here, perhaps because a proxy replaces it: set SSL_CERT_FILE to a "
+            "file with your authority's certificate"
         )
     if any(isinstance(each, errors.FileMetadataError) for each in chain):
         return (

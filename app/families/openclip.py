@@ -22,14 +22,7 @@ from tokenizers import Tokenizer
 
 from app.families.family import Family, ModelFolder
 from app.families.folders import loading, read_config
-from app.families.openclip_files import (
-    check_pair,
-    describe,
-    describe_pretrained,
-    download_repository,
-    download_weights,
-    weights_in,
-)
+from app.families.openclip_files import describe, download_model, weights_in
 from app.families.tokenizer import from_simple_tokenizer, use_tokenizer_json
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
@@ -37,8 +30,6 @@ from app.towers import Inputs, Padding, Processor, TorchModel, TorchTower
 
 if TYPE_CHECKING:
     import torch
-
-_HUB = "hf-hub:"
 
 
 class OpenCLIP(Family):
@@ -57,15 +48,7 @@ class OpenCLIP(Family):
         folder = target / "openclip"
         folder.mkdir()
         name, pretrained = names["OPEN_CLIP_MODEL_NAME"], names.get("OPEN_CLIP_PRETRAINED", "")
-        if name.startswith(_HUB):
-            pretrained = ""
-            description, weights = download_repository(name.removeprefix(_HUB), downloads)
-        else:
-            import open_clip
-
-            check_pair(name, pretrained)
-            description = describe_pretrained(name, pretrained, open_clip.get_model_config(name))
-            weights = download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
+        description, weights = download_model(name, pretrained, downloads)
         text = description["model_cfg"]["text_cfg"]
         tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
         if tower or tokenizer:
