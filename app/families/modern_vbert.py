@@ -6,6 +6,7 @@ that stand for its tiles, more of them the nearer it is to a square.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -63,13 +64,13 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     padding = Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, length)
     return TorchModel(
         text=text_tower(
-            Normalized(Embeds(model, _embed_text)),
+            Normalized(Embeds(model, partial(_embed_text, model))),
             TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))),
             text,
             padding,
         ),
         image=image_tower(
-            Normalized(Embeds(model, _embed_image)),
+            Normalized(Embeds(model, partial(_embed_image, model))),
             TileProcessor.from_processor(processor.image_processor.to_dict(), _prompt_of(processor)),
             by_library,
             padding,

@@ -57,7 +57,6 @@ class OpenAICLIP(Family):
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
-    from app.families.pretrained import image_embeddings, text_embeddings
     from app.families.torch_towers import (
         Embeds,
         Normalized,
@@ -73,13 +72,13 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     text = by_tokenizer(tokenizer, length)
     return TorchModel(
         text=text_tower(
-            Normalized(Embeds(model, text_embeddings)),
+            Normalized(Embeds(model, model.get_text_features)),
             TextProcessor.from_tokenizer(tokenizer, length, list(text("a"))),
             text,
             Padding({"input_ids": tokenizer.pad_token_id or 0}, length),
         ),
         image=image_tower(
-            Normalized(Embeds(model, image_embeddings)),
+            Normalized(Embeds(model, model.get_image_features)),
             ImageProcessor.from_processor(processor.image_processor.to_dict()),
             by_image_processor(processor.image_processor),
         ),

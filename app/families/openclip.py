@@ -13,6 +13,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -87,8 +88,8 @@ def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
     text = locked(lambda text: {"input_ids": tokenizer([text])})
     pad_id = int(getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
     shortened = _shortened(text, pad_id)
-    full = Embeds(model, lambda model, input_ids: model.encode_text(input_ids))
-    for module in (full, Embeds(model, _embed_text_of_any_length)):
+    full = Embeds(model, lambda input_ids: model.encode_text(input_ids))
+    for module in (full, Embeds(model, partial(_embed_text_of_any_length, model))):
         if _same(full, text, module, shortened):
             padding = Padding({"input_ids": pad_id}, tokenizer.context_length)
             return text_tower(Normalized(module), _text_processor(tokenizer, None), shortened, padding)
@@ -103,7 +104,7 @@ def _image_tower(model: Any) -> TorchTower:
     preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
     transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
     return image_tower(
-        Normalized(Embeds(model, lambda model, pixel_values: model.encode_image(pixel_values))),
+        Normalized(Embeds(model, lambda pixel_values: model.encode_image(pixel_values))),
         _image_processor(preprocess),
         lambda image: {"pixel_values": transform(image).numpy()},
     )

@@ -29,22 +29,6 @@ VARIABLES = {
 }
 
 
-def text_embeddings(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
-    """Whatever the tokenizer gives, int64 (items, tokens), to embeddings, float32 (items, width)."""
-    return _embeddings(model.get_text_features(**inputs))
-
-
-def image_embeddings(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
-    """Pixel values, and what else the processor gives, to embeddings, float32 (items, width)."""
-    return _embeddings(model.get_image_features(**inputs))
-
-
-def _embeddings(features: Any) -> torch.Tensor:
-    """Code from a model folder may give the embeddings themselves, as transformers did before version 5."""
-    embeddings: torch.Tensor = features if torch.is_tensor(features) else features.pooler_output
-    return embeddings
-
-
 def load_saved(
     family: Family,
     models_dir: Path,

@@ -132,18 +132,17 @@ def usable_positions(model: "torch.nn.Module") -> int | None:
     return min(counts, default=None)
 
 
-def _embed_image(model: Any, pixel_values: "torch.Tensor") -> "torch.Tensor":
-    embedding: torch.Tensor = model({"pixel_values": pixel_values, "modality": "image"})["sentence_embedding"]
-    return embedding
-
-
 def _image_tower(model: Any) -> TorchTower:
     from app.families.torch_towers import Embeds, first_item, image_tower
 
     processor = model[0].processor
     config = getattr(processor, "image_processor", processor).to_dict()
+
+    def embed(pixel_values: "torch.Tensor") -> Any:
+        return model({"pixel_values": pixel_values, "modality": "image"})["sentence_embedding"]
+
     return image_tower(
-        Embeds(model, _embed_image),
+        Embeds(model, embed),
         ImageProcessor.from_processor(config),
         lambda image: {"pixel_values": first_item(model.preprocess([image]))["pixel_values"]},
     )
@@ -163,9 +162,8 @@ def _text_tower(model: Any) -> TorchTower:
 
     constant = {name: value for name, value in features("a").items() if not torch.is_tensor(value)}
 
-    def embed(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
-        embedding: torch.Tensor = model({**inputs, **constant})["sentence_embedding"]
-        return embedding
+    def embed(**inputs: torch.Tensor) -> Any:
+        return model({**inputs, **constant})["sentence_embedding"]
 
     reference = locked(features)
     return text_tower(

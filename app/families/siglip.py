@@ -38,7 +38,6 @@ class SigLIP(Family):
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
-    from app.families.pretrained import image_embeddings, text_embeddings
     from app.families.torch_towers import (
         SAMPLE_TEXTS,
         Embeds,
@@ -61,14 +60,14 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     image = processor.image_processor.to_dict()
     return TorchModel(
         text=text_tower(
-            Embeds(model, text_embeddings),
+            Embeds(model, model.get_text_features),
             TextProcessor(tokenizer_json, length, list(text("a")), pad_id=pad_id, has_legacy=True),
             text,
             Padding({"input_ids": pad_id or 0}, length),
             samples,
         ),
         image=image_tower(
-            Embeds(model, image_embeddings),
+            Embeds(model, model.get_image_features),
             (PatchProcessor if "max_num_patches" in image else ImageProcessor).from_processor(image),
             by_image_processor(processor),
         ),

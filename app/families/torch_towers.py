@@ -40,15 +40,20 @@ def stay_offline() -> None:
 
 
 class Embeds(torch.nn.Module):
-    """A model of a library, as a module that takes the inputs of one tower by name and gives (items, width)."""
+    """A library's `model` by way of `embed`, which takes the inputs of one tower by name and gives (items, width).
 
-    def __init__(self, model: Any, embed: Callable[..., torch.Tensor]) -> None:
+    transformers wraps that as the pooler's output, but not before version 5, nor code from a model folder.
+    """
+
+    def __init__(self, model: torch.nn.Module, embed: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self._embed = embed
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        return self._embed(self.model, **inputs)
+        features = self._embed(**inputs)
+        embeddings: torch.Tensor = features if torch.is_tensor(features) else features.pooler_output
+        return embeddings
 
 
 class Normalized(torch.nn.Module):

@@ -59,10 +59,8 @@ def store_folders(settings: Settings) -> Iterator[Path]:
 
 def compiled_only(models_dir: Path) -> list[Path]:
     """The compiled forms of a folder that holds no other model, as a baked image does; empty if there is one."""
-    folders = (path.name for path in models_dir.glob("*") if path.is_dir())
-    if any(name not in ("compiled", "lost+found") and not name.startswith(".") for name in folders):
-        return []
-    return sorted(path for path in models_dir.glob("compiled/[!.]*") if is_whole(path))
+    folders = {path.name for path in models_dir.glob("[!.]*") if path.is_dir()}
+    return [] if folders - {"compiled", "lost+found"} else sorted(filter(is_whole, models_dir.glob("compiled/[!.]*")))
 
 
 def is_whole(folder: Path) -> bool:
