@@ -18,8 +18,6 @@ from app.towers import TorchModel
 HOW_TO_GET_A_MODEL = "get a model with ./download.py, or serve the demo with MODELS_DIR=demo/models"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _OTHER_WEIGHTS = {".onnx": "ONNX", ".gguf": "GGUF", ".h5": "TensorFlow's", ".msgpack": "Flax's"}
-BEING_REPLACED = ".being-replaced"
-"""A file in MODELS_DIR while folders are replaced; what it lies beside may be of two models."""
 _LFS_POINTER = b"version https://git-lfs"
 # Larger files are sampled by fingerprint().
 _MAX_READ_WHOLE = 2**20
@@ -41,10 +39,6 @@ def load_torch_model(settings: Settings, family: Family) -> TorchModel:
 
 def check_model(models_dir: Path, family: Family) -> None:
     """Raises ConfigurationError unless the folders of `family` are there, whole and readable."""
-    if (models_dir / BEING_REPLACED).exists():
-        raise ConfigurationError(
-            f"baking into {models_dir} was interrupted while folders were replaced; run ./download.py again"
-        )
     try:
         for folder in family.folders:
             _check_folder(models_dir, folder, family.name)

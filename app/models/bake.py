@@ -13,7 +13,6 @@ from typing import Any
 from app.engines import OPENVINO, choose_engine
 from app.errors import CompilingFailed, ConfigurationError
 from app.families.family import Family, require_libraries
-from app.families.folders import BEING_REPLACED
 from app.families.registry import FAMILIES, named_family, variables
 from app.models.child import run_in_child
 from app.models.load import load_model
@@ -46,21 +45,20 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
     """In a process of its own, for a download can only be stopped with its process."""
     models_dir, family = settings.models_dir, named_family(names)
     own = _own_names(family, names)
-    if not (models_dir / BEING_REPLACED).exists():
-        if record := _read_record(models_dir):
-            wanted = record["wanted"]
-            if (wanted["family"], wanted["names"]) == (family.name, own):
-                return
-            raise ConfigurationError(
-                f"{models_dir} holds the model of {_in_words(wanted['names'])}, but the environment names "
-                f"{_in_words(own)}; set MODELS_DIR to a folder of its own for that model, or unset its name to serve "
-                "what is there"
-            )
-        folders = (models_dir / folder.name for family in FAMILIES for folder in family.folders)
-        if any(folder.exists() for folder in folders) or compiled_only(models_dir):
-            # The old container took no notice of these variables at run time.
-            _log.warning("%s holds a model that was not baked by name: %s is not needed", models_dir, _in_words(own))
+    if record := _read_record(models_dir):
+        wanted = record["wanted"]
+        if (wanted["family"], wanted["names"]) == (family.name, own):
             return
+        raise ConfigurationError(
+            f"{models_dir} holds the model of {_in_words(wanted['names'])}, but the environment names "
+            f"{_in_words(own)}; set MODELS_DIR to a folder of its own for that model, or unset its name to serve "
+            "what is there"
+        )
+    folders = (models_dir / folder.name for family in FAMILIES for folder in family.folders)
+    if any(folder.exists() for folder in folders) or compiled_only(models_dir):
+        # The old container took no notice of these variables at run time.
+        _log.warning("%s holds a model that was not baked by name: %s is not needed", models_dir, _in_words(own))
+        return
     given = {"models_dir", "threads", "precision", "trust_remote_code"}
     task = {
         "folder": str(models_dir),
@@ -99,16 +97,17 @@ def bake(
         raise ConfigurationError(f"MODELS_DIR={models_dir} is not writable; bake into a folder that is")
     with one_at_a_time(models_dir, threading.Event()):
         before = _read_record(models_dir) or {"wanted": None, "folders": []}
-        if before["wanted"] == wanted and not (models_dir / BEING_REPLACED).exists():
+        if before["wanted"] == wanted:
             print(f"{models_dir} holds this {family.name} model already")
             _verify(settings, compile_towers, busy)
             return
         replaced = set(before["folders"])
         _refuse_a_second_model(models_dir, family, replaced)
         downloads = models_dir / _DOWNLOADS
-        baked = downloads / "baked"
-        shutil.rmtree(baked, ignore_errors=True)
-        baked.mkdir(parents=True)
+        baked, aside = downloads / "baked", downloads / "replaced"
+        for folder in (baked, aside):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
         require_libraries(family)
         family.bake(names, trust, downloads, baked)
         (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
@@ -116,26 +115,19 @@ def bake(
             path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
         _verify(settings.model_copy(update={"models_dir": baked}), compile_towers, busy)
         record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
-        _replace(models_dir, {*replaced, "compiled"}, baked, record)
+        (baked / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        _replace(models_dir, {*replaced, "compiled", "precision"}, baked, aside)
         shutil.rmtree(downloads, ignore_errors=True)
 
 
-def _replace(models_dir: Path, old: Iterable[str], baked: Path, record: Mapping[str, Any]) -> None:
-    """Put what was `baked` in the place of the `old` folders.
-
-    That takes renames alone; should they be interrupted, the server says so, and the next call bakes again.
-    """
-    being_replaced = models_dir / BEING_REPLACED
-    being_replaced.touch()
-    for name in old:
-        shutil.rmtree(models_dir / name, ignore_errors=True)
-    for path in baked.iterdir():
-        target = models_dir / path.name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        path.replace(target)
-    (models_dir / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-    being_replaced.unlink()
+def _replace(models_dir: Path, old: Iterable[str], baked: Path, aside: Path) -> None:
+    """Put what was `baked` in the place of what is there, which goes `aside`: renames take but a moment."""
+    new = [path.name for path in baked.iterdir()]
+    for name in {*old, *new}:
+        with suppress(FileNotFoundError):
+            (models_dir / name).rename(aside / name)
+    for name in new:
+        (baked / name).rename(models_dir / name)
 
 
 def _own_names(family: Family, names: Mapping[str, str]) -> dict[str, str]:
@@ -149,7 +141,7 @@ def _read_record(models_dir: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     is_there = all((models_dir / name).is_dir() for name in record["folders"]) or compiled_only(models_dir)
-    return record if is_there or (models_dir / BEING_REPLACED).exists() else None
+    return record if is_there else None
 
 
 def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str]) -> None:
