@@ -139,18 +139,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def with_hub_cache(folder: Path, marker: str) -> Path:
-    """The folder if it holds a `marker`, else that of the one model in a hub cache below it, if there is one.
-
-    Raises ConfigurationError if there are several.
-    """
-    snapshots = list(folder.glob("models--*/snapshots/*"))
-    if any(folder.glob(marker)) or not snapshots:
-        return folder
-    if len(snapshots) > 1:
-        raise ConfigurationError(
-            f"{folder} holds {len(snapshots)} models of a hub cache instead of one; {HOW_TO_GET_A_MODEL}"
-        )
-    return snapshots[0]
+    """The folder if it holds a `marker`, else that of the latest model in a hub cache below it, if there is one."""
+    snapshots = sorted(folder.glob("models--*/snapshots/*"), key=os.path.getmtime)
+    return folder if any(folder.glob(marker)) or not snapshots else snapshots[-1]
 
 
 def _check_file(path: Path) -> None:

@@ -39,8 +39,6 @@ class OpenAICLIP(Family):
         kind = names.get("CLIP_MODEL_TYPE", "").lower()
         if not clip.startswith(("openai/", "facebook/metaclip")) and not (clip and kind == "openai"):
             return False
-        if not text:
-            raise ConfigurationError(f"TEXT_MODEL_NAME is not set; set it to {clip} too")
         if clip != text:
             raise ConfigurationError(f"an OpenAI CLIP embeds texts and pictures: set TEXT_MODEL_NAME to {clip} too")
         return True

@@ -74,8 +74,8 @@ class OpenCLIP(Family):
 
         stay_offline()
         folder = models_dir / "openclip"
-        description = describe(folder)
         with loading(folder):
+            description = describe(folder)
             model = _model(folder, description)
             tokenizer = _tokenizer(folder, description["model_cfg"]["text_cfg"])
             return TorchModel(_text_tower(model, tokenizer), _image_tower(model), read_config(folder))

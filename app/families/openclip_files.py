@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationError, first_line
-from app.families.folders import HOW_TO_GET_A_MODEL, WEIGHTS, read_config
+from app.families.folders import WEIGHTS, read_config
 
 _log = logging.getLogger(__name__)
 
@@ -80,18 +80,12 @@ def _download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """open_clip's description of the model in a folder: {"model_cfg": …, "preprocess_cfg": …}.
-
-    Raises ConfigurationError if there is none.
-    """
+    """open_clip's description of the model in a folder: {"model_cfg": …, "preprocess_cfg": …}."""
     own = folder / "open_clip_config.json"
     if own.is_file():
         description: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
         return description
     config = read_config(folder)
-    missing = [key for key in ("model_name", "pretrained", "model_config") if not config.get(key)]
-    if missing:
-        raise ConfigurationError(f"{folder}/config.json has no {', '.join(missing)}; {HOW_TO_GET_A_MODEL}")
     return _describe_pretrained(config["model_name"], config["pretrained"], config["model_config"])
 
 

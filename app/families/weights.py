@@ -63,11 +63,7 @@ def require_trained(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) ->
     if not missing:
         return
     with torch.enable_grad():
-        total = module(**inputs).sum()
-        if total.requires_grad:
-            gradients = torch.autograd.grad(total, list(missing), allow_unused=True)
-        else:  # code of a model's own forbids gradients, and nobody can tell
-            gradients = (total,) * len(missing)
+        gradients = torch.autograd.grad(module(**inputs).sum(), list(missing), allow_unused=True)
     used = [place for place, gradient in zip(missing.values(), gradients, strict=True) if gradient is not None]
     if used:
         raise _wrong_weights(used[0][0], f"no {_some([name for _, name in used])}, which would be random")

@@ -13,7 +13,7 @@ from typing import Any
 from app.engines import OPENVINO, choose_engine
 from app.errors import CompilingFailed, ConfigurationError
 from app.families.family import Family, require_libraries
-from app.families.registry import FAMILIES, named_family, variables
+from app.families.registry import FAMILIES, find_family, named_family, variables
 from app.models.child import run_in_child
 from app.models.load import load_model
 from app.models.store import compiled_only, is_writable, one_at_a_time
@@ -101,8 +101,6 @@ def bake(
             print(f"{models_dir} holds this {family.name} model already")
             _verify(settings, compile_towers, busy)
             return
-        replaced = set(before["folders"])
-        _refuse_a_second_model(models_dir, family, replaced)
         downloads = models_dir / _DOWNLOADS
         baked, aside = downloads / "baked", downloads / "replaced"
         for folder in (baked, aside):
@@ -116,7 +114,8 @@ def bake(
         _verify(settings.model_copy(update={"models_dir": baked}), compile_towers, busy)
         record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
         (baked / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-        _replace(models_dir, {*replaced, "compiled", "precision"}, baked, aside)
+        _replace(models_dir, {*before["folders"], "compiled", "precision"}, baked, aside)
+        find_family(models_dir)  # raises if another model lies beside it
         shutil.rmtree(downloads, ignore_errors=True)
 
 
@@ -142,21 +141,6 @@ def _read_record(models_dir: Path) -> dict[str, Any] | None:
         return None
     is_there = all((models_dir / name).is_dir() for name in record["folders"]) or compiled_only(models_dir)
     return record if is_there else None
-
-
-def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str]) -> None:
-    """Raises ConfigurationError if the folders of another family are there, which are not ours to replace."""
-    for other in FAMILIES:
-        names = {folder.name for folder in other.folders}
-        if (
-            other is not family
-            and not names <= replaced
-            and all(folder.is_in(models_dir) for folder in other.folders)
-        ):
-            raise ConfigurationError(
-                f"{models_dir} holds a {other.name} model already ({', '.join(sorted(names))}); remove it, or bake "
-                "into another MODELS_DIR"
-            )
 
 
 def _verify(settings: Settings, compile_towers: bool, busy: Callable[[str], AbstractContextManager[object]]) -> None:
