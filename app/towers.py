@@ -10,8 +10,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-_MAX_NAME = 200
-
 Vectors = npt.NDArray[np.float32]
 """Embeddings, float32, of shape (items, width)."""
 
@@ -40,14 +38,13 @@ class InferenceSession(Protocol):
     def start(self, batch: Inputs) -> Callable[[], Vectors]:
         """Begin to compute; the returned function waits and gives float32 (items, width).
 
-        Raises OutOfMemory, EngineBroken, or whatever the library raises for inputs it cannot take,
-        here or in the returned function.
+        Either raises OutOfMemory, EngineBroken, or what the library raises for inputs it cannot take.
         """
         ...
 
 
 def memory_of(session: InferenceSession) -> Empty:
-    """Makes the arrays that a session takes without another copy: a GPU's has memory of its own for them."""
+    """Makes arrays that a session takes without another copy: a GPU's has memory of its own for them."""
     empty: Empty = getattr(session, "empty", np.empty)
     return empty
 
@@ -63,10 +60,8 @@ class Elsewhere:
 class Padding:
     """How items of different lengths become one batch: padded on the right.
 
-    `values` names the value that pads an array, where that is not 0. With `max_tokens`, the longest that
-    the model takes, long batches are padded to a few lengths only: an engine keeps what it made for each
-    shape that it meets, and would fill the memory with them. With `same_length` nothing is padded: a batch
-    holds items of one length.
+    `values` pads an array where that is not 0. With `max_tokens`, the most that the model takes, batches are padded
+    to a few lengths only: an engine keeps what it made for each shape. With `same_length` nothing is padded.
     """
 
     values: dict[str, int] = field(default_factory=dict)
@@ -90,8 +85,7 @@ class BatchLimits:
 class TorchTower:
     """One tower as its family loads it: a float32 torch module on the CPU, and how its inputs are made.
 
-    The module takes a batch's arrays by name and returns (items, width). `sample` is an item that the
-    processor takes.
+    The module takes a batch's arrays by name and returns (items, width). The processor takes `sample`.
     """
 
     module: "torch.nn.Module"
@@ -113,7 +107,7 @@ class TorchModel:
 class Tower:
     """One tower of a loaded model, ready to compute; batches beyond `limits` gain nothing.
 
-    `item_bytes` is the size of the arrays of a usual item.
+    `width` is that of its vectors, and `item_bytes` the size of the arrays of a usual item.
     """
 
     processor: Processor
@@ -121,6 +115,7 @@ class Tower:
     limits: BatchLimits
     padding: Padding = Padding()
     item_bytes: int = 0
+    width: int = 0
 
     @property
     def empty(self) -> Empty:
@@ -132,9 +127,8 @@ class Tower:
 class LoadedModel:
     """A model that has run: both towers give vectors of the same `width`.
 
-    `meta` is what GET /meta reports; `engine` says in words what computes the model, in `precision`.
-    `family` names its family, and `folder` is where lies what was loaded. `device_bytes` is the memory of the process
-    that computes it, if that is another one.
+    `meta` is what GET /meta reports; `engine` says in words what computes the model. `device_bytes` is the memory of
+    the process that computes it, if that is another one.
     """
 
     text: Tower
@@ -155,7 +149,7 @@ class LoadedModel:
             name = config.get(key)
             # A path of the machine on which it was saved is no name.
             if isinstance(name, str) and name and not name.startswith("/"):
-                return name[:_MAX_NAME]
+                return name
         return "multi2vec-clip"
 
     @property

@@ -27,10 +27,9 @@ def main(arguments: Sequence[str], program: str | None = None) -> int:
         prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     switch = argparse.BooleanOptionalAction
-    for variable in variables().values():
-        option = f"--{variable.name.removesuffix('_NAME').lower().replace('_', '-')}"
-        default = os.environ.get(variable.name)
-        parser.add_argument(option, dest=variable.name, default=default, help=f"{variable.name}: {variable.meaning}")
+    for name, meaning in variables().items():
+        option = f"--{name.removesuffix('_NAME').lower().replace('_', '-')}"
+        parser.add_argument(option, dest=name, default=os.environ.get(name), help=f"{name}: {meaning}")
     parser.add_argument("--trust-remote-code", action=switch, help="execute code that comes with the model")
     parser.add_argument("--models-dir", help="the folder to bake into")
     parser.add_argument("--compile", action=switch, default=True, help="compile for the CPU; a GPU needs none")

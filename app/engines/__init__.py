@@ -1,41 +1,20 @@
 """What computes towers: OpenVINO on a CPU, torch on a GPU and where OpenVINO cannot."""
 
 import logging
-from typing import Any, Protocol
 
 from app.engines.openvino import OpenVINO
 from app.engines.torch import Torch
 from app.errors import ConfigurationError
 from app.settings import Settings
-from app.towers import InferenceSession
 
 _log = logging.getLogger(__name__)
 
 
-class Engine(Protocol):
-    """A library that computes towers on a device. Its file imports that library only when it is used.
+Engine = OpenVINO | Torch
+"""A library that computes towers on a device; its file imports that library only when it is used.
 
-    OpenVINO opens files that it has made of torch modules once, without torch; torch opens the modules.
-    """
-
-    title: str
-
-    def missing(self) -> str | None:
-        """None if the library is installed, else what to do about it."""
-        ...
-
-    def device(self, settings: Settings) -> str:
-        """The device that the settings choose, in words; raises ConfigurationError if it is not there."""
-        ...
-
-    def precisions(self, settings: Settings) -> list[str]:
-        """The values of PRECISION in which this machine's device computes."""
-        ...
-
-    def open(self, tower: Any, precision: str, settings: Settings) -> InferenceSession:
-        """The tower on the device; it takes a batch's arrays by name and gives float32 (items, width)."""
-        ...
-
+OpenVINO opens files that it has made of torch modules once, without torch; torch opens the modules.
+"""
 
 OPENVINO, TORCH = OpenVINO(), Torch()
 ENGINES: dict[str, Engine] = {"openvino": OPENVINO, "torch": TORCH}

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
 _CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int8": "INT8"}
 _MADV_DONTNEED = 4
-_NO_MEMORY = "the batch does not fit into memory; send fewer or smaller items"
 # Arrays with fewer values stay float32; a table of embeddings is quantized from so many values on.
 _MIN_STORED = 1024
 _MIN_TABLE = 2**20
@@ -45,26 +44,28 @@ def library() -> Any:
 
 
 class OpenVINO:
-    """See Engine."""
+    """Computes on the CPU."""
 
     title = "OpenVINO"
 
     def missing(self) -> str | None:
+        """None if the library is installed, else what to do about it."""
         if importlib.util.find_spec("openvino") is None:
             return "OpenVINO is not installed (pip install openvino)"
         return None
 
     def device(self, settings: Settings) -> str:
+        """The device that the settings choose, in words; raises ConfigurationError if it is not there."""
         return "the CPU"
 
     def precisions(self, settings: Settings) -> list[str]:
+        """The values of PRECISION in which this machine's device computes."""
         able = library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return [name for name, capability in _CAPABILITIES.items() if capability in able]
 
     def version(self) -> str:
         """What is written by another version is made again."""
-        version: str = library().get_version()
-        return version
+        return str(library().get_version())
 
     def export(
         self, module: "torch.nn.Module", sample: Inputs, path: Path, *, any_length: bool, precision: str
@@ -77,10 +78,8 @@ class OpenVINO:
         """
         try:
             model = _convert(module, sample, any_length)
-        except MemoryError:
-            raise
         except Exception as error:
-            if "alloc" in str(error):
+            if _lacks_memory(error):
                 raise MemoryError(first_line(error)) from error
             raise NotCompiled(f"OpenVINO does not take it: {first_line(error)}") from error
         if precision != "float32":
@@ -89,7 +88,7 @@ class OpenVINO:
         _mark_stored(path.with_suffix(".xml"))
 
     def open(self, tower: Path, precision: str, settings: Settings) -> InferenceSession:
-        """What export() wrote to this path in this precision."""
+        """What export() wrote to this path in this precision; see InferenceSession."""
         return OpenVINOSession(tower.with_suffix(".xml"), precision, settings.threads or usable_cpus())
 
 
@@ -117,11 +116,9 @@ class OpenVINOSession:
         """See InferenceSession. The CPU computes here: it has nothing to overlap with."""
         try:
             self._request.infer({name: batch[name] for name in self._names}, share_inputs=True)
-        except MemoryError as error:
-            raise OutOfMemory(_NO_MEMORY) from error
-        except RuntimeError as error:
-            if "alloc" in str(error):
-                raise OutOfMemory(_NO_MEMORY) from error
+        except Exception as error:
+            if _lacks_memory(error):
+                raise OutOfMemory("the batch does not fit into memory; send fewer or smaller items") from error
             raise
         vectors: Vectors = np.array(self._request.get_output_tensor(0).data, np.float32)
         if not self._has_run:
@@ -141,6 +138,10 @@ class OpenVINOSession:
                 libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "alloc" in str(error)
+
+
 def _convert(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any:
     """A module as OpenVINO's model, float32; see export()."""
     import torch
@@ -154,9 +155,8 @@ def _convert(module: "torch.nn.Module", sample: Inputs, any_length: bool) -> Any
             super().__init__()
             self.module = module.eval()
 
-        def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
-            vectors: torch.Tensor = self.module(**dict(zip(sample, arrays, strict=True)))
-            return vectors
+        def forward(self, *arrays: torch.Tensor) -> Any:
+            return self.module(**dict(zip(sample, arrays, strict=True)))
 
     # DYNAMIC: torch finds the bounds, and fails where an axis would be fixed.
     dynamic = torch.export.Dim.DYNAMIC

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Torch:
-    """See Engine."""
+    """Computes on a GPU, or on the CPU. Its methods are those of OpenVINO."""
 
     title = "torch"
 

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from app.errors import ConfigurationError
 from app.towers import TorchModel
@@ -23,23 +24,16 @@ class ModelFolder:
         return any(any((models_dir / self.name).glob(marker)) for marker in self.markers)
 
 
-@dataclass(frozen=True)
-class Variable:
-    """An environment variable of baking that names a model of the family."""
-
-    name: str
-    meaning: str
-
-
 class Family(ABC):
     """One file in app/families. Its module imports no torch: what serves a compiled model has none.
 
-    `libraries` are what loading needs, and `requirements` is the file that installs them.
+    `variables` are the environment variables that name a model of it in baking, with their meaning. `libraries` are
+    what loading needs, and `requirements` is the file that installs them.
     """
 
     name: str
     folders: tuple[ModelFolder, ...]
-    variables: tuple[Variable, ...]
+    variables: ClassVar[dict[str, str]]
     libraries: tuple[str, ...]
     requirements: str
 
@@ -48,7 +42,7 @@ class Family(ABC):
 
         Raises ConfigurationError if they do and something is missing or does not fit.
         """
-        return self.variables[0].name in names
+        return next(iter(self.variables)) in names
 
     @abstractmethod
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:

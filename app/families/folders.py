@@ -1,5 +1,6 @@
 """Looking at a model folder before it is loaded: is it there, whole, and what does it hold?"""
 
+import filecmp
 import hashlib
 import json
 import os
@@ -10,21 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationError
-from app.families.family import Family, ModelFolder
+from app.families.family import Family, ModelFolder, require_libraries
 from app.settings import Settings
+from app.towers import TorchModel
 
 HOW_TO_GET_A_MODEL = "get a model with ./download.py, or serve the demo with MODELS_DIR=demo/models"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-_OTHER_WEIGHTS = {
-    ".onnx": "ONNX",
-    ".gguf": "GGUF",
-    ".h5": "TensorFlow's",
-    ".msgpack": "Flax's",
-    ".tflite": "TFLite",
-    ".mlpackage": "Core ML",
-}
-BEING_REPLACED = ".being-replaced"
-"""A file in MODELS_DIR while folders are replaced; what it lies beside may be of two models."""
+_OTHER_WEIGHTS = {".onnx": "ONNX", ".gguf": "GGUF", ".h5": "TensorFlow's", ".msgpack": "Flax's"}
 _LFS_POINTER = b"version https://git-lfs"
 # Larger files are sampled by fingerprint().
 _MAX_READ_WHOLE = 2**20
@@ -32,20 +25,20 @@ _SAMPLES = 1024
 _SAMPLE_BYTES = 512
 
 
-def trust_remote_code(settings: Settings) -> bool:
-    """The file MODELS_DIR/trust_remote_code wins over the environment, as baked."""
-    baked = settings.models_dir / "trust_remote_code"
+def load_torch_model(settings: Settings, family: Family) -> TorchModel:
+    """The model of MODELS_DIR as its family loads it, see Family.load().
+
+    The file MODELS_DIR/trust_remote_code wins over the environment, as baked.
+    """
+    require_libraries(family)
+    baked, trust = settings.models_dir / "trust_remote_code", settings.trust_remote_code
     if baked.is_file():
-        return baked.read_text(encoding="utf-8").strip().lower() == "true"
-    return settings.trust_remote_code
+        trust = baked.read_text(encoding="utf-8").strip().lower() == "true"
+    return family.load(settings.models_dir, trust)
 
 
 def check_model(models_dir: Path, family: Family) -> None:
     """Raises ConfigurationError unless the folders of `family` are there, whole and readable."""
-    if (models_dir / BEING_REPLACED).exists():
-        raise ConfigurationError(
-            f"baking into {models_dir} was interrupted while folders were replaced; run ./download.py again"
-        )
     try:
         for folder in family.folders:
             _check_folder(models_dir, folder, family.name)
@@ -68,7 +61,7 @@ def _check_folder(models_dir: Path, folder: ModelFolder, family_name: str) -> No
     if folder.has_weights:
         require_weights(str(path), path, map(str, content))
     for file in content:
-        check_file(file)
+        _check_file(file)
 
 
 def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
@@ -92,22 +85,20 @@ def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
             f"{name} is a LoRA adapter of {base}, without its weights: take {base}, or merge both "
             "(merge_and_unload() of peft), save the result and take that folder"
         )
-    if others := sorted({kind for suffix, kind in _OTHER_WEIGHTS.items() if any(f.endswith(suffix) for f in files)}):
+    if others := {_OTHER_WEIGHTS[suffix] for file in files if (suffix := Path(file).suffix) in _OTHER_WEIGHTS}:
         raise ConfigurationError(
-            f"{name} has its weights as {', '.join(others)} only, which is not supported: take the model it was "
-            "made from, with weights as safetensors"
+            f"{name} has its weights as {', '.join(sorted(others))} only, which is not supported: take the model it "
+            "was made from, with weights as safetensors"
         )
     raise ConfigurationError(f"{name} holds no weights ({', '.join(WEIGHTS)}); take a repository or folder that does")
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, without its texts (*.md)."""
-    whole = hashlib.sha256()
-    for path in content_files(folder):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder)} {content}\n".encode())
-    return whole.hexdigest()
+def have_same_content(one: Path, other: Path) -> bool:
+    """Whether two model folders hold the same files, to the last byte."""
+    names = [path.relative_to(one) for path in content_files(one)]
+    return names == [path.relative_to(other) for path in content_files(other)] and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names
+    )
 
 
 def fingerprint(*folders: Path, below: Path) -> str:
@@ -130,18 +121,11 @@ def fingerprint(*folders: Path, below: Path) -> str:
 
 
 def content_files(folder: Path) -> list[Path]:
-    """The files of a model folder that matter, in order: all but texts (*.md) and hidden ones.
-
-    Links are followed, each folder once.
-    """
+    """The files of a model folder that matter, in order: all but texts (*.md) and hidden ones. Links are followed."""
     files: list[Path] = []
-    seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
-            files += [Path(parent, name) for name in names if not name.startswith(".") and not name.endswith(".md")]
-        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".") and not name.endswith(".md")]
     return sorted(path for path in files if path.is_file())
 
 
@@ -154,20 +138,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def hub_snapshot(cache: Path) -> Path:
-    """The folder of the one model in a hub cache (models--OWNER--NAME/snapshots/COMMIT).
-
-    Raises ConfigurationError unless there is exactly one.
-    """
-    snapshots = [path for path in cache.glob("models--*/snapshots/*") if path.is_dir()]
-    if len(snapshots) != 1:
-        raise ConfigurationError(
-            f"{cache} holds {len(snapshots)} models of a hub cache instead of one; {HOW_TO_GET_A_MODEL}"
-        )
-    return snapshots[0]
+def with_hub_cache(folder: Path, marker: str) -> Path:
+    """The folder if it holds a `marker`, else that of the latest model in a hub cache below it, if there is one."""
+    snapshots = sorted(folder.glob("models--*/snapshots/*"), key=os.path.getmtime)
+    return folder if any(folder.glob(marker)) or not snapshots else snapshots[-1]
 
 
-def check_file(path: Path) -> None:
+def _check_file(path: Path) -> None:
     """Raises ConfigurationError if a file of a model is damaged as far as that can be told quickly."""
     with path.open("rb") as file:
         head = file.read(len(_LFS_POINTER))
@@ -182,7 +159,7 @@ def _is_whole_safetensors(path: Path) -> bool:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= size - 8:
+        if length > size - 8:
             return False
         try:
             header = json.loads(file.read(length))
@@ -204,21 +181,3 @@ def loading(folder: Path) -> Iterator[None]:
         raise ConfigurationError(
             f"cannot load the model in {folder}: {said}; copy or bake the model again, or choose another"
         ) from error
-
-
-@contextmanager
-def without_damaged_files(source: Path) -> Iterator[None]:
-    """If the block fails, removes the damaged files from the download `source`, so that the next call fetches them.
-
-    Whole files stay, since the error may be in the settings.
-    """
-    try:
-        yield
-    except ConfigurationError:
-        for path in source.rglob("*"):
-            if path.is_file() and (source / ".cache" / "huggingface").is_dir():  # ours, not a folder of the user's
-                try:
-                    check_file(path)
-                except ConfigurationError:
-                    path.unlink()
-        raise

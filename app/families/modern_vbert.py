@@ -5,15 +5,16 @@ that stand for its tiles, more of them the nearer it is to a square.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import hub_snapshot, loading, read_config, without_damaged_files
-from app.families.tokenizer import as_its_files_say
+from app.families.family import Family, ModelFolder
+from app.families.folders import read_config
 from app.processors.image import TileProcessor
 from app.processors.text import TextProcessor
-from app.towers import Inputs, Padding, TorchModel, TorchTower
+from app.towers import Inputs, Padding, TorchModel
 
 if TYPE_CHECKING:
     import torch
@@ -29,41 +30,27 @@ class ModernVBERT(Family):
             has_weights=False,
         ),
     )
-    variables = (Variable("COLPALI_ENGINE_MODEL_NAME", "ModernVBERT model that download.py bakes"),)
+    variables: ClassVar = {"COLPALI_ENGINE_MODEL_NAME": "ModernVBERT model that download.py bakes"}
     libraries = ("torch", "colpali_engine")
     requirements = "requirements/colpali.txt"
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
-        from app.families.hub import download
-        from app.families.pretrained import require_model_type
-        from app.families.weights import lacks_weights
+        from app.families.pretrained import bake_model
 
-        name = names["COLPALI_ENGINE_MODEL_NAME"]
-        source = download(name, downloads)
-        require_model_type(name, source, ("modernvbert",))
-        with without_damaged_files(source):
-            model, processor = _model(source), _processor(source)
-            if lacks_weights(model):  # what is saved lacks none
-                _towers(model, processor, read_config(source))
-            model.save_pretrained(target / "colpali_engine_model")
-            processor.save_pretrained(target / "colpali_engine_processor")
-        (target / "model_name").write_text(name, encoding="utf-8")
+        bake_model(self, names["COLPALI_ENGINE_MODEL_NAME"], ("modernvbert",), False, downloads, target)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
-        model, processor = models_dir / "colpali_engine_model", models_dir / "colpali_engine_processor"
-        # The old download.py left both in hub caches below these folders.
-        if not any(model.glob("*.safetensors")):
-            model = hub_snapshot(model)
-        if not (processor / "tokenizer_config.json").is_file():
-            processor = hub_snapshot(processor)
-        text, image = _towers(_model(model), _processor(processor), read_config(model))
-        return TorchModel(text, image, _meta(models_dir))
+        from app.families.pretrained import load_saved
+        from app.families.torch_towers import stay_offline
+
+        stay_offline()
+        from colpali_engine.models import BiModernVBert, BiModernVBertProcessor
+
+        model = load_saved(self, models_dir, False, _towers, (BiModernVBert, BiModernVBertProcessor))
+        return replace(model, meta=_meta(models_dir))
 
 
-def _towers(model: Any, processor: Any, config: dict[str, Any]) -> tuple[TorchTower, TorchTower]:
-    """Of texts and of pictures."""
+def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     from app.families.torch_towers import Embeds, Normalized, by_tokenizer, first_item, image_tower, text_tower
 
     def by_library(image: Any) -> Inputs:
@@ -75,53 +62,29 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> tuple[TorchTo
     # As process_texts(), which only tokenizes, but cut at the model's length.
     text = by_tokenizer(processor.tokenizer, length, return_token_type_ids=False)
     padding = Padding({"input_ids": processor.tokenizer.pad_token_id or 0}, length)
-    return text_tower(
-        Normalized(Embeds(model, _embed_text)),
-        TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))),
-        text,
-        padding,
-    ), image_tower(
-        Normalized(Embeds(model, _embed_image)),
-        TileProcessor.from_processor(processor.image_processor.to_dict(), _prompt_of(processor)),
-        by_library,
-        padding,
+    return TorchModel(
+        text=text_tower(
+            Normalized(Embeds(model, partial(_embed_text, model))),
+            TextProcessor.from_tokenizer(processor.tokenizer, length, list(text("a"))),
+            text,
+            padding,
+        ),
+        image=image_tower(
+            Normalized(Embeds(model, partial(_embed_image, model))),
+            TileProcessor.from_processor(processor.image_processor.to_dict(), _prompt_of(processor)),
+            by_library,
+            padding,
+        ),
+        meta=config,
     )
 
 
 def _meta(models_dir: Path) -> dict[str, Any]:
     """In the shape of the file that the old download.py wrote."""
-    folder = models_dir / "colpali_engine_model"
-    config = read_config(folder)
+    config = read_config(models_dir / "colpali_engine_model")
     if "model_config" in config:
         return config
-    return {
-        "model_name": (models_dir / "model_name").read_text(encoding="utf-8").strip(),
-        "cache_dir": str(folder),
-        "cache_dir_processor": str(models_dir / "colpali_engine_processor"),
-        "model_config": config,
-    }
-
-
-def _model(folder: Path) -> Any:
-    from app.families.pretrained import load_model
-    from app.families.torch_towers import stay_offline
-
-    stay_offline()
-    from colpali_engine.models import BiModernVBert
-
-    return load_model(folder, trust_remote_code=False, kind=BiModernVBert)
-
-
-def _processor(folder: Path) -> Any:
-    from app.families.torch_towers import stay_offline
-
-    stay_offline()
-    from colpali_engine.models import BiModernVBertProcessor
-
-    with loading(folder):
-        processor = BiModernVBertProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-        processor.tokenizer = as_its_files_say(processor.tokenizer, folder)
-        return processor
+    return {"model_name": (models_dir / "model_name").read_text(encoding="utf-8"), "model_config": config}
 
 
 def _embed_text(model: Any, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":

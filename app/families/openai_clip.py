@@ -5,10 +5,10 @@ Vectors are those of get_text_features() and get_image_features() of transformer
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from app.errors import ConfigurationError
-from app.families.family import Family, ModelFolder, Variable, require_libraries
+from app.families.family import Family, ModelFolder
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel
@@ -26,11 +26,11 @@ class OpenAICLIP(Family):
             has_weights=False,
         ),
     )
-    variables = (
-        Variable("CLIP_MODEL_NAME", "what download.py bakes for pictures"),
-        Variable("TEXT_MODEL_NAME", "what download.py bakes for texts"),
-        Variable("CLIP_MODEL_TYPE", "openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name"),
-    )
+    variables: ClassVar = {
+        "CLIP_MODEL_NAME": "what download.py bakes for pictures",
+        "TEXT_MODEL_NAME": "what download.py bakes for texts",
+        "CLIP_MODEL_TYPE": "openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name",
+    }
     libraries = ("torch", "transformers")
     requirements = "requirements.txt"
 
@@ -39,29 +39,22 @@ class OpenAICLIP(Family):
         kind = names.get("CLIP_MODEL_TYPE", "").lower()
         if not clip.startswith(("openai/", "facebook/metaclip")) and not (clip and kind == "openai"):
             return False
-        if not text:
-            raise ConfigurationError(f"TEXT_MODEL_NAME is not set; set it to {clip} too")
         if clip != text:
             raise ConfigurationError(f"an OpenAI CLIP embeds texts and pictures: set TEXT_MODEL_NAME to {clip} too")
         return True
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
-        from app.families.pretrained import download_model, save_model
+        from app.families.pretrained import bake_model
 
-        source = download_model(names["CLIP_MODEL_NAME"], downloads, trust_remote_code, model_types=_MODEL_TYPES)
-        save_model(source, trust_remote_code, target / "openai_clip", target / "openai_clip_processor", _towers)
+        bake_model(self, names["CLIP_MODEL_NAME"], _MODEL_TYPES, trust_remote_code, downloads, target)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
         from app.families.pretrained import load_saved
 
-        model, processor = models_dir / "openai_clip", models_dir / "openai_clip_processor"
-        return load_saved(model, processor, trust_remote_code, _towers)
+        return load_saved(self, models_dir, trust_remote_code, _towers)
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
-    from app.families.pretrained import image_embeddings, text_embeddings
     from app.families.torch_towers import (
         Embeds,
         Normalized,
@@ -77,13 +70,13 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     text = by_tokenizer(tokenizer, length)
     return TorchModel(
         text=text_tower(
-            Normalized(Embeds(model, text_embeddings)),
+            Normalized(Embeds(model, model.get_text_features)),
             TextProcessor.from_tokenizer(tokenizer, length, list(text("a"))),
             text,
             Padding({"input_ids": tokenizer.pad_token_id or 0}, length),
         ),
         image=image_tower(
-            Normalized(Embeds(model, image_embeddings)),
+            Normalized(Embeds(model, model.get_image_features)),
             ImageProcessor.from_processor(processor.image_processor.to_dict()),
             by_image_processor(processor.image_processor),
         ),

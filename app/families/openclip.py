@@ -8,69 +8,48 @@
 Vectors are those of encode_text() and encode_image() of open_clip, scaled to length 1.
 """
 
-import copy
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from PIL import Image
 from tokenizers import Tokenizer
 
-from app.families.family import Family, ModelFolder, Variable, require_libraries
+from app.families.family import Family, ModelFolder
 from app.families.folders import loading, read_config
-from app.families.openclip_files import (
-    check_pair,
-    describe,
-    describe_pretrained,
-    download_repository,
-    download_weights,
-    weights_in,
-)
-from app.families.tokenizer import as_its_files_say, from_simple_tokenizer
+from app.families.openclip_files import describe, download_model, weights_in
+from app.families.tokenizer import from_simple_tokenizer, use_tokenizer_json
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
-from app.towers import Inputs, Padding, Processor, TorchModel
+from app.towers import Inputs, Padding, Processor, TorchModel, TorchTower
 
 if TYPE_CHECKING:
     import torch
-
-_log = logging.getLogger(__name__)
-
-_HUB = "hf-hub:"
-_INTERPOLATION = {"bicubic": 3, "bilinear": 2}
 
 
 class OpenCLIP(Family):
     name = "OpenCLIP"
     folders = (ModelFolder("openclip"),)
-    variables = (
-        Variable("OPEN_CLIP_MODEL_NAME", "OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL"),
-        Variable("OPEN_CLIP_PRETRAINED", "its weights, by open_clip's name"),
-    )
+    variables: ClassVar = {
+        "OPEN_CLIP_MODEL_NAME": "OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL",
+        "OPEN_CLIP_PRETRAINED": "its weights, by open_clip's name",
+    }
     libraries = ("torch", "open_clip")
     requirements = "requirements/openclip.txt"
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
         from app.families.hub import TOKENIZER, download, wanted_files
 
         folder = target / "openclip"
         folder.mkdir()
         name, pretrained = names["OPEN_CLIP_MODEL_NAME"], names.get("OPEN_CLIP_PRETRAINED", "")
-        if name.startswith(_HUB):
-            pretrained = ""
-            description, weights = download_repository(name.removeprefix(_HUB), downloads)
-        else:
-            import open_clip
-
-            check_pair(name, pretrained)
-            description = describe_pretrained(name, pretrained, open_clip.get_model_config(name))
-            weights = download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
+        description, weights = download_model(name, pretrained, downloads)
         text = description["model_cfg"]["text_cfg"]
         tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
         if tower or tokenizer:
@@ -91,39 +70,44 @@ class OpenCLIP(Family):
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
-        from app.families.torch_towers import Embeds, Normalized, image_tower, locked, stay_offline, text_tower
+        from app.families.torch_towers import stay_offline
 
         stay_offline()
-        import open_clip
-
         folder = models_dir / "openclip"
-        description = describe(folder)
-        with loading(folder), _as_open_clip_lays_it(folder, description) as place:
-            model = _model(place, folder)
-            tokenizer = _tokenizer(place, folder, description["model_cfg"])
-            text = locked(lambda text: {"input_ids": tokenizer([text])})
-            pad_id = int(getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
-            full = Embeds(model, lambda model, input_ids: model.encode_text(input_ids))
-            shortened = _shortened(text, pad_id)
-            any_length = (full, Embeds(model, _embed_text_of_any_length))
-            takes_any_length = next((each for each in any_length if _same(full, text, each, shortened)), None)
-            preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-            transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
-            return TorchModel(
-                text=text_tower(
-                    Normalized(takes_any_length or full),
-                    _text_processor(tokenizer, None if takes_any_length else pad_id),
-                    shortened if takes_any_length else text,
-                    Padding({"input_ids": pad_id}, tokenizer.context_length if takes_any_length else None),
-                ),
-                image=image_tower(
-                    Normalized(Embeds(model, lambda model, pixel_values: model.encode_image(pixel_values))),
-                    ImageProcessor.from_processor(_processor_config(preprocess)),
-                    lambda image: {"pixel_values": transform(image).numpy()},
-                ),
-                meta=read_config(folder),
-            )
+        with loading(folder):
+            description = describe(folder)
+            model = _model(folder, description)
+            tokenizer = _tokenizer(folder, description["model_cfg"]["text_cfg"])
+            return TorchModel(_text_tower(model, tokenizer), _image_tower(model), read_config(folder))
+
+
+def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
+    """Takes texts without padding where the model gives the same vectors for them."""
+    from app.families.torch_towers import Embeds, Normalized, locked, text_tower
+
+    text = locked(lambda text: {"input_ids": tokenizer([text])})
+    pad_id = int(getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
+    shortened = _shortened(text, pad_id)
+    full = Embeds(model, lambda input_ids: model.encode_text(input_ids))
+    for module in (full, Embeds(model, partial(_embed_text_of_any_length, model))):
+        if _same(full, text, module, shortened):
+            padding = Padding({"input_ids": pad_id}, tokenizer.context_length)
+            return text_tower(Normalized(module), _text_processor(tokenizer, None), shortened, padding)
+    return text_tower(Normalized(full), _text_processor(tokenizer, pad_id), text, Padding({"input_ids": pad_id}))
+
+
+def _image_tower(model: Any) -> TorchTower:
+    import open_clip
+
+    from app.families.torch_towers import Embeds, Normalized, image_tower
+
+    preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+    transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
+    return image_tower(
+        Normalized(Embeds(model, lambda pixel_values: model.encode_image(pixel_values))),
+        _image_processor(preprocess),
+        lambda image: {"pixel_values": transform(image).numpy()},
+    )
 
 
 def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
@@ -145,61 +129,41 @@ def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.T
     return projected
 
 
-@contextmanager
-def _as_open_clip_lays_it(folder: Path, description: dict[str, Any]) -> Iterator[Path]:
-    """A temporary folder for open_clip's "local-dir:", without weights and without references to the hub."""
-    description = copy.deepcopy(description)
-    text = (folder / "text").resolve()
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        if text.is_dir():
-            if "hf_model_name" in description["model_cfg"]["text_cfg"]:
-                description["model_cfg"]["text_cfg"]["hf_model_name"] = str(text)
-            for path in text.iterdir():
-                (place / path.name).symlink_to(path)
-        (place / "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
-        yield place
-
-
-def _model(place: Path, folder: Path) -> Any:
-    """The model that `place` describes, with the weights of `folder`."""
+def _model(folder: Path, description: dict[str, Any]) -> Any:
+    """The model of this description, with the weights of `folder`."""
     import open_clip
-    from safetensors.torch import save_file
 
-    from app.families.weights import prefixes_to_try, report_tensors
+    from app.families.weights import report_tensors
 
+    text = folder / "text"
+    if text.is_dir() and "hf_model_name" in description["model_cfg"]["text_cfg"]:
+        description["model_cfg"]["text_cfg"]["hf_model_name"] = str(text.resolve())
     logging.disable(logging.WARNING)  # it warns that the weights, which follow, are random
     try:
-        model = open_clip.create_model(f"local-dir:{place}", load_weights=False, pretrained_text=False)
+        with tempfile.TemporaryDirectory() as place:
+            Path(place, "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
+            model = open_clip.create_model(f"local-dir:{place}", load_weights=False, pretrained_text=False)
     finally:
         logging.disable(logging.NOTSET)
-    weights = weights_in(folder)
-    report = open_clip.load_checkpoint(model, str(weights), strict=False)
-    for prefix in prefixes_to_try(model, report.missing_keys, report.unexpected_keys):
-        tensors = open_clip.factory.load_state_dict(str(weights))
-        renamed = place / "renamed.safetensors"
-        save_file({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, renamed)
-        again = open_clip.load_checkpoint(model, str(renamed), strict=False)
-        if not again.missing_keys:
-            _log.warning("the names of all tensors in %s begin with %r, which is left out", weights, prefix)
-            report = again
-            break
+    report = open_clip.load_checkpoint(model, str(weights_in(folder)), strict=False)
     report_tensors(folder, model, report.missing_keys, report.unexpected_keys)
     return model.eval()  # open_clip leaves text towers of transformers in training mode
 
 
-def _tokenizer(place: Path, folder: Path, model_config: dict[str, Any]) -> Any:
+def _tokenizer(folder: Path, text_config: dict[str, Any]) -> Any:
+    """As get_tokenizer() of open_clip makes it."""
     import open_clip
 
-    text = model_config["text_cfg"]
-    name = text.get("hf_tokenizer_name")
-    if name and not (folder / "text").is_dir():  # the old layout: only a hub cache may have it
-        length = text.get("context_length", 77)
-        options = {"tokenizer_mode": text.get("tokenizer_mode"), **text.get("tokenizer_kwargs", {})}
-        return open_clip.tokenizer.HFTokenizer(name, context_length=length, **options)
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{place}")
-    if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
-        tokenizer.tokenizer = as_its_files_say(tokenizer.tokenizer, folder / "text")
+    length, options = text_config.get("context_length", 77), text_config.get("tokenizer_kwargs", {})
+    name, text = text_config.get("hf_tokenizer_name"), folder / "text"
+    if not name:
+        return open_clip.SimpleTokenizer(context_length=length, **options)
+    # What the old download.py left has it in the hub's cache alone.
+    source = str(text) if text.is_dir() else name
+    mode = text_config.get("tokenizer_mode")
+    tokenizer = open_clip.tokenizer.HFTokenizer(source, context_length=length, tokenizer_mode=mode, **options)
+    if text.is_dir():
+        use_tokenizer_json(tokenizer.tokenizer, text)
     return tokenizer
 
 
@@ -246,18 +210,16 @@ def _text_processor(tokenizer: Any, pad_id: int | None) -> TextProcessor | None:
     return TextProcessor(text, tokenizer.context_length, ["input_ids"], clean=clean, pad_id=pad_id)
 
 
-def _processor_config(preprocess: Any) -> dict[str, Any]:
-    """open_clip's preprocessing as the config of an image processor of transformers."""
+def _image_processor(preprocess: Any) -> ImageProcessor | None:
+    """What open_clip's preprocessing does; None if that is something else."""
     size = preprocess.size
     height, width = (size, size) if isinstance(size, int) else size
-    shortest = preprocess.resize_mode == "shortest" and height == width
-    return {
-        "do_resize": preprocess.resize_mode == "squash" or shortest,
-        "size": {"shortest_edge": height} if shortest else {"height": height, "width": width},
-        "do_center_crop": shortest,
-        "crop_size": {"height": height, "width": width},
-        "crop_to_even": True,
-        "resample": _INTERPOLATION[preprocess.interpolation],
-        "image_mean": preprocess.mean,
-        "image_std": preprocess.std,
-    }
+    if preprocess.resize_mode == "squash":
+        edge = None
+    elif preprocess.resize_mode == "shortest" and height == width:
+        edge = height
+    else:
+        return None
+    resample = int(Image.Resampling[preprocess.interpolation.upper()])
+    mean, std = tuple(preprocess.mean), tuple(preprocess.std)
+    return ImageProcessor(height, width, edge, resample, 1 / 255, mean, std, crop_to_even=True)

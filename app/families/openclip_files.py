@@ -1,6 +1,5 @@
 """What open_clip's models are made of, on the hub and on disk: a description and one file of weights."""
 
-import copy
 import difflib
 import json
 import logging
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationError, first_line
-from app.families.folders import HOW_TO_GET_A_MODEL, WEIGHTS, read_config
+from app.families.folders import WEIGHTS, read_config
 
 _log = logging.getLogger(__name__)
 
@@ -16,8 +15,19 @@ _log = logging.getLogger(__name__)
 _WEIGHTS_IN_ORDER = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
-def download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Path]:
-    """Description and weights of a repository of open_clip; only the file of weights that open_clip takes."""
+def download_model(name: str, pretrained: str, downloads: Path) -> tuple[dict[str, Any], Path]:
+    """Description and weights of hf-hub:OWNER/MODEL, or of a pair of names that open_clip knows."""
+    if name.startswith("hf-hub:"):
+        return _download_repository(name.removeprefix("hf-hub:"), downloads)
+    import open_clip
+
+    _check_pair(name, pretrained)
+    description = _describe_pretrained(name, pretrained, open_clip.get_model_config(name))
+    return description, _download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
+
+
+def _download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Path]:
+    """Only the file of weights that open_clip takes."""
     from app.families.hub import download
 
     for weights in _WEIGHTS_IN_ORDER:
@@ -32,7 +42,7 @@ def download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Pat
     raise ConfigurationError(f"{name} has no {names}, so it holds no open_clip weights; choose another")
 
 
-def check_pair(name: str, pretrained: str) -> None:
+def _check_pair(name: str, pretrained: str) -> None:
     """Raises ConfigurationError, with the nearest pairs, unless open_clip knows weights by these names."""
     import open_clip
 
@@ -49,7 +59,7 @@ def check_pair(name: str, pretrained: str) -> None:
     raise ConfigurationError(f"OPEN_CLIP_MODEL_NAME={name}: there is no such model; similar names: {', '.join(near)}")
 
 
-def download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
+def _download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
     """From the hub where it has them, else from where open_clip says, with its checksum."""
     import open_clip
 
@@ -70,27 +80,20 @@ def download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """open_clip's description of the model in a folder: {"model_cfg": …, "preprocess_cfg": …}.
-
-    Raises ConfigurationError if there is none.
-    """
+    """open_clip's description of the model in a folder: {"model_cfg": …, "preprocess_cfg": …}."""
     own = folder / "open_clip_config.json"
     if own.is_file():
         description: dict[str, Any] = json.loads(own.read_text(encoding="utf-8"))
         return description
     config = read_config(folder)
-    missing = [key for key in ("model_name", "pretrained", "model_config") if not config.get(key)]
-    if missing:
-        raise ConfigurationError(f"{folder}/config.json has no {', '.join(missing)}; {HOW_TO_GET_A_MODEL}")
-    return describe_pretrained(config["model_name"], config["pretrained"], config["model_config"])
+    return _describe_pretrained(config["model_name"], config["pretrained"], config["model_config"])
 
 
-def describe_pretrained(name: str, pretrained: str, model_config: dict[str, Any]) -> dict[str, Any]:
+def _describe_pretrained(name: str, pretrained: str, model_config: dict[str, Any]) -> dict[str, Any]:
     """The description of a pair of open_clip, with the activation that its weights were trained with."""
     import open_clip
 
     preprocess = open_clip.get_pretrained_cfg(name, pretrained)
-    model_config = copy.deepcopy(model_config)
     if preprocess.get("quick_gelu") and not model_config.get("quick_gelu"):
         _log.info("%s was trained with QuickGELU, so %s uses it too", pretrained, name)
         model_config["quick_gelu"] = True

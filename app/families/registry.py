@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.errors import ConfigurationError
-from app.families.family import Family, Variable
+from app.families.family import Family
 from app.families.modern_vbert import ModernVBERT
 from app.families.openai_clip import OpenAICLIP
 from app.families.openclip import OpenCLIP
@@ -38,9 +38,9 @@ def find_family(models_dir: Path) -> Family:
     return max(reversed(FAMILIES), key=present)
 
 
-def variables() -> dict[str, Variable]:
-    """The variables of baking of all families, by name."""
-    return {variable.name: variable for family in FAMILIES for variable in family.variables}
+def variables() -> dict[str, str]:
+    """The variables of baking of all families, with their meaning."""
+    return {name: meaning for family in FAMILIES for name, meaning in family.variables.items()}
 
 
 def named_family(names: Mapping[str, str]) -> Family:

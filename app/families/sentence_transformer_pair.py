@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from app.errors import ConfigurationError, first_line
-from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import digest, loading, read_config, without_damaged_files
+from app.families.family import Family, ModelFolder
+from app.families.folders import have_same_content, loading, read_config
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel, TorchTower
@@ -15,22 +15,22 @@ from app.towers import Padding, TorchModel, TorchTower
 if TYPE_CHECKING:
     import torch
 
-# CLIPs of another family, which this one does not load as it should.
-_OTHER_FAMILIES = ("siglip", "siglip2", "modernvbert")
+# Models of transformers for texts and pictures that sentence-transformers does not load as it should.
+_OTHER_TYPES = ("siglip", "siglip2", "modernvbert", "vision-text-dual-encoder")
 
 
 class SentenceTransformerPair(Family):
     name = "sentence-transformers"
     folders = (ModelFolder("clip", ("modules.json",)), ModelFolder("text", ("modules.json",)))
-    variables = (
-        Variable("CLIP_MODEL_NAME", "what download.py bakes for pictures"),
-        Variable("TEXT_MODEL_NAME", "what download.py bakes for texts"),
-    )
+    variables: ClassVar = {
+        "CLIP_MODEL_NAME": "what download.py bakes for pictures",
+        "TEXT_MODEL_NAME": "what download.py bakes for texts",
+    }
     libraries = ("torch", "sentence_transformers")
     requirements = "requirements.txt"
 
     def is_named(self, names: Mapping[str, str]) -> bool:
-        given = [variable.name for variable in self.variables if variable.name in names]
+        given = [variable for variable in self.variables if variable in names]
         if len(given) == 1:
             missing = "TEXT_MODEL_NAME" if given == ["CLIP_MODEL_NAME"] else "CLIP_MODEL_NAME"
             raise ConfigurationError(
@@ -40,48 +40,38 @@ class SentenceTransformerPair(Family):
         return bool(given)
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
         from app.families.hub import download
-        from app.families.pretrained import VARIABLES, check_remote_code, copy_with_code, has_code
-        from app.families.weights import lacks_weights
+        from app.families.pretrained import check_remote_code, copy_model, wrong_type
 
         for folder, variable in (("clip", "CLIP_MODEL_NAME"), ("text", "TEXT_MODEL_NAME")):
-            source = download(_full_name(names[variable]), downloads)
+            name = names[variable]
+            # A short name is one of sentence-transformers.
+            full_name = name if "/" in name or Path(name).exists() else f"sentence-transformers/{name}"
+            source = download(full_name, downloads)
+            has_modules = (source / "modules.json").is_file()
             kind = read_config(source).get("model_type", "")
-            if not (source / "modules.json").is_file() and kind in _OTHER_FAMILIES:
-                raise ConfigurationError(
-                    f"{variable}={names[variable]}: that is a {kind} model; set {VARIABLES[kind]} instead"
-                )
-            if kind == "vision-text-dual-encoder":
-                raise ConfigurationError(
-                    f"{variable}={names[variable]}: that is a {kind}, two arbitrary towers, which no family here "
-                    "supports; choose a CLIP, a SigLIP or a model of sentence-transformers"
-                )
-            check_remote_code(names[variable], source, trust_remote_code)
-            with without_damaged_files(source):
-                if trust_remote_code and has_code(source):
-                    copy_with_code(source, target / folder, downloads)
-                    continue
-                model = load_folder(source, trust_remote_code)
-                if lacks_weights(model):  # what is saved lacks none
-                    _towers[folder](model)
+            if not has_modules and kind in _OTHER_TYPES:
+                raise wrong_type(name, kind)
+            check_remote_code(name, source, trust_remote_code)
+            if has_modules:
+                copy_model(source, target / folder, trust_remote_code, downloads)
+            else:  # a model of transformers, of which sentence-transformers makes modules
+                model = _load(source, trust_remote_code)
+                _tower(folder, model, source)  # raises where weights are missing, which are saved as random ones
                 model.save(str(target / folder), create_model_card=False)
-                _keep_limit(source, target / folder)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
         clip, text = models_dir / "clip", models_dir / "text"
-        image_model = load_folder(clip, trust_remote_code)
-        same = digest(clip) == digest(text)
-        text_model = image_model if same else load_folder(text, trust_remote_code)
+        image_model = _load(clip, trust_remote_code)
+        text_model = image_model if have_same_content(clip, text) else _load(text, trust_remote_code)
         return TorchModel(
-            text=_checked("text", text_model, text),
-            image=_checked("clip", image_model, clip),
+            text=_tower("text", text_model, text),
+            image=_tower("clip", image_model, clip),
             meta={"clip_model": read_config(clip), "text_model": read_config(text)},
         )
 
 
-def load_folder(folder: Path, trust_remote_code: bool) -> Any:
+def _load(folder: Path, trust_remote_code: bool) -> Any:
     """The SentenceTransformer in a folder, on the CPU, in float32; raises ConfigurationError."""
     import torch
 
@@ -105,50 +95,24 @@ def load_folder(folder: Path, trust_remote_code: bool) -> Any:
     with loading(folder):
         model = load_with_transformers(folder, load)
         if isinstance(model[0], Transformer) and model[0].tokenizer is not None:
-            _mend_tokenizer(model[0], _first_module(folder))
+            _mend_tokenizer(model[0], folder)
     return model
 
 
 def _mend_tokenizer(module: Any, folder: Path) -> None:
-    """What the module of `folder` reads of a text: tokens as its files say, as many as a CLIP has positions for.
+    """The first module of `folder` reads tokens as its files say, and as many as a CLIP has positions for.
 
-    An own limit of sentence-transformers is kept.
+    A limit of sentence-transformers is kept.
     """
     from app.families.pretrained import VARIABLES
-    from app.families.tokenizer import as_its_files_say, put_lower_case_first
+    from app.families.tokenizer import use_tokenizer_json
 
-    tokenizer = as_its_files_say(module.tokenizer, folder, module.do_lower_case)
-    if tokenizer is not module.tokenizer:
-        tokenizer.model_max_length = module.max_seq_length
-        if module.do_lower_case:
-            put_lower_case_first(tokenizer)
-        if module.processor is module.tokenizer:
-            module.processor = tokenizer
-        else:
-            module.processor.tokenizer = tokenizer
-    if module.config.model_type in VARIABLES and "max_seq_length" not in _module_config(folder):
-        module.max_seq_length = module.config.text_config.max_position_embeddings
-
-
-def _first_module(folder: Path) -> Path:
     modules = folder / "modules.json"
-    return folder / json.loads(modules.read_text(encoding="utf-8"))[0]["path"] if modules.is_file() else folder
-
-
-def _module_config(folder: Path) -> dict[str, Any]:
-    from sentence_transformers.sentence_transformer.modules import Transformer
-
-    config: dict[str, Any] = Transformer.load_config(str(folder))
-    return config
-
-
-def _keep_limit(source: Path, target: Path) -> None:
-    """sentence-transformers saves an own limit as if it were the tokenizer's."""
-    limit = _module_config(_first_module(source)).get("max_seq_length")
-    path = _first_module(target) / "sentence_bert_config.json"
-    if limit is not None and path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**config, "max_seq_length": limit}, indent=2), encoding="utf-8")
+    if modules.is_file():
+        folder /= json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
+    use_tokenizer_json(module.tokenizer, folder, module.do_lower_case)
+    if module.config.model_type in VARIABLES and "max_seq_length" not in module.load_config(str(folder)):
+        module.max_seq_length = module.config.text_config.max_position_embeddings
 
 
 def usable_positions(model: "torch.nn.Module") -> int | None:
@@ -168,23 +132,17 @@ def usable_positions(model: "torch.nn.Module") -> int | None:
     return min(counts, default=None)
 
 
-def _full_name(name: str) -> str:
-    """A short name is one of sentence-transformers."""
-    return name if "/" in name or Path(name).exists() else f"sentence-transformers/{name}"
-
-
-def _embed_image(model: Any, pixel_values: "torch.Tensor") -> "torch.Tensor":
-    embedding: torch.Tensor = model({"pixel_values": pixel_values, "modality": "image"})["sentence_embedding"]
-    return embedding
-
-
 def _image_tower(model: Any) -> TorchTower:
     from app.families.torch_towers import Embeds, first_item, image_tower
 
     processor = model[0].processor
     config = getattr(processor, "image_processor", processor).to_dict()
+
+    def embed(pixel_values: "torch.Tensor") -> Any:
+        return model({"pixel_values": pixel_values, "modality": "image"})["sentence_embedding"]
+
     return image_tower(
-        Embeds(model, _embed_image),
+        Embeds(model, embed),
         ImageProcessor.from_processor(config),
         lambda image: {"pixel_values": first_item(model.preprocess([image]))["pixel_values"]},
     )
@@ -204,9 +162,8 @@ def _text_tower(model: Any) -> TorchTower:
 
     constant = {name: value for name, value in features("a").items() if not torch.is_tensor(value)}
 
-    def embed(model: Any, **inputs: torch.Tensor) -> torch.Tensor:
-        embedding: torch.Tensor = model({**inputs, **constant})["sentence_embedding"]
-        return embedding
+    def embed(**inputs: torch.Tensor) -> Any:
+        return model({**inputs, **constant})["sentence_embedding"]
 
     reference = locked(features)
     return text_tower(
@@ -217,16 +174,14 @@ def _text_tower(model: Any) -> TorchTower:
     )
 
 
-_towers = {"clip": _image_tower, "text": _text_tower}
-
-
-def _checked(name: str, model: Any, folder: Path) -> TorchTower:
+def _tower(name: str, model: Any, folder: Path) -> TorchTower:
+    """The tower of "clip" or "text"; raises ConfigurationError."""
+    make, kind = {"clip": (_image_tower, "pictures"), "text": (_text_tower, "texts")}[name]
     try:
-        return _towers[name](model)
+        return make(model)
     except ConfigurationError:
         raise
     except Exception as error:
-        kind = {"clip": "pictures", "text": "texts"}[name]
         raise ConfigurationError(
             f"the model in {folder} does not take {kind} ({first_line(error)}); choose one that does"
         ) from error

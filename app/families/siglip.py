@@ -7,10 +7,9 @@ on texts in lower case (arXiv 2502.14786), which only its NaFlex variant makes o
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from app.families.family import Family, ModelFolder, Variable, require_libraries
-from app.families.folders import hub_snapshot
+from app.families.family import Family, ModelFolder
 from app.families.tokenizer import from_sentencepiece, put_lower_case_first
 from app.processors.image import ImageProcessor, PatchProcessor
 from app.processors.text import TextProcessor
@@ -22,31 +21,22 @@ _TRAINED_LENGTH = 64
 class SigLIP(Family):
     name = "SigLIP"
     folders = (ModelFolder("siglip"),)
-    variables = (Variable("SIGLIP_MODEL_NAME", "SigLIP model that download.py bakes"),)
+    variables: ClassVar = {"SIGLIP_MODEL_NAME": "SigLIP model that download.py bakes"}
     libraries = ("torch", "transformers")
     requirements = "requirements.txt"
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        require_libraries(self)
-        from app.families.pretrained import download_model, save_model
+        from app.families.pretrained import bake_model
 
-        name = names["SIGLIP_MODEL_NAME"]
-        source = download_model(name, downloads, trust_remote_code, model_types=("siglip", "siglip2"))
-        save_model(source, trust_remote_code, target / "siglip", target / "siglip", _towers, lower_case=True)
-        (target / "model_name").write_text(name, encoding="utf-8")
+        bake_model(self, names["SIGLIP_MODEL_NAME"], ("siglip", "siglip2"), trust_remote_code, downloads, target)
 
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        require_libraries(self)
         from app.families.pretrained import load_saved
 
-        folder = models_dir / "siglip"
-        # The old download.py left the processor in a hub cache below the weights.
-        processor = folder if (folder / "tokenizer_config.json").is_file() else hub_snapshot(folder)
-        return load_saved(folder, processor, trust_remote_code, _towers, lower_case=True)
+        return load_saved(self, models_dir, trust_remote_code, _towers)
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
-    from app.families.pretrained import image_embeddings, text_embeddings
     from app.families.torch_towers import (
         SAMPLE_TEXTS,
         Embeds,
@@ -69,14 +59,14 @@ def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
     image = processor.image_processor.to_dict()
     return TorchModel(
         text=text_tower(
-            Embeds(model, text_embeddings),
+            Embeds(model, model.get_text_features),
             TextProcessor(tokenizer_json, length, list(text("a")), pad_id=pad_id, has_legacy=True),
             text,
             Padding({"input_ids": pad_id or 0}, length),
             samples,
         ),
         image=image_tower(
-            Embeds(model, image_embeddings),
+            Embeds(model, model.get_image_features),
             (PatchProcessor if "max_num_patches" in image else ImageProcessor).from_processor(image),
             by_image_processor(processor),
         ),

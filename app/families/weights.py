@@ -1,11 +1,12 @@
 """Refuses models whose weights are incomplete: libraries fill what is missing with random numbers."""
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -13,10 +14,8 @@ from app.errors import ConfigurationError
 
 _log = logging.getLogger(__name__)
 
-_Model = TypeVar("_Model")
 
-
-def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model]) -> _Model:
+def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], Any]) -> Any:
     """Call `load` with options for from_pretrained() of transformers, and check what that reports.
 
     Where the names of all tensors share a prefix and fit without it, the model is loaded again without the prefix.
@@ -26,9 +25,8 @@ def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model
     with _reports() as reports:
         model = load({})
         whole = list(reports)
-        for prefix in [
-            p for own, info in whole for p in prefixes_to_try(own, info.missing_keys, info.unexpected_keys)
-        ]:
+        prefixes = [_prefixes_to_try(own, info.missing_keys, info.unexpected_keys) for own, info in whole]
+        for prefix in itertools.chain(*prefixes):
             reports.clear()
             renamed = load({"key_mapping": {f"^{re.escape(prefix)}": ""}})
             if not any(info.missing_keys for _, info in reports):
@@ -38,7 +36,7 @@ def load_with_transformers(folder: Path, load: Callable[[dict[str, Any]], _Model
     for loaded, info in whole:
         if info.mismatched_keys:
             shapes = (f"{name} {tuple(stored)} instead of {tuple(own)}" for name, stored, own in info.mismatched_keys)
-            raise wrong_weights(folder, f"tensors of another shape than config.json says: {some(shapes)}")
+            raise _wrong_weights(folder, f"tensors of another shape than config.json says: {_some(shapes)}")
         report_tensors(folder, loaded, info.missing_keys, info.unexpected_keys)
     return model
 
@@ -49,11 +47,11 @@ def report_tensors(
     """Mark missing parameters, warn of unused tensors, and raise ConfigurationError for missing buffers."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if lost := set(missing) - set(parameters):
-        raise missing_weights(folder, lost)
+        raise _wrong_weights(folder, f"no {_some(lost)}, which would be random")
     for name in missing:
         parameters[name].missing_from = folder, name  # type: ignore[attr-defined]
     if unexpected:
-        _log.warning("%s has tensors that the model does not use: %s", folder, some(unexpected))
+        _log.warning("%s has tensors that the model does not use: %s", folder, _some(unexpected))
 
 
 def require_trained(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
@@ -62,23 +60,16 @@ def require_trained(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) ->
     Many repositories lack parameters that do not matter, such as the pooler of a BERT whose tokens are averaged.
     """
     missing = {p: p.missing_from for p in module.parameters() if hasattr(p, "missing_from")}
+    if not missing:
+        return
     with torch.enable_grad():
-        total = module(**inputs).sum()
-        if total.requires_grad:
-            gradients = torch.autograd.grad(total, list(missing), allow_unused=True)
-        else:  # code of a model's own forbids gradients, and nobody can tell
-            gradients = (total,) * len(missing)
+        gradients = torch.autograd.grad(module(**inputs).sum(), list(missing), allow_unused=True)
     used = [place for place, gradient in zip(missing.values(), gradients, strict=True) if gradient is not None]
     if used:
-        raise missing_weights(used[0][0], [name for _, name in used])
+        raise _wrong_weights(used[0][0], f"no {_some([name for _, name in used])}, which would be random")
 
 
-def lacks_weights(module: torch.nn.Module) -> bool:
-    """Whether parameters are missing; require_trained() tells whether they matter."""
-    return any(hasattr(parameter, "missing_from") for parameter in module.parameters())
-
-
-def prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]) -> list[str]:
+def _prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpected: Collection[str]) -> list[str]:
     """The prefixes, ending in a dot, that all unexpected names share, shortest first; none if half the model fits."""
     if 2 * len(missing) < len(list(model.parameters())):
         return []
@@ -87,19 +78,14 @@ def prefixes_to_try(model: torch.nn.Module, missing: Collection[str], unexpected
     return [prefix for prefix in prefixes if all(name.startswith(prefix) for name in unexpected)]
 
 
-def missing_weights(folder: Path, names: Collection[str]) -> ConfigurationError:
-    """The error that names tensors which are not there."""
-    return wrong_weights(folder, f"no {some(names)}, which would be random")
-
-
-def wrong_weights(folder: Path, what: str) -> ConfigurationError:
+def _wrong_weights(folder: Path, what: str) -> ConfigurationError:
     return ConfigurationError(
         f"the weights in {folder} do not fit the model: they hold {what}; they may be of another model, or renamed "
         "by a trainer: choose a repository with all weights of this model, or save it again as its library does"
     )
 
 
-def some(names: Collection[str] | Iterator[str]) -> str:
+def _some(names: Collection[str] | Iterator[str]) -> str:
     """Five of them, and how many more there are."""
     ordered = sorted(names)
     more = f" and {len(ordered) - 5} more" if len(ordered) > 5 else ""

@@ -12,8 +12,7 @@ from typing import Any
 
 from app.engines import OPENVINO, choose_engine
 from app.errors import CompilingFailed, ConfigurationError
-from app.families.family import Family
-from app.families.folders import BEING_REPLACED
+from app.families.family import Family, require_libraries
 from app.families.registry import FAMILIES, find_family, named_family, variables
 from app.models.child import run_in_child
 from app.models.load import load_model
@@ -46,24 +45,24 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
     """In a process of its own, for a download can only be stopped with its process."""
     models_dir, family = settings.models_dir, named_family(names)
     own = _own_names(family, names)
-    if not (models_dir / BEING_REPLACED).exists():
-        record = _read_record(models_dir)
-        if record is not None and (record["wanted"]["family"], record["wanted"]["names"]) == (family.name, own):
+    if record := _read_record(models_dir):
+        wanted = record["wanted"]
+        if (wanted["family"], wanted["names"]) == (family.name, own):
             return
-        if record is not None:
-            raise ConfigurationError(
-                f"{models_dir} holds the model of {_in_words(record['wanted']['names'])}, but the environment names "
-                f"{_in_words(own)}; set MODELS_DIR to a folder of its own for that model, or unset its name to serve "
-                "what is there"
-            )
-        if _holds_folders(models_dir):
-            # The old container took no notice of these variables at run time.
-            _log.warning("%s holds a model that was not baked by name: %s is not needed", models_dir, _in_words(own))
-            return
-    fields = {"models_dir": str(models_dir), "threads": settings.threads, "precision": settings.precision}
+        raise ConfigurationError(
+            f"{models_dir} holds the model of {_in_words(wanted['names'])}, but the environment names "
+            f"{_in_words(own)}; set MODELS_DIR to a folder of its own for that model, or unset its name to serve "
+            "what is there"
+        )
+    folders = (models_dir / folder.name for family in FAMILIES for folder in family.folders)
+    if any(folder.exists() for folder in folders) or compiled_only(models_dir):
+        # The old container took no notice of these variables at run time.
+        _log.warning("%s holds a model that was not baked by name: %s is not needed", models_dir, _in_words(own))
+        return
+    given = {"models_dir", "threads", "precision", "trust_remote_code"}
     task = {
         "folder": str(models_dir),
-        "settings": {**fields, "trust_remote_code": settings.trust_remote_code},
+        "settings": settings.model_dump(mode="json", include=given),
         "names": own,
         "compile_towers": choose_engine(settings) is OPENVINO,
     }
@@ -71,11 +70,6 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
         run_in_child("app.models.bake", "baking", task, stop)
     except CompilingFailed as error:
         raise ConfigurationError(str(error)) from error
-
-
-def _holds_folders(models_dir: Path) -> bool:
-    folders = (models_dir / folder.name for family in FAMILIES for folder in family.folders)
-    return any(folder.exists() for folder in folders) or bool(compiled_only(models_dir))
 
 
 def _in_words(names: Mapping[str, str]) -> str:
@@ -102,77 +96,56 @@ def bake(
     if not is_writable(models_dir):
         raise ConfigurationError(f"MODELS_DIR={models_dir} is not writable; bake into a folder that is")
     with one_at_a_time(models_dir, threading.Event()):
-        before = _read_record(models_dir)
-        if before is not None and before["wanted"] == wanted and not (models_dir / BEING_REPLACED).exists():
+        before = _read_record(models_dir) or {"wanted": None, "folders": []}
+        if before["wanted"] == wanted:
             print(f"{models_dir} holds this {family.name} model already")
             _verify(settings, compile_towers, busy)
             return
-        replaced = set(before["folders"]) if before is not None else set()
-        _refuse_a_second_model(models_dir, family, replaced)
         downloads = models_dir / _DOWNLOADS
-        baked = downloads / "baked"
-        shutil.rmtree(baked, ignore_errors=True)
-        baked.mkdir(parents=True)
+        baked, aside = downloads / "baked", downloads / "replaced"
+        for folder in (baked, aside):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        require_libraries(family)
         family.bake(names, trust, downloads, baked)
         (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
         for path in baked.rglob("*"):
             path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
         _verify(settings.model_copy(update={"models_dir": baked}), compile_towers, busy)
         record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
-        _replace(models_dir, {*replaced, "compiled"}, baked, record)
+        (baked / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        _replace(models_dir, {*before["folders"], "compiled", "precision"}, baked, aside)
+        find_family(models_dir)  # raises if another model lies beside it
         shutil.rmtree(downloads, ignore_errors=True)
 
 
-def _replace(models_dir: Path, old: Iterable[str], baked: Path, record: Mapping[str, Any]) -> None:
-    """Put what was `baked` in the place of the `old` folders.
-
-    That takes renames alone; should they be interrupted, the server says so, and the next call bakes again.
-    """
-    being_replaced = models_dir / BEING_REPLACED
-    being_replaced.touch()
-    for name in old:
-        shutil.rmtree(models_dir / name, ignore_errors=True)
-    for path in baked.iterdir():
-        target = models_dir / path.name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        path.replace(target)
-    (models_dir / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-    being_replaced.unlink()
+def _replace(models_dir: Path, old: Iterable[str], baked: Path, aside: Path) -> None:
+    """Put what was `baked` in the place of what is there, which goes `aside`: renames take but a moment."""
+    new = [path.name for path in baked.iterdir()]
+    for name in {*old, *new}:
+        with suppress(FileNotFoundError):
+            (models_dir / name).rename(aside / name)
+    for name in new:
+        (baked / name).rename(models_dir / name)
 
 
 def _own_names(family: Family, names: Mapping[str, str]) -> dict[str, str]:
-    return {variable.name: names[variable.name] for variable in family.variables if variable.name in names}
+    return {name: names[name] for name in family.variables if name in names}
 
 
 def _read_record(models_dir: Path) -> dict[str, Any] | None:
-    """What was baked here before, and is there still; None if nothing was, or by the old container."""
+    """What was baked here before, and is there still; None if nothing was."""
     try:
         record: dict[str, Any] = json.loads((models_dir / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    if "wanted" not in record:
+    except (OSError, ValueError):
         return None
     is_there = all((models_dir / name).is_dir() for name in record["folders"]) or compiled_only(models_dir)
-    return record if is_there or (models_dir / BEING_REPLACED).exists() else None
-
-
-def _refuse_a_second_model(models_dir: Path, family: Family, replaced: set[str]) -> None:
-    """Raises ConfigurationError if the folders of another family are there, which are not ours to replace."""
-    for other in FAMILIES:
-        names = [folder.name for folder in other.folders]
-        complete = all(folder.is_in(models_dir) for folder in other.folders)
-        if other is not family and complete and not set(names) <= replaced:
-            raise ConfigurationError(
-                f"{models_dir} holds a {other.name} model already ({', '.join(names)}); remove it, or bake into "
-                "another MODELS_DIR"
-            )
+    return record if is_there else None
 
 
 def _verify(settings: Settings, compile_towers: bool, busy: Callable[[str], AbstractContextManager[object]]) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
     models_dir = settings.models_dir
-    find_family(models_dir)
     precision = models_dir / "precision"
     if settings.precision is None:
         precision.unlink(missing_ok=True)

@@ -2,11 +2,11 @@
 
 import json
 import logging
-import os
+import math
 import platform
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,8 +43,8 @@ def open_tower(
     padding: Padding,
     settings: Settings,
     folder: Path | None = None,
-) -> tuple[Tower, int]:
-    """A tower ("image" or "text") that has run, with its limits, and the width of its vectors.
+) -> Tower:
+    """A tower ("image" or "text") that has run, with its limits.
 
     The limits are what the settings say, and measured where they are silent: in the first few starts on a kind of
     machine, if there is a compiled form whose `folder` can keep what was seen, else in each.
@@ -62,18 +62,18 @@ def open_tower(
     if not items and first > 1:  # it takes longer than later runs, but there is no time to measure
         items = 1
     if not items:
-        name = f"{kind}, {_cpu_model()}, {settings.threads or usable_cpus()} threads"
-        starts = _read_measured(folder).get(name, []) if folder is not None else []
+        kept = _read_measured(folder)
+        starts = kept.setdefault(f"{kind}, {_cpu_model()}, {settings.threads or usable_cpus()} threads", [])
         if len(starts) < _STARTS:
             most = _MAX_ITEMS["cuda" if settings.enable_cuda else "cpu"]
             starts.append(measure_batches(session, inputs, padding, most, _MEASURING_SECONDS))
-            if folder is not None:
-                _keep_measured(folder, name, starts)
-        items = choose_size(_fastest(starts), _SHARES[kind])
+            _keep_measured(folder, kept)
+        sizes = {size for times in starts for size in times}
+        fastest = {size: min(times[size] for times in starts if size in times) for size in sizes}
+        items = choose_size(fastest, _SHARES[kind])
     tokens = items * len(inputs.get("input_ids", "1"))
     limits = BatchLimits(items, tokens, padding.same_length)
-    item_bytes = sum(array.nbytes for array in inputs.values())
-    return Tower(processor, session, limits, padding, item_bytes), width
+    return Tower(processor, session, limits, padding, sum(array.nbytes for array in inputs.values()), width)
 
 
 def _legacy(processor: Processor, padding: Padding) -> tuple[Processor, Padding]:
@@ -94,13 +94,11 @@ def measure_batches(
     OutOfMemory where not even one item fits.
     """
     end = time.monotonic() + seconds
-    rounds: list[dict[int, float]] = []
+    fastest: dict[int, float] = {}
     for _ in range(_ROUNDS):
-        times: dict[int, float] = {}
-        rounds.append(times)
         size = 1
         while size <= most:
-            expected = 2 * _fastest(rounds).get(size // 2, 0.0)
+            expected = 2 * fastest.get(size // 2, 0.0)
             if size > 1 and (expected > 2 * MAX_BATCH_SECONDS or time.monotonic() + expected > end):
                 break
             batch = collate([inputs] * size, padding, memory_of(session))
@@ -113,15 +111,9 @@ def measure_batches(
                 most = size // 2
                 _log.warning("out of memory with a batch of %d; batches hold at most %d", size, most)
                 break
-            times[size] = time.monotonic() - started
+            fastest[size] = min(time.monotonic() - started, fastest.get(size, math.inf))
             size *= 2
-    return _fastest(rounds)
-
-
-def _fastest(rounds: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """The fewest seconds that a batch of each size took."""
-    sizes = {size for times in rounds for size in times}
-    return {size: min(times[size] for times in rounds if size in times) for size in sizes}
+    return fastest
 
 
 def choose_size(times: Mapping[int, float], share: float) -> int:
@@ -133,35 +125,26 @@ def choose_size(times: Mapping[int, float], share: float) -> int:
     return min(size for size, rate in rates.items() if rate > share * max(rates.values()))
 
 
-def _read_measured(folder: Path) -> dict[str, list[dict[int, float]]]:
-    """What each start measured, by kind of tower and machine; empty if nothing was kept, or by another version."""
+def _read_measured(folder: Path | None) -> dict[str, list[dict[int, float]]]:
+    """What each start measured, by kind of tower and machine; empty if nothing was kept."""
+    if folder is None:
+        return {}
     try:
         kept = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return {
-            name: [{int(size): float(seconds) for size, seconds in times.items()} for times in starts]
-            for name, starts in kept.items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return {}
+    return {name: [{int(size): times[size] for size in times} for times in starts] for name, starts in kept.items()}
 
 
-def _keep_measured(folder: Path, name: str, starts: list[dict[int, float]]) -> None:
+def _keep_measured(folder: Path | None, measured: dict[str, list[dict[int, float]]]) -> None:
     """Where the folder cannot be written, the next start measures again."""
-    kept = {**_read_measured(folder), name: starts}
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{_FILE}-", dir=folder)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(kept, file)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(folder / _FILE)
-    except OSError as error:
-        _log.debug("batches are measured again at the next start: %s", error)
+    if folder is not None:
+        with suppress(OSError):
+            (folder / _FILE).write_text(json.dumps(measured), encoding="utf-8")
 
 
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "CPU part")))
     return next(names, platform.machine())

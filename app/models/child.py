@@ -8,15 +8,15 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
+from app import errors
 from app.child_process import end_with, python_environment
 from app.errors import CompilingFailed, ConfigurationError, DiskFull, Stopped, first_line
 
@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 # Each line is in the log as soon as it is printed, and no bars of progress are.
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+# With less space than this, in bytes, it was the disk that was full: libraries do not tell why they could not write.
+_MIN_FREE = 2**20
 
 
 def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threading.Event) -> None:
@@ -32,7 +34,7 @@ def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threadi
     What it prints goes to the log, after `doing`, as in "baking". It ends with this process, and when `stop` is set.
     Raises ConfigurationError where its work did, DiskFull, CompilingFailed for everything else, and Stopped.
     """
-    arguments = [module, json.dumps({**task, "parent": os.getpid()})]
+    arguments = [module, json.dumps({**task, "doing": doing, "parent": os.getpid()})]
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore::FutureWarning", "-m", "app.models.child", *arguments],
         env=python_environment(**_ENVIRONMENT),
@@ -43,7 +45,8 @@ def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threadi
         encoding="utf-8",
         errors="replace",
     )
-    reader = threading.Thread(target=_log_lines, args=(process, doing), daemon=True)
+    assert process.stdout is not None and process.stderr is not None
+    reader = threading.Thread(target=_log_lines, args=(process.stderr, doing), daemon=True)
     reader.start()
     try:
         while process.poll() is None:
@@ -54,38 +57,30 @@ def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threadi
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         reader.join(1)
-        assert process.stdout is not None
         with process.stdout:
             answer = process.stdout.read() if process.returncode >= 0 else ""
     if process.returncode:
         raise _failure(process.returncode, answer, doing)
 
 
-def _log_lines(process: "subprocess.Popen[str]", doing: str) -> None:
-    assert process.stderr is not None
-    with process.stderr:
-        for line in process.stderr:
-            if line.strip():
-                _log.info("%s: %s", doing, line.rstrip())
+def _log_lines(lines: IO[str], doing: str) -> None:
+    with lines:
+        for line in filter(str.strip, lines):
+            _log.info("%s: %s", doing, line.rstrip())
 
 
 def _failure(status: int, answer: str, doing: str) -> Exception:
+    if answer:
+        kind, message = json.loads(answer)
+        failure: Exception = getattr(errors, kind)(message)
+        return failure
     if status == -signal.SIGKILL:
         return CompilingFailed(
             f"the process that was {doing} the model was killed, probably for lack of memory; bake while building "
             "the image (download.py), or give this container more memory for its first start"
         )
-    if status < 0:
-        return CompilingFailed(f"the process that was {doing} the model ended by {signal.Signals(-status).name}")
-    try:
-        kind, message = json.loads(answer)
-    except ValueError:
-        return CompilingFailed(f"the process that was {doing} the model ended with status {status}")
-    if kind == "configuration":
-        return ConfigurationError(message)
-    if kind == "disk full":
-        return DiskFull(f"{doing} the model failed: the disk is full")
-    return CompilingFailed(f"{doing} the model failed: {message}; the log has more")
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    return CompilingFailed(f"the process that was {doing} the model ended {how}")
 
 
 def _work() -> int:
@@ -99,26 +94,19 @@ def _work() -> int:
         importlib.import_module(module).work(task)
         return 0
     except ConfigurationError as error:
-        failure = "configuration", str(error)
+        failure = ConfigurationError.__name__, str(error)
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        short = isinstance(error, MemoryError)
-        failure = _kind(error, Path(task["folder"])), "the memory does not suffice" if short else first_line(error)
+        kind, reason = CompilingFailed.__name__, f"{first_line(error)}; the log has more"
+        no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if no_space or shutil.disk_usage(task["folder"]).free < _MIN_FREE:
+            kind, reason = DiskFull.__name__, "the disk is full"
+        elif isinstance(error, MemoryError):
+            reason = "the memory does not suffice"
+        failure = kind, f"{task['doing']} the model failed: {reason}"
     with os.fdopen(stdout, "w", encoding="utf-8") as file:
         json.dump(failure, file)
     return 1
-
-
-def _kind(error: Exception, folder: Path) -> str:
-    """Libraries do not tell why they could not write: whether a megabyte can still be written does."""
-    try:
-        with TemporaryFile(dir=folder) as file:
-            file.write(b"\0" * 2**20)
-            file.flush()
-    except OSError as trial:
-        error = trial
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "disk full" if full else "other"
 
 
 if __name__ == "__main__":

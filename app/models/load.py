@@ -8,14 +8,14 @@ from typing import Any
 from app.engines import OPENVINO, TORCH, Engine, check_precision, choose_engine, chosen_precision, torch_instead
 from app.errors import CompilingFailed, ConfigurationError
 from app.families.family import Family
-from app.families.folders import check_model, trust_remote_code
+from app.families.folders import check_model, load_torch_model
 from app.families.registry import find_family
 from app.models.batches import open_tower
 from app.models.compile import compiled_form
-from app.models.store import FORMAT, compiled_only, in_use, read_manifest
+from app.models.store import FORMAT, compiled_only, read_manifest
 from app.processors.registry import from_description
 from app.settings import Settings
-from app.towers import LoadedModel, Padding, Processor, TorchTower, Tower
+from app.towers import LoadedModel, Padding, TorchModel, TorchTower, Tower
 
 _log = logging.getLogger(__name__)
 
@@ -46,16 +46,15 @@ def load_model(
 
 def _in_precision(engine: Engine, settings: Settings, served_elsewhere: bool) -> Settings:
     """The settings with the precision in which the model is loaded; raises ConfigurationError if there is none."""
-    precision, able = chosen_precision(settings), engine.precisions(settings)
-    if precision in able or not served_elsewhere:
+    if not served_elsewhere:
         check_precision(engine, settings)
         return settings
+    precision = chosen_precision(settings)
+    if precision in engine.precisions(settings):
+        return settings
     _log.warning(
-        "this machine does not compute in %s (%s takes %s), so the model is tried in another precision; the machine "
-        "that serves it must have %s",
-        precision,
-        engine.title,
-        ", ".join(able),
+        "this machine does not compute in %s, so the model is tried in another precision; the machine that serves it "
+        "must have it",
         precision,
     )
     # OpenVINO computes what is stored in the next precision that it has.
@@ -64,95 +63,89 @@ def _in_precision(engine: Engine, settings: Settings, served_elsewhere: bool) ->
 
 def _load_compiled_only(forms: list[Path], settings: Settings, served_elsewhere: bool) -> LoadedModel:
     """One of the compiled forms, which cannot be made again here. Raises ConfigurationError."""
-    models_dir, manifests = settings.models_dir, [read_manifest(form) for form in forms]
-    precisions = [manifest.get("precision") for manifest in manifests]
-    wanted = chosen_precision(settings) if settings.precision or len(forms) > 1 else precisions[0]
-    if wanted not in precisions:
-        raise ConfigurationError(
-            f"PRECISION={wanted}: {models_dir} holds the model compiled in {', '.join(map(str, precisions))} alone; "
-            "bake it in this precision, or choose another"
-        )
+    models_dir = settings.models_dir
     if settings.enable_cuda or settings.engine == "torch":
         raise ConfigurationError(
             f"{models_dir} holds the compiled model alone, which OpenVINO computes on the CPU; bake the model for a "
             "GPU (build argument DEVICE=cuda), or unset ENABLE_CUDA and ENGINE"
         )
-    folder, manifest = forms[precisions.index(wanted)], manifests[precisions.index(wanted)]
-    if missing := OPENVINO.missing():
-        raise ConfigurationError(f"{folder} cannot be computed: {missing}")
-    made_by, this = (manifest.get("format"), manifest.get("version")), (FORMAT, OPENVINO.version())
+    manifests = {form: read_manifest(form) for form in forms}
+    precisions = {manifest["precision"]: form for form, manifest in manifests.items()}
+    wanted = chosen_precision(settings) if settings.precision or len(forms) > 1 else next(iter(precisions))
+    if wanted not in precisions:
+        raise ConfigurationError(
+            f"PRECISION={wanted}: {models_dir} holds the model compiled in {', '.join(precisions)} alone; "
+            "bake it in this precision, or choose another"
+        )
+    folder = precisions[wanted]
+    made_by, this = [manifests[folder][key] for key in ("format", "version")], [FORMAT, OPENVINO.version()]
     if made_by != this:
         raise ConfigurationError(
             f"{folder} was compiled by OpenVINO {made_by[1]} (format {made_by[0]}), this is {this[1]} "
             f"(format {this[0]}); bake the model again"
         )
     settings = _in_precision(OPENVINO, settings.model_copy(update={"precision": wanted}), served_elsewhere)
-    with in_use(folder):
-        return _load_compiled(folder, settings, None)
+    return _load_compiled(folder, settings, None)
 
 
 def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> LoadedModel:
     """The towers in `folder`; torch computes a tower that OpenVINO did not take.
 
-    Without a `family` there is nothing but the folder.
+    Without a `family` there is nothing but the folder. Raises ConfigurationError if that does not suffice.
     """
-    manifest, precision = read_manifest(folder), chosen_precision(settings)
-    towers: dict[str, tuple[Tower, int]] = {}
+    manifest = read_manifest(folder)
+
+    def load_beside(reason: str) -> TorchModel:
+        if family is None:
+            raise ConfigurationError(f"{folder} cannot serve alone: {reason}; bake the model again")
+        return load_torch_model(settings, family)
+
+    towers: dict[str, Tower] = {}
     refused: dict[str, str] = {}
     for name, tower in manifest["towers"].items():
         if "refused" in tower:
             refused[name] = tower["refused"]
             continue
-        processor = _processor(name, tower["processor"], folder, settings, family)
-        session = OPENVINO.open(folder / name, precision, settings)
+        if tower["processor"] is None:
+            own = getattr(load_beside(f"the reference library prepares the inputs of the {name} tower"), name)
+            own.module.to("meta")  # frees its weights
+            processor = own.processor
+        else:
+            processor = from_description(tower["processor"], folder)
+        session = OPENVINO.open(folder / name, chosen_precision(settings), settings)
         towers[name] = open_tower(name, processor, session, Padding(**tower["padding"]), settings, folder)
     engine = f"{OPENVINO.title} on {OPENVINO.device(settings)}"
     if refused:
         reason = "; ".join(refused.values())
-        if family is None:
-            raise ConfigurationError(f"{folder} cannot serve alone: {reason}; bake the model again")
+        model = load_beside(reason)
         torch_instead(settings, reason)
-        model = family.load(settings.models_dir, trust_remote_code(settings))
         for name in refused:
             towers[name] = _open_module(name, getattr(model, name), settings)
             engine += f", the {name} tower by {TORCH.title}"
-    return _loaded(towers, manifest["meta"], engine, precision, manifest["family"], folder)
-
-
-def _processor(
-    name: str, description: dict[str, Any] | None, folder: Path, settings: Settings, family: Family | None
-) -> Processor:
-    if description is not None:
-        return from_description(description, folder)
-    if family is None:
-        raise ConfigurationError(f"{folder} needs the model beside it to prepare its inputs; bake the model again")
-    _log.info("the %s model needs the reference library to prepare its inputs", name)
-    tower: TorchTower = getattr(family.load(settings.models_dir, trust_remote_code(settings)), name)
-    tower.module.to("meta")  # frees its weights
-    return tower.processor
+    return _loaded(towers, manifest["meta"], engine, settings, manifest["family"], folder)
 
 
 def _load_modules(settings: Settings, family: Family) -> LoadedModel:
     """The model as torch computes it."""
-    model = family.load(settings.models_dir, trust_remote_code(settings))
+    model = load_torch_model(settings, family)
     towers = {name: _open_module(name, getattr(model, name), settings) for name in ("text", "image")}
     engine = f"{TORCH.title} on {TORCH.device(settings)}"
-    return _loaded(towers, model.meta, engine, chosen_precision(settings), family.name, settings.models_dir)
+    return _loaded(towers, model.meta, engine, settings, family.name, settings.models_dir)
 
 
-def _open_module(name: str, tower: TorchTower, settings: Settings) -> tuple[Tower, int]:
+def _open_module(name: str, tower: TorchTower, settings: Settings) -> Tower:
     session = TORCH.open(tower.module, chosen_precision(settings), settings)
     return open_tower(name, tower.processor, session, tower.padding, settings)
 
 
 def _loaded(
-    towers: dict[str, tuple[Tower, int]], meta: dict[str, Any], engine: str, precision: str, family: str, folder: Path
+    towers: dict[str, Tower], meta: dict[str, Any], engine: str, settings: Settings, family: str, folder: Path
 ) -> LoadedModel:
     """Raises ConfigurationError if the towers' vectors differ in width."""
-    (text, text_width), (image, width) = towers["text"], towers["image"]
-    if text_width != width:
+    text, image = towers["text"], towers["image"]
+    if text.width != image.width:
         raise ConfigurationError(
-            f"the text model gives vectors of width {text_width}, the image model of width {width}; "
+            f"the text model gives vectors of width {text.width}, the image model of width {image.width}; "
             "choose a text model that was made for this image model"
         )
-    return LoadedModel(text, image, width, meta, engine, precision, family, str(folder))
+    return LoadedModel(text, image, image.width, meta, engine, chosen_precision(settings), family, str(folder))

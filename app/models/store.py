@@ -7,8 +7,7 @@
         batches.json            what was measured on machines that served it; may be absent
 
 The name of a form holds the model's fingerprint, the precision, and the version that wrote it. One rename makes a
-folder appear under its name when it is complete, and one rename removes it. So nobody loads half a form, and servers
-that write, load and remove at the same time do not harm each other.
+folder appear under its name when it is complete, and one rename removes it, so nobody finds half a form.
 """
 
 import fcntl
@@ -20,7 +19,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +47,6 @@ class Form:
         version = hashlib.sha256(f"{FORMAT} {self.version}".encode()).hexdigest()[:8]
         return f"{self.content}-openvino-{self.precision}-{version}"
 
-    def replaces(self, other: str, shared: bool) -> bool:
-        """Whether the form named `other` is the same by another version.
-
-        In a folder of one model, which is not `shared`, also whether it is of what the model was before.
-        """
-        of_another_model = not other.startswith(f"{self.content}-")
-        same = other != self.name and other.rpartition("-")[0] == self.name.rpartition("-")[0]
-        return same or (of_another_model and not shared)
-
 
 def store_folders(settings: Settings) -> Iterator[Path]:
     """Where a compiled form may be: beside the model, then in the cache folder."""
@@ -69,15 +59,13 @@ def store_folders(settings: Settings) -> Iterator[Path]:
 
 def compiled_only(models_dir: Path) -> list[Path]:
     """The compiled forms of a folder that holds no other model, as a baked image does; empty if there is one."""
-    folders = (path.name for path in models_dir.glob("*") if path.is_dir())
-    if any(name not in ("compiled", "lost+found") and not name.startswith(".") for name in folders):
-        return []
-    return sorted(path for path in models_dir.glob("compiled/[!.]*") if is_whole(path))
+    folders = {path.name for path in models_dir.glob("[!.]*") if path.is_dir()}
+    return [] if folders - {"compiled", "lost+found"} else sorted(filter(is_whole, models_dir.glob("compiled/[!.]*")))
 
 
 def is_whole(folder: Path) -> bool:
     """Whether a compiled form was written to its end."""
-    return (folder / "manifest.json").is_file()
+    return os.path.isfile(folder / "manifest.json")  # no error where that may not be looked at
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -104,96 +92,55 @@ def is_writable(place: Path) -> bool:
 
 
 @contextmanager
-def in_use(folder: Path) -> Iterator[Path]:
-    """Holds a lock on `folder`, so that nobody removes the form. Raises FileNotFoundError if it is not there."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise FileNotFoundError(folder) from error
-    try:
-        if not _try_lock(handle, fcntl.LOCK_SH) or not _is_at(handle, folder) or not is_whole(folder):
-            raise FileNotFoundError(folder)
-        yield folder
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def one_at_a_time(folder: Path, stop: threading.Event) -> Iterator[None]:
+def one_at_a_time(folder: Path, stop: threading.Event) -> Iterator[bool]:
     """One process at a time writes into `folder`; the lock goes with the process that holds it. Raises Stopped.
 
-    Where the file system has no locks, nobody waits.
+    Gives False where the file system has no locks: then nobody waits.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        while not _try_lock(handle, fcntl.LOCK_EX):
-            if stop.wait(0.1):
-                raise Stopped("stopped while another process prepared the model")
-        yield
+        yield _lock(handle, stop)
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, stop: threading.Event) -> bool:
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if stop.wait(0.1):
+                raise Stopped("stopped while another process prepared the model") from None
+        except OSError as error:
+            _log.info("the file system has no locks; going on without: %s", error)
+            return False
 
 
 @contextmanager
 def being_written(place: Path, form: Form) -> Iterator[Path]:
     """A new folder that becomes the form when the block ends well, and goes away when it does not."""
     folder = Path(tempfile.mkdtemp(prefix=".making-", dir=place))
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        _try_lock(handle, fcntl.LOCK_EX)
         yield folder
         folder.chmod(0o755)  # mkdtemp's folder is its owner's alone; another user may serve it
-        try:
+        if not is_whole(place / form.name):  # else another server was first
             folder.rename(place / form.name)
-        except OSError:
-            if not is_whole(place / form.name):  # else another server was first
-                raise
     finally:
-        os.close(handle)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_stale(place: Path, form: Form, shared: bool) -> None:
-    """Remove what `form` replaces and nobody uses, and what interrupted processes left."""
+    """Remove what `form` replaces, and what interrupted processes left; where nobody else writes (one_at_a_time).
+
+    That is the same by another version, and in a folder that is not `shared` by models, what the model was before.
+    """
     for folder in place.iterdir():
-        if not folder.is_dir() or folder.name == form.name:
-            continue
         left_behind = folder.name.startswith((".making-", ".removing-"))
-        if left_behind or (is_whole(folder) and form.replaces(folder.name, shared)):
-            _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder unless somebody uses it, or the file system has no locks to tell that."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    gone = folder.with_name(f".removing-{os.urandom(8).hex()}")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder.rename(gone)
-    except OSError:
-        return
-    finally:
-        os.close(handle)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def _is_at(handle: int, folder: Path) -> bool:
-    """Whether the open folder is still at this path: it may have been removed, and another written in its place."""
-    try:
-        return os.path.samestat(os.fstat(handle), folder.stat())
-    except OSError:
-        return False
-
-
-def _try_lock(handle: int, kind: int) -> bool:
-    """Whether the lock is held now, or the file system has none; False while another process holds it."""
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        _log.info("the file system has no locks; going on without: %s", error)
-    return True
+        of_another_model = not folder.name.startswith(f"{form.content}-")
+        by_another_version = folder.name.rpartition("-")[0] == form.name.rpartition("-")[0]
+        replaced = folder.name != form.name and (by_another_version or (of_another_model and not shared))
+        if left_behind or (replaced and is_whole(folder)):
+            with suppress(OSError):  # it may be another user's
+                gone = folder.rename(place / f".removing-{os.urandom(8).hex()}")
+                shutil.rmtree(gone, ignore_errors=True)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from app.errors import ConfigurationError
-from app.families.family import Family, ModelFolder, Variable
+from app.families.family import Family, ModelFolder
 from app.families.registry import find_family
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
@@ -29,7 +30,7 @@ class ToyFamily:
 
     name = "toy"
     folders = (ModelFolder("toy", ("toy.json",)),)
-    variables = (Variable("TOY_MODEL_NAME", "the toy to bake"),)
+    variables: ClassVar = {"TOY_MODEL_NAME": "the toy to bake"}
     libraries = ("torch",)
     requirements = "requirements.txt"
 

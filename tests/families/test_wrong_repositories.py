@@ -80,7 +80,7 @@ def test_weights_that_lack_a_tensor_are_refused_by_bake_and_start(
 ) -> None:
     names, tensor, whole = case
     lacking = with_weights(whole, tmp_path / "lacking", without(tensor))
-    with pytest.raises(ConfigurationError, match=f"weights in .*lacking.*{tensor}.*choose a repository"):
+    with pytest.raises(ConfigurationError, match=f"weights in .*{tensor}.*choose a repository"):
         bake_and_load(names(lacking), tmp_path / "models")
     models = tmp_path / "whole"
     bake_and_load(names(whole), models)  # as what was baked before this was looked at
@@ -120,7 +120,7 @@ def test_a_tokenizer_without_its_files_is_refused(case: tuple[Names, str, Path],
     bare = Path(shutil.copytree(whole, tmp_path / "bare"))
     for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model"):
         (bare / name).unlink(missing_ok=True)
-    with pytest.raises(ConfigurationError, match=r"bare has no .*tokenizer\.json"):
+    with pytest.raises(ConfigurationError, match=r"has no .*tokenizer\.json"):
         bake_and_load(names(bare), tmp_path / "models")
 
 

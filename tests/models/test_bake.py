@@ -1,4 +1,4 @@
-"""What may be baked as what, code of a model's own, and what an interrupted bake leaves."""
+"""What may be baked as what, and code of a model's own."""
 
 import json
 import shutil
@@ -13,8 +13,7 @@ from transformers import AutoProcessor, RobertaConfig, RobertaModel, SiglipModel
 
 from app.engines.openvino import OpenVINO
 from app.errors import ConfigurationError
-from app.families.folders import BEING_REPLACED, check_model, content_files
-from app.families.registry import find_family
+from app.families.folders import content_files
 from app.families.sentence_transformer_pair import usable_positions
 from app.models.load import load_model
 from app.models.store import read_manifest
@@ -89,28 +88,11 @@ def test_code_of_another_repository_is_kept_with_the_model(
     np.testing.assert_allclose(vector, want.numpy(), rtol=1e-3, atol=1e-5)
 
 
-def test_an_interrupted_replacement_is_said_and_mended(tmp_path: Path) -> None:
-    pair = clip_pair(tmp_path / "pair")
-    models = tmp_path / "models"
-    models.mkdir()
-    shutil.copytree(pair / "clip", models / "clip")  # of one model, and the text folder of another
-    shutil.copytree(pair / "text", models / "text")
-    (models / "baked.json").write_text(json.dumps({"wanted": {}, "folders": ["clip", "text"]}))
-    (models / BEING_REPLACED).touch()
-    with pytest.raises(ConfigurationError, match=r"download\.py again"):
-        check_model(models, find_family(models))
-    with serve_hub({"someone/clip": pair / "clip"}) as hub:
-        names = {"CLIP_MODEL_NAME": "someone/clip", "TEXT_MODEL_NAME": "someone/clip"}
-        assert download(hub.url, models, "--no-compile", **names).returncode == 0
-    check_model(models, find_family(models))
-
-
 def test_links_inside_a_model_folder_are_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "model.safetensors").write_text("")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "0_CLIPModel").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "model" / "circle").symlink_to(tmp_path / "model")
     (tmp_path / "model" / ".DS_Store").write_text("")
     assert content_files(tmp_path / "model") == [tmp_path / "model" / "0_CLIPModel" / "model.safetensors"]
 

@@ -34,8 +34,8 @@ def limit(session: Session, folder: Path | None = None, **settings: int) -> int:
     def prepare(_: object) -> Inputs:
         return {"x": np.zeros(3)}
 
-    tower, width = open_tower("image", prepare, session, Padding(), Settings(**settings), folder)
-    assert width == 4
+    tower = open_tower("image", prepare, session, Padding(), Settings(**settings), folder)
+    assert tower.width == 4
     return tower.limits.items
 
 
@@ -67,13 +67,6 @@ def test_what_was_measured_is_kept_for_the_machine(tmp_path: Path) -> None:
 def test_a_slow_first_start_does_not_decide_for_good(tmp_path: Path) -> None:
     assert limit(Session(0.04), tmp_path) < 8  # 0.2 s for one item
     assert limit(Session(0.002), tmp_path) >= 8
-
-
-def test_what_another_version_kept_is_measured_again(tmp_path: Path) -> None:
-    (tmp_path / "batches.json").write_text('{"a machine": {"image": {"starts": 4, "seconds": {"1": 0.1}}}}')
-    assert limit(Session(0.002), tmp_path) >= 8
-    (name,) = json.loads((tmp_path / "batches.json").read_text())
-    assert name.startswith("image, ")
 
 
 def test_a_folder_that_cannot_keep_it_does_no_harm(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import os
 import pwd
 import shutil
 import threading
@@ -17,8 +16,6 @@ from app.models.load import load_model
 from app.models.store import (
     Form,
     being_written,
-    in_use,
-    is_whole,
     one_at_a_time,
     remove_stale,
     store_folders,
@@ -70,57 +67,11 @@ def test_beside_one_model_nothing_is_kept_of_what_it_was(tmp_path: Path) -> None
     assert left(tmp_path) == {ONE.name, "of the user"}
 
 
-def test_what_is_loaded_is_not_removed(tmp_path: Path) -> None:
-    write(tmp_path, BEFORE)
-    with in_use(tmp_path / BEFORE.name), in_use(tmp_path / BEFORE.name):
-        remove_stale(tmp_path, write(tmp_path, ONE) and ONE, shared=True)
-        assert is_whole(tmp_path / BEFORE.name)
+def test_what_interrupted_processes_left_is_removed(tmp_path: Path) -> None:
+    for name in (".making-left", ".removing-left"):
+        (tmp_path / name).mkdir()
     remove_stale(tmp_path, ONE, shared=True)
-    assert left(tmp_path) == {ONE.name}
-    with pytest.raises(FileNotFoundError), in_use(tmp_path / BEFORE.name):
-        pass
-
-
-@pytest.mark.parametrize("written_again", [False, True])
-@pytest.mark.parametrize("at", ["before the lock", "while it is held by who removes"])
-def test_what_is_removed_is_not_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, written_again: bool
-) -> None:
-    """The loader has opened the folder when another server removes it, and perhaps writes it again."""
-    folder = write(tmp_path, BEFORE)
-    try_lock = store._try_lock
-    holder: list[int] = []
-
-    def removed_first(handle: int, kind: int) -> bool:
-        monkeypatch.setattr(store, "_try_lock", try_lock)
-        if at == "before the lock":
-            remove_stale(tmp_path, ONE, shared=True)
-        else:
-            holder.append(os.open(folder, os.O_RDONLY))
-            assert try_lock(holder[0], fcntl.LOCK_EX)
-            folder.rename(tmp_path / ".removing-it")
-        if written_again:
-            write(tmp_path, BEFORE)
-        return try_lock(handle, kind)
-
-    monkeypatch.setattr(store, "_try_lock", removed_first)
-    with pytest.raises(FileNotFoundError), in_use(folder):
-        pass
-    for handle in holder:
-        os.close(handle)
-    if written_again:  # the next try holds what lies there now
-        with in_use(folder):
-            remove_stale(tmp_path, ONE, shared=True)
-            assert is_whole(folder)
-
-
-def test_what_is_being_written_is_not_removed_and_what_was_left_is(tmp_path: Path) -> None:
-    (tmp_path / ".making-left").mkdir()
-    with being_written(tmp_path, OTHER) as folder:
-        remove_stale(tmp_path, ONE, shared=True)
-        assert left(tmp_path) == {folder.name}
-        write_manifest(folder, OTHER, "a family", {}, {})
-    assert left(tmp_path) == {OTHER.name}
+    assert not left(tmp_path)
 
 
 def test_of_two_that_write_the_first_counts(tmp_path: Path) -> None:
@@ -137,20 +88,15 @@ def test_one_at_a_time_writes_into_a_folder_and_who_waits_can_be_stopped(tmp_pat
         threading.Timer(0.2, stop.set).start()
         with pytest.raises(Stopped), one_at_a_time(tmp_path, stop):
             pass
-    with one_at_a_time(tmp_path, threading.Event()):
-        pass
+    with one_at_a_time(tmp_path, threading.Event()) as locked:
+        assert locked
     assert not left(tmp_path)
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_nobody_waits_and_nothing_is_removed(tmp_path: Path) -> None:
-    with one_at_a_time(tmp_path, threading.Event()), one_at_a_time(tmp_path, threading.Event()):
-        write(tmp_path, BEFORE)
-        write(tmp_path, ONE)
-    (tmp_path / ".making-left").mkdir()
-    with in_use(tmp_path / ONE.name):
-        remove_stale(tmp_path, ONE, shared=True)
-    assert left(tmp_path) == {ONE.name, BEFORE.name, ".making-left"}
+def test_without_locks_nobody_waits(tmp_path: Path) -> None:
+    with one_at_a_time(tmp_path, threading.Event()) as one, one_at_a_time(tmp_path, threading.Event()) as other:
+        assert not one and not other
 
 
 @pytest.fixture

@@ -34,22 +34,26 @@ def test_weights_that_are_lacking_or_renamed(name: str, tmp_path: Path, caplog: 
     with pytest.raises(ConfigurationError, match=tensor):
         load(with_weights(whole, tmp_path / "wrong", reshaped(tensor)), "2")
     want = bake_and_load({variable: f"{prefix}{whole}"}, tmp_path / "3")
-
-    def change(tensors: Tensors) -> Tensors:
-        return {**renamed("trainer.net.")(tensors), "trainer.net.extra": torch.zeros(1)}
-
-    changed = with_weights(whole, tmp_path / "renamed", change)
-    with caplog.at_level(logging.WARNING):
-        got = bake_and_load({variable: f"{prefix}{changed}"}, tmp_path / "4")
-    assert "'trainer.net.', which is left out" in caplog.text and "does not use: extra" in caplog.text
-    assert_same(embed(got.text, TEXTS[:3]).tolist(), embed(want.text, TEXTS[:3]))
-    assert_same(embed(got.image, pictures()[:2]).tolist(), embed(want.image, pictures()[:2]))
-    baked = tmp_path / "3"  # as what was baked before this was looked at
+    baked = Path(shutil.copytree(tmp_path / "3", tmp_path / "baked"))  # before this was looked at
     (path,) = baked.rglob("*.safetensors")
     lacking = with_weights(path.parent, tmp_path / "of-bake", without(tensor))
     shutil.copytree(lacking, path.parent, dirs_exist_ok=True)
     with pytest.raises(ConfigurationError, match=tensor):
         find_family(baked).load(baked, False)
+
+    def change(tensors: Tensors) -> Tensors:
+        return {**renamed("trainer.net.")(tensors), "trainer.net.extra": torch.zeros(1)}
+
+    changed = with_weights(whole, tmp_path / "renamed", change)
+    if name == "open_clip":  # which takes away the prefix of torch's trainers itself
+        with pytest.raises(ConfigurationError, match="renamed by a trainer"):
+            load(changed, "4")
+        return
+    with caplog.at_level(logging.WARNING):
+        got = bake_and_load({variable: f"{prefix}{changed}"}, tmp_path / "4")
+    assert "'trainer.net.', which is left out" in caplog.text and "does not use: extra" in caplog.text
+    assert_same(embed(got.text, TEXTS[:3]).tolist(), embed(want.text, TEXTS[:3]))
+    assert_same(embed(got.image, pictures()[:2]).tolist(), embed(want.image, pictures()[:2]))
 
 
 def test_the_text_part_is_whole_or_refused(tmp_path: Path) -> None:

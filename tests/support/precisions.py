@@ -12,8 +12,7 @@ import pytest
 from app.engines import ENGINES, OPENVINO, TORCH, openvino
 from app.errors import ConfigurationError
 from app.families.registry import find_family
-from app.models.compile import form_of
-from app.models.compiler import write_form
+from app.models.compile import form_of, write_form
 from app.models.load import load_model
 from app.models.store import is_whole
 from app.processors.padding import collate
