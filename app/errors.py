@@ -66,10 +66,6 @@ class UnsupportedEncoding(InvalidRequest):
     """The Content-Encoding of the body is not supported."""
 
 
-class BodyTimeout(InvalidRequest):
-    """The body did not arrive in time."""
-
-
 class TooLarge(InvalidRequest):
     """The request can never be taken, even by an idle server."""
 

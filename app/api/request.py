@@ -1,27 +1,33 @@
-"""A request beside its body: its path, its id, its token, and whether its client still waits."""
+"""The way of a request for vectors: its body is read within the budget and parsed, and its client may leave."""
 
 import asyncio
-import base64
-import hmac
-import itertools
-import os
-import re
+import contextlib
 import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from fastapi import Request
-from starlette.types import Scope
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
 
-from app.errors import ClientGone, Unauthorized
+from app.api.parse import VectorizeRequest
+from app.errors import ClientGone, InvalidRequest, TooLarge, UnsupportedEncoding
+from app.serving.budget import Admission, Budget
+from app.serving.metrics import Metrics
+from app.serving.service import Running, Service
 
 T = TypeVar("T")
+Items = TypeVar("Items", bound=VectorizeRequest)
 
 TIMELINE = "timeline"
 """The key in the scope of a traced request that holds its Timeline."""
 
-_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 # Most requests are answered before it is worth watching whether their client leaves.
 _WATCHED_AFTER = 0.05
+# How many bytes are decoded before the event loop has a turn.
+_PIECE = 128 * 1024
+# Bodies of more bytes are parsed off the event loop.
+_PARSED_AT_ONCE = 64 * 1024
 
 
 class Client:
@@ -64,43 +70,136 @@ class Client:
                 task.cancel()
 
 
-class RequestIDs:
-    """Gives each request its X-Request-ID: the caller's, or a new one."""
+class _Answer(Response):
+    """JSON in parts, each sent once the client has taken most of the one before. `end` is called after the last."""
+
+    def __init__(self, parts: list[bytes], end: Callable[[], None]) -> None:
+        self.status_code, self.background = 200, None
+        length = b"%d" % sum(map(len, parts))
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
+        self._parts = parts
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            for part in self._parts[:-1]:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": self._parts[-1]})
+        finally:
+            self._end()
+
+
+async def answer(
+    request: Request,
+    parse: Callable[[bytearray, int], Items],
+    compute: Callable[[Items, Running, Client], Awaitable[list[bytes]]],
+) -> Response:
+    """The answer to a request for vectors. `compute` gives the parts of its JSON; `parse` is called with the body and
+    the most items, off the event loop if the body is large.
+
+    Raises what these raise, and BodyTooLarge, TooLarge, Overloaded, UnsupportedEncoding, InvalidRequest, ClientGone.
+    """
+    metrics = metrics_of(request)
+    with contextlib.ExitStack() as share:
+        share.enter_context(metrics.request_seconds.time())
+        client = Client(request)
+        running = await service_of(request).running(client)
+        admission = running.budget.admit(client, _announced_bytes(request))
+        share.callback(admission.release)
+        body = await _read_body(request, client, running.budget, admission)
+        metrics.bytes_in.inc(len(body))
+        try:
+            if len(body) > _PARSED_AT_ONCE:
+                items = await asyncio.to_thread(parse, body, admission.max_items)
+            else:
+                items = parse(body, admission.max_items)
+        except TooLarge as error:
+            metrics.refused.labels(error.cause).inc()
+            raise
+        del body
+        await admission.take_items(len(items.texts) + len(items.images))
+        parts = await compute(items, running, client)
+        return _Answer(parts, share.pop_all().close)
+
+
+def service_of(request: Request) -> Service:
+    """The service of the app."""
+    service: Service = request.app.state.service
+    return service
+
+
+def metrics_of(request: Request) -> Metrics:
+    """The metrics of the app."""
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
+async def _read_body(request: Request, client: Client, budget: Budget, admission: Admission) -> bytearray:
+    """The whole body, gzip decoded. The connection ends a request that does not arrive in time."""
+    decoder = _Gunzip() if _is_gzip(request) else None
+    body = bytearray()
+    while not client.has_sent:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client left in the middle of its body")
+        client.has_sent = not message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        if decoder is None:
+            await admission.take_body(len(chunk))
+            body += chunk
+            continue
+        budget.check_body(decoder.taken + len(chunk))  # also ends a stream that decodes to nothing
+        for piece in decoder.decode(chunk):
+            await admission.take_body(len(piece))
+            body += piece
+            await asyncio.sleep(0)
+    if decoder is not None:
+        decoder.end()
+    admission.end_body()
+    return body
+
+
+def _announced_bytes(request: Request) -> int | None:
+    """The size of the decoded body, if the head says so."""
+    length = _header(request, b"content-length")
+    return int(length) if length.isdigit() and not _is_gzip(request) else None
+
+
+def _is_gzip(request: Request) -> bool:
+    encoding = _header(request, b"content-encoding").decode("latin-1").strip().lower().removeprefix("x-")
+    if encoding not in ("", "identity", "gzip"):
+        raise UnsupportedEncoding(f"the body is encoded as {encoding[:40]!r}; send it plain, or as gzip")
+    return encoding == "gzip"
+
+
+def _header(request: Request, name: bytes) -> bytes:
+    return b", ".join([value for each, value in request.scope["headers"] if each == name])
+
+
+class _Gunzip:
+    """Decodes in pieces of at most _PIECE bytes. Raises InvalidRequest."""
 
     def __init__(self) -> None:
-        self._prefix = os.urandom(8).hex()
-        self._numbers = itertools.count(1)
+        self.taken = 0
+        self._stream: zlib._Decompress | None = None
 
-    def of(self, scope: Scope) -> str:
-        """The id that the caller sent, if it is safe in a header and a log; else a new one."""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return str(value, "ascii")
-        return f"{self._prefix}{next(self._numbers):016x}"
+    def decode(self, chunk: bytes) -> Iterator[bytes]:
+        self.taken += len(chunk)
+        piece = b""
+        while chunk or len(piece) == _PIECE:
+            if self._stream is None:
+                self._stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            try:
+                piece = self._stream.decompress(chunk, _PIECE)
+            except zlib.error as error:
+                raise InvalidRequest("the body is not valid gzip") from error
+            yield piece
+            chunk = self._stream.unconsumed_tail
+            if self._stream.eof:  # another part may follow
+                piece, chunk, self._stream = b"", self._stream.unused_data, None
 
-
-def one_spelling(path: str) -> str:
-    """The path with single slashes, none at its end, and one /v1 before the paths of OpenAI's clients."""
-    path = re.sub(r"//+", "/", path) if "//" in path else path
-    if path.startswith(("/embeddings", "/models", "/v1/v1/")):
-        path = re.sub("^(/v1)*", "/v1", path)
-    return path if path == "/" else path.removesuffix("/")
-
-
-def check_token(scope: Scope, token: bytes) -> None:
-    """Raises Unauthorized without the token, as bearer or as the password of Basic with any user."""
-    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    scheme, _, given = header.partition(b" ")
-    given = given.strip()
-    if scheme.lower() == b"basic":
-        try:
-            given = base64.b64decode(given, validate=True).partition(b":")[2]
-        except ValueError:
-            given = b""
-    elif scheme.lower() != b"bearer":
-        given = b""
-    if not hmac.compare_digest(given, token):
-        raise Unauthorized(
-            "a token is needed: send the header Authorization: Bearer TOKEN, or the token as the password in "
-            "http://user:TOKEN@host:port"
-        )
+    def end(self) -> None:
+        """Raises InvalidRequest if the body is cut off."""
+        if self._stream is not None or not self.taken:
+            raise InvalidRequest("the gzip body ends too early")

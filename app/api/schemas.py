@@ -1,6 +1,5 @@
 """OpenAPI's description of the routes, and the JSON of POST /vectorize, straight from the arrays."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,15 +19,15 @@ _MEANING = {
     401: "The token is missing or wrong",
     408: "The request did not arrive in time",
     413: "More than the server can ever take at once",
-    414: "The address is too long",
     415: "The body's Content-Encoding is not supported",
     422: "An item, or the body, cannot be read; the error names it",
     431: "The head is too large",
     500: "The server failed",
     503: "Not now: the server is loading, full or broken",
 }
-# Any request may get these.
-_ALWAYS = (400, 401, 408, 414, 431, 500)
+
+OPEN = {"security": list[Any]()}
+"""The `openapi_extra` of a route that takes no token."""
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -39,10 +38,8 @@ def json_content(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def errors(*statuses: int) -> Responses:
-    """OpenAPI of the errors of a route, including those of every route."""
-    return {
-        status: {"description": _MEANING[status], **json_content(_ERROR)} for status in sorted({*_ALWAYS, *statuses})
-    }
+    """OpenAPI of errors."""
+    return {status: {"description": _MEANING[status], **json_content(_ERROR)} for status in statuses}
 
 
 VECTORIZE_REQUEST = {
@@ -66,17 +63,13 @@ VECTORIZE_RESPONSES: Responses = {
 }
 
 
-def describe_token(app: FastAPI, open_paths: re.Pattern[str]) -> None:
-    """Document that every path needs the token, except those that match `open_paths`."""
+def describe_token(app: FastAPI) -> None:
+    """Document that every route but the OPEN ones needs the token."""
     describe = app.openapi
 
     def described() -> dict[str, Any]:
-        document = describe()
-        document.setdefault("components", {})["securitySchemes"] = _SCHEMES
-        for path, operations in document["paths"].items():
-            for operation in operations.values():
-                operation["security"] = [] if open_paths.fullmatch(path) else [{name: []} for name in _SCHEMES]
-        return document
+        token = {"components": {"securitySchemes": _SCHEMES}, "security": [{name: []} for name in _SCHEMES]}
+        return {**describe(), **token}
 
     app.openapi = described  # type: ignore[method-assign]
 

@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from app.errors import (
-    BodyTimeout,
     ClientGone,
     InvalidRequest,
     ServiceError,
@@ -28,9 +27,8 @@ _log.addFilter(Throttle())
 # Status and headers; the first kind that fits counts.
 _ANSWERS: tuple[tuple[type[ServiceError], int, dict[str, str]], ...] = (
     (Unauthorized, 401, {"WWW-Authenticate": "Bearer"}),
-    (BodyTimeout, 408, {}),
     (TooLarge, 413, {}),
-    (UnsupportedEncoding, 415, {"Accept-Encoding": "gzip, deflate"}),
+    (UnsupportedEncoding, 415, {"Accept-Encoding": "gzip"}),
     (InvalidRequest, 422, {}),
     (ClientGone, 499, {}),
     (Unavailable, 503, {"Retry-After": "1"}),
@@ -49,29 +47,18 @@ _OPENAI_PATHS = re.compile(r"(?!.*vectorize).*(/v\d/|embed).*")
 
 def response_to(error: ServiceError, method: str, path: str) -> Response:
     """The answer to an error, in OpenAI's form on its paths; also logs a line."""
-    status, headers = _answer_to(error)
+    status, headers = next((status, headers) for kind, status, headers in _ANSWERS if isinstance(error, kind))
+    level = logging.DEBUG if isinstance(error, ClientGone) else logging.WARNING if status >= 500 else logging.INFO
     if path not in _PROBES:
-        _log_refusal(method, path, status, error, _level(error, status))
+        _log_refusal(method, path, status, error, level)
     return _json(str(error), status, headers, path, error.parameter)
 
 
-def _log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
-    """Log one line about a refused request, at most so many a second.
+def answer_http_errors(app: FastAPI, embeddings_api: bool) -> None:
+    """Answer starlette's errors, such as 404. `embeddings_api` tells whether there is POST /v1/embeddings."""
 
-    It leaves out a path that is not ours, for its sender may write anything there.
-    """
-    _log.log(level, "%s %s: %d, %s", method, path if path in _PATHS else "another path", status, cause)
-
-
-def add_error_handlers(app: FastAPI, embeddings_api: bool) -> None:
-    """Map every foreseen error to a response. `embeddings_api` tells whether there is POST /v1/embeddings."""
-
-    async def on_service_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ServiceError)
-        return response_to(error, request.method, request.scope["path"])
-
-    async def on_http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
         path, cause, headers = request.scope["path"], error.detail, error.headers
         if error.status_code == 405:
             allowed = _allowed(request)
@@ -81,18 +68,13 @@ def add_error_handlers(app: FastAPI, embeddings_api: bool) -> None:
         _log_refusal(request.method, path, error.status_code, cause)
         return _json(f"{request.method} {path}: {cause}", error.status_code, headers, path)
 
-    app.add_exception_handler(ServiceError, on_service_error)
-    app.add_exception_handler(HTTPException, on_http_error)
 
+def _log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
+    """Log one line about a refused request, at most so many a second.
 
-def _answer_to(error: ServiceError) -> tuple[int, dict[str, str]]:
-    return next((status, headers) for kind, status, headers in _ANSWERS if isinstance(error, kind))
-
-
-def _level(error: ServiceError, status: int) -> int:
-    if isinstance(error, ClientGone):
-        return logging.DEBUG
-    return logging.WARNING if status >= 500 else logging.INFO
+    It leaves out a path that is not ours, for its sender may write anything there.
+    """
+    _log.log(level, "%s %s: %d, %s", method, path if path in _PATHS else "another path", status, cause)
 
 
 def _allowed(request: Request) -> str:

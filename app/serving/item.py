@@ -1,17 +1,41 @@
-"""A caller, the job it waits for, and the items of a job."""
+"""A caller, the job it waits for, the items of a job, and when they waited, were prepared and were computed."""
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from app.errors import ServiceError
-from app.serving.timeline import Timeline
 from app.towers import Inputs, Vectors
 
 T = TypeVar("T")
+
+
+class Passage(NamedTuple):
+    """One item's way as far as it came. Seconds of time.monotonic(), 0 for what never was; `batch` counts the items
+    that were computed with it."""
+
+    taken: float
+    prepared: float
+    started: float
+    ended: float
+    batch: int
+
+
+@dataclass(slots=True)
+class Timeline:
+    """What became of one request: when its items were `added` to the queue, and what became of them, by kind.
+
+    `wanted` counts its items by kind, `cached` those whose vector was in the cache.
+    """
+
+    added: float | None = None
+    wanted: dict[str, int] = field(default_factory=dict)
+    cached: int = 0
+    passages: dict[str, list[Passage]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Caller(Protocol):
