@@ -1,15 +1,16 @@
 """What several processes (WORKERS) bring, and how far they carry: no GPU is needed.
 
-    python -m benchmarks.wide [--models demo/models] [--rounds 5] [--seconds 4] [--batch-ms 0]
+    python -m benchmarks.wide [--models demo/models] [--rounds 5] [--seconds 4] [--batch-ms 0] [--connections 16]
 
 The engine is replaced by one that takes a given time a batch (benchmarks/timed_engine.py), so that all else decides.
 In each round take turns: preparing alone in two processes (benchmarks/plain_prepare.py), the server in one process,
-and the server with two that take requests. Pictures of 800x600, then texts, from 16 connections of wrk (apt-get
+and the server with two that take requests. Pictures of 800x600, then texts, from connections of wrk (apt-get
 install wrk).
 
 Prints medians of items a second and their ratio to preparing alone. Then CPU milliseconds an item of each process and
 of the busiest thread of the one that computes: that thread serves all others, so it is the limit of a larger machine.
-wrk and the servers share the cores, while preparing alone has them to itself.
+wrk and the servers share the cores, while preparing alone has them to itself. What the device's thread takes for an
+item depends on how many it computes together: --connections 96 --batch-ms 50 makes batches as large as on a busy GPU.
 """
 
 import argparse
@@ -35,7 +36,6 @@ from benchmarks.plain_prepare import Form, plain_rate
 from benchmarks.servers import server
 
 WORKERS = (1, 2)
-CONNECTIONS = 16
 _PLAIN_PROCESSES = 2
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -48,19 +48,22 @@ class Measured:
     process: int
     rates: list[float] = field(default_factory=list)
     items: float = 0.0
+    batches: float = 0.0
     processes: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     device_threads: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def load(self, bodies: list[bytes], seconds: float) -> None:
+    def load(self, bodies: list[bytes], connections: int, seconds: float) -> None:
         """A round of it."""
         processes = processes_of(self.process)
-        before, answered = self._used(processes), self._answered()
-        got = by_wrk(self.port, bodies, CONNECTIONS, seconds)
+        before, (items, batches) = self._used(processes), self._counted()
+        got = by_wrk(self.port, bodies, connections, seconds)
         if got["failed"]:
             raise RuntimeError(f"{got['failed']:.0f} requests failed")
         self.rates.append(got["per_second"])
         # The second that does not count for the rate counts here, in both.
-        self.items += self._answered() - answered
+        now_items, now_batches = self._counted()
+        self.items += now_items - items
+        self.batches += now_batches - batches
         for total, now, then in zip(
             (self.processes, self.device_threads), self._used(processes), before, strict=True
         ):
@@ -75,11 +78,15 @@ class Measured:
         threads = Path(f"/proc/{processes['device']}/task").iterdir() if "device" in processes else ()
         return used, {thread.name: cpu_seconds(thread / "stat") for thread in threads}
 
-    def _answered(self) -> float:
-        """Requests answered with vectors until now; each has one item."""
+    def _counted(self) -> tuple[float, float]:
+        """Items and batches computed until now."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
-            found = re.search(rb'^clip_responses_total\{status="200"\} (\S+)', answer.read(), re.M)
-        return float(found[1]) if found else 0.0
+            metrics = answer.read()
+        items, batches = (
+            sum(map(float, re.findall(rb"^clip_batch_items_%s\{.*\} (\S+)" % name, metrics, re.M)))
+            for name in (b"sum", b"count")
+        )
+        return items, batches
 
 
 def cpu_seconds(stat: Path) -> float:
@@ -126,14 +133,15 @@ def compare(
     for _ in range(options.rounds):
         plain.append(plain_rate(form, bodies, options.seconds, _PLAIN_PROCESSES))
         for each in servers.values():
-            each.load(bodies, options.seconds)
+            each.load(bodies, options.connections, options.seconds)
     rate = median(each.per_second for each in plain)
     milliseconds = 1000 * median(each.cpu_seconds for each in plain)
-    print(f"{what}, {CONNECTIONS} connections, medians of {options.rounds} rounds of {options.seconds:g} s")
+    print(f"{what}, {options.connections} connections, medians of {options.rounds} rounds of {options.seconds:g} s")
     print(f"  preparing alone, {_PLAIN_PROCESSES} processes: {rate:.1f}/s, {milliseconds:.3f} ms of CPU an item")
     for workers, each in servers.items():
         ratio = median(ours / alone.per_second for ours, alone in zip(each.rates, plain, strict=True))
-        print(f"  WORKERS={workers}: {median(each.rates):.1f}/s, ratio {ratio:.3f}")
+        size = each.items / each.batches
+        print(f"  WORKERS={workers}: {median(each.rates):.1f}/s, ratio {ratio:.3f}, {size:.1f} in a batch")
         costs = {name: 1000 * seconds / each.items for name, seconds in each.processes.items()}
         print(f"    ms of CPU an item: {', '.join(f'{name} {cost:.3f}' for name, cost in costs.items())}")
         if each.device_threads:
@@ -161,6 +169,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
     parser.add_argument("--batch-ms", type=float, default=0.0, help="time that the engine takes for a batch")
+    parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
     print(f"{os.cpu_count()} CPUs, {options.batch_ms:g} ms a batch", flush=True)
     kinds = {

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import msgspec
+import numpy as np
 
 from app.errors import InvalidRequest, TooLarge
 
 _PIECE = 128 * 1024
+_WORTH_A_LOOK = 4096
 _MAX_DEPTH = 100
 # How many values a body may hold: so many for each item, and some beside. POST /v1/embeddings has six for a picture.
 _MAX_VALUES_AN_ITEM, _MAX_OTHER_VALUES = 10, 1000
@@ -196,6 +198,8 @@ class _Reader:
 
     def _unescaped(self, start: int, stop: int) -> bytes:
         """The UTF-8 of a part of a string that holds whole characters."""
+        if self._is_plain(start, stop):
+            return bytes(self._view[start:stop])
         piece = b"".join((b'"', self._view[start:stop], b'"'))
         try:
             return _string_decoder.decode(piece).encode()
@@ -206,6 +210,13 @@ class _Reader:
             if (end := self._end_of_characters(start, stop)) < stop:
                 self._fail_in_string(end)
             raise self._invalid("is not valid UTF-8") from None
+
+    def _is_plain(self, start: int, stop: int) -> bool:
+        """Whether a long part of a string, such as base64, is ASCII without escapes."""
+        if stop - start < _WORTH_A_LOOK or self._body.find(b"\\", start, stop) != -1:
+            return False
+        values = np.frombuffer(self._view[start:stop], np.uint8)
+        return bool(values.min() >= ord(" ") and values.max() < 0x7F)
 
     def _fail_in_string(self, at: int) -> NoReturn:
         if _HALF_A_PAIR.match(self._body, at):

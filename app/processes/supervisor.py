@@ -390,6 +390,7 @@ class Supervisor:
     def _end_devices(self) -> None:
         for device in self._devices:
             os.kill(device.process, signal.SIGTERM)
+            device.channel.close()  # it may wait for a word
         end = time.monotonic() + _STOP_SECONDS
         for device in self._devices:
             while os.waitpid(device.process, os.WNOHANG)[0] == 0:

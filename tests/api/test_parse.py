@@ -24,11 +24,12 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_pieces() -> Iterator[None]:
-    """Pieces so small that every body has some, and each way to cut a character comes up."""
+@pytest.fixture(autouse=True, scope="module", params=[1, 1000])
+def small_pieces(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Pieces so small that every body has some, and each way to cut a character comes up; read in both ways."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "_PIECE", 16)
+        patch.setattr(reader, "_WORTH_A_LOOK", request.param)
         yield
 
 

@@ -213,7 +213,9 @@ def become(job: _Job, program: str, base_path: list[str]) -> list[str]:
     os.environ.clear()
     os.environ.update(job.environment)
     os.chdir(job.folder)
-    os.getppid = lambda: job.parent  # the program that was started stands for this process
+    forked, parent_of_this = os.getpid(), os.getppid
+    # The program that was started stands for this process, and not for those that this one forks.
+    os.getppid = lambda: job.parent if os.getpid() == forked else parent_of_this()
     sys.executable = program
     arguments = job.arguments
     while arguments[0] == "-W":
