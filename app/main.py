@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
-from app.api import embeddings, page, routes
+from app.api import embeddings, page, routes, vectorize
 from app.api.entry import Entry
-from app.api.schemas import describe_token
+from app.api.schemas import describe_token, errors
 from app.api.status import answer_http_errors
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import first_line
@@ -118,7 +118,8 @@ def create_app(
     app.state.service = service
     app.state.metrics = metrics
     app.state.share = share
-    app.include_router(routes.router)
+    for router in (routes.router, vectorize.router):
+        app.include_router(router, responses=errors(400, 401, 408, 431, 500))  # which any request may get
     if settings.enable_page:
         app.include_router(page.router)
     if settings.enable_embeddings_api:
@@ -127,7 +128,7 @@ def create_app(
     token = settings.api_token.get_secret_value() if settings.api_token else None
     if token:
         describe_token(app)
-    app.add_middleware(Entry, vectorize=routes.vectorize, token=token, count=metrics.count_answer, tracer=tracer)
+    app.add_middleware(Entry, vectorize=vectorize.vectorize, token=token, count=metrics.count_answer, tracer=tracer)
     return app
 
 

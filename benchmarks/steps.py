@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from app.api.parse import parse_request
-from app.api.schemas import dump_response
+from app.api.vectorize import dump_response, parse_request
 from app.main import create_app
 from app.models.load import load_model
 from app.processors.padding import collate

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from app.api.parse_embeddings import EmbeddingsRequest, parse_embeddings
 from app.api.request import Client, answer, service_of
-from app.api.schemas import ROWS_AT_ONCE
+from app.api.vectorize import ROWS_AT_ONCE
 from app.errors import InvalidRequest, ServiceError
 from app.serving.service import Running
 from app.towers import Vectors

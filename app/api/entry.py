@@ -60,9 +60,8 @@ class Entry:
         identifier = self._identifier(scope)
         logs.request_id.set(identifier)
         started = False
-        trace = self._tracer.begin(identifier) if self._tracer is not None else None
-        if trace is not None:
-            scope[TIMELINE] = trace.timeline
+        timeline = None if self._tracer is None else self._tracer.begin(identifier)
+        scope[TIMELINE] = timeline
 
         async def send_counted(message: Message) -> None:
             nonlocal started
@@ -70,14 +69,14 @@ class Entry:
                 started = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", identifier.encode())]
                 self._count(path, message["status"])
-                if trace is not None:
-                    trace.finish()
+                if self._tracer is not None and timeline is not None:
+                    self._tracer.finish(timeline)
             await send(message)
 
         try:
             if self._token is not None and not _OPEN.fullmatch(path):
                 _check_token(scope, self._token)
-            if path == "/vectorize" and scope["method"] == "POST" and trace is None:
+            if path == "/vectorize" and scope["method"] == "POST" and timeline is None:
                 response = await self._vectorize(Request(scope, receive))
                 await response(scope, receive, send_counted)
             else:

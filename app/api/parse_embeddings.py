@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.api.parse import VectorizeRequest
 from app.api.reader import name_of, read_object, shown
+from app.api.request import Items
 from app.errors import InvalidRequest
 
 _EXAMPLE = '{"model": "any", "input": ["a red car", {"image": "<base64>"}]}'
@@ -46,7 +46,7 @@ _Part = tuple[str, bytes]
 
 
 @dataclass
-class EmbeddingsRequest(VectorizeRequest):
+class EmbeddingsRequest(Items):
     """Body of POST /v1/embeddings. `kinds` holds "texts" or "images" for each item of the input, in order;
     `parameter` is the key of the items."""
 

@@ -5,22 +5,22 @@ import contextlib
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.parse import VectorizeRequest
 from app.errors import ClientGone, InvalidRequest, TooLarge, UnsupportedEncoding
 from app.serving.budget import Admission, Budget
 from app.serving.metrics import Metrics
 from app.serving.service import Running, Service
 
 T = TypeVar("T")
-Items = TypeVar("Items", bound=VectorizeRequest)
+Parsed = TypeVar("Parsed", bound="Items")
 
 TIMELINE = "timeline"
-"""The key in the scope of a traced request that holds its Timeline."""
+"""The key in the scope that holds the Timeline of a traced request; None for others."""
 
 # Most requests are answered before it is worth watching whether their client leaves.
 _WATCHED_AFTER = 0.05
@@ -31,6 +31,14 @@ _PARSED_AT_ONCE = 64 * 1024
 _MAX_PICTURES_BYTES, _MAX_PICTURES_QUOTES = 512 * 1024, 100
 
 
+@dataclass
+class Items:
+    """The items of a request, as UTF-8."""
+
+    texts: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
+
+
 class Client:
     """The client that waits for an answer, since `arrived` by time.monotonic(): a Caller of serving.
 
@@ -39,7 +47,7 @@ class Client:
 
     def __init__(self, request: Request) -> None:
         self.arrived = time.monotonic()
-        self.timeline = request.scope.get(TIMELINE)
+        self.timeline = request.scope[TIMELINE]
         self.has_sent = False
         self._receive = request.receive
         self._gone = False
@@ -93,8 +101,8 @@ class _Answer(Response):
 
 async def answer(
     request: Request,
-    parse: Callable[[bytearray, int], Items],
-    compute: Callable[[Items, Running, Client], Awaitable[list[bytes]]],
+    parse: Callable[[bytearray, int], Parsed],
+    compute: Callable[[Parsed, Running, Client], Awaitable[list[bytes]]],
 ) -> Response:
     """The answer to a request for vectors. `compute` gives the parts of its JSON; `parse` is called with the body and
     the most items, off the event loop if the body is large.

@@ -1,19 +1,11 @@
-"""OpenAPI's description of the routes, and the JSON of POST /vectorize, straight from the arrays."""
+"""OpenAPI's description of the routes."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import orjson
 from fastapi import FastAPI
-
-from app.towers import Vectors
-
-ROWS_AT_ONCE = 64
+from pydantic import BaseModel
 
 _SCHEMES = {"bearer": {"type": "http", "scheme": "bearer"}, "basic": {"type": "http", "scheme": "basic"}}
-_STRINGS = {"type": ["array", "null"], "items": {"type": "string"}}
-_VECTORS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
-_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 _MEANING = {
     400: "Not HTTP",
     401: "The token is missing or wrong",
@@ -32,33 +24,30 @@ OPEN = {"security": list[Any]()}
 Responses = dict[int | str, dict[str, Any]]
 
 
-def json_content(schema: dict[str, Any]) -> dict[str, Any]:
-    """OpenAPI of a JSON body."""
-    return {"content": {"application/json": {"schema": schema}}}
+class _Items(BaseModel):
+    texts: list[str] | None = None
+    images: list[str] | None = None
+
+
+class _Vectors(BaseModel):
+    textVectors: list[list[float]]
+    imageVectors: list[list[float]]
+
+
+class _Error(BaseModel):
+    error: str
 
 
 def errors(*statuses: int) -> Responses:
     """OpenAPI of errors."""
-    return {status: {"description": _MEANING[status], **json_content(_ERROR)} for status in statuses}
+    return {status: {"description": _MEANING[status], "model": _Error} for status in statuses}
 
 
 VECTORIZE_REQUEST = {
-    "requestBody": {
-        "required": True,
-        **json_content({"type": "object", "properties": {"texts": _STRINGS, "images": _STRINGS}}),
-    }
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _Items.model_json_schema()}}}
 }
 VECTORIZE_RESPONSES: Responses = {
-    200: {
-        "description": "A vector for each item, in order",
-        **json_content(
-            {
-                "type": "object",
-                "properties": {"textVectors": _VECTORS, "imageVectors": _VECTORS},
-                "required": ["textVectors", "imageVectors"],
-            }
-        ),
-    },
+    200: {"description": "A vector for each item, in order", "model": _Vectors},
     **errors(413, 415, 422, 503),
 }
 
@@ -68,22 +57,9 @@ def describe_token(app: FastAPI) -> None:
     describe = app.openapi
 
     def described() -> dict[str, Any]:
-        token = {"components": {"securitySchemes": _SCHEMES}, "security": [{name: []} for name in _SCHEMES]}
-        return {**describe(), **token}
+        document = describe()
+        document["components"]["securitySchemes"] = _SCHEMES
+        document["security"] = [{name: []} for name in _SCHEMES]
+        return document
 
     app.openapi = described  # type: ignore[method-assign]
-
-
-def dump_response(texts: Vectors, images: Vectors) -> list[bytes]:
-    """The parts of the response body, straight from two float32 arrays of shape (items, width)."""
-    return [b'{"textVectors":', *_dump_rows(texts), b',"imageVectors":', *_dump_rows(images), b"}"]
-
-
-def _dump_rows(rows: Vectors) -> Iterator[bytes]:
-    # A few rows a call: orjson holds the interpreter's lock, which other threads need.
-    separator = b"["
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        some = orjson.dumps(rows[start : start + ROWS_AT_ONCE], option=orjson.OPT_SERIALIZE_NUMPY)
-        yield separator + some[1:-1]
-        separator = b","
-    yield b"]" if len(rows) else b"[]"

@@ -36,63 +36,13 @@ _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _once_a_minute = Throttle(most=1, seconds=60)
 
 
-class RequestTrace:
-    """Adds to the span of one request what its `timeline` records."""
-
-    def __init__(self, tracer: trace.Tracer, span: trace.Span, request_id: str) -> None:
-        self.timeline = Timeline()
-        self._tracer, self._span = tracer, span
-        self._began = time.monotonic()
-        self._epoch = time.time() - self._began
-        span.set_attribute("clip.request_id", request_id)
-
-    def finish(self) -> None:
-        """Call this once, before sending the answer, with which FastAPI ends the span."""
-        timeline = self.timeline
-        counts = {**timeline.wanted, "cached": timeline.cached}
-        self._span.set_attributes({f"clip.{name}": count for name, count in counts.items() if count})
-        if timeline.added is not None:
-            self._add("receiving", self._began, timeline.added)
-            for kind, passages in timeline.passages.items():
-                self._add_phases(kind, passages, timeline.added, time.monotonic())
-
-    def _add_phases(self, kind: str, passages: Sequence[Passage], added: float, over: float) -> None:
-        """Add a span for each phase that began; one that did not end is given the end of the request, `over`.
-
-        An item that an earlier request asked for too may have been taken before this request was `added`.
-        """
-        taken = _first(each.taken for each in passages)
-        prepared = _first(each.prepared for each in passages)
-        started = _first(each.started for each in passages)
-        attributes: dict[str, str | int] = {"clip.kind": kind, "clip.items": len(passages)}
-        for name, start, end in (
-            ("waiting", added, taken),
-            ("preparing", taken, max(each.prepared for each in passages)),
-            ("waiting", prepared, started),
-            ("computing", started, max(each.ended for each in passages)),
-        ):
-            if name == "computing" and (batch := max(each.batch for each in passages)):
-                attributes["clip.batch_items"] = batch
-            if start:
-                self._add(name, max(added, start), max(added, start, end) if end else over, attributes)
-
-    def _add(self, name: str, start: float, end: float, attributes: Mapping[str, str | int] | None = None) -> None:
-        """Add a child span that has ended. Times are seconds of time.monotonic()."""
-        began, ended = (int((self._epoch + moment) * 1e9) for moment in (start, end))
-        inside = trace.set_span_in_context(self._span)
-        self._tracer.start_span(name, inside, attributes=attributes, start_time=began).end(ended)
-
-
-def _first(moments: Iterable[float]) -> float:
-    return min(filter(None, moments), default=0.0)
-
-
 class Tracer:
-    """Makes the spans of requests; `close` sends the remaining ones."""
+    """Adds to the span of each request what happened to its items; `close` sends the remaining spans."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("multi2vec-clip", VERSION)
+        self._epoch = 0.0
         for name in ("opentelemetry.baggage", "opentelemetry.trace"):
             # Their warnings quote what clients send in headers, once per request.
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -109,10 +59,21 @@ class Tracer:
             "exclude": lambda scope: one_spelling(scope["path"]) in _UNTRACED,
         }
 
-    def begin(self, request_id: str) -> RequestTrace | None:
-        """The trace of a request that has just arrived; None if its span is not recorded."""
+    def begin(self, request_id: str) -> Timeline | None:
+        """What records a request that has just arrived; None if its span is not recorded."""
         span = trace.get_current_span()
-        return RequestTrace(self._tracer, span, request_id) if span.is_recording() else None
+        span.set_attribute("clip.request_id", request_id)
+        return Timeline() if span.is_recording() else None
+
+    def finish(self, timeline: Timeline) -> None:
+        """Add what was recorded. Call it before the answer is sent, with which FastAPI ends the span."""
+        self._epoch = time.time() - time.monotonic()
+        counts = {**timeline.wanted, "cached": timeline.cached}
+        trace.get_current_span().set_attributes({f"clip.{name}": count for name, count in counts.items() if count})
+        if timeline.added is not None:
+            self._add("receiving", timeline.began, timeline.added)
+            for kind, passages in timeline.passages.items():
+                self._add_phases(kind, passages, timeline.added)
 
     def close(self) -> None:
         """Send the remaining spans, for at most a second, since the collector may be gone."""
@@ -121,6 +82,35 @@ class Tracer:
         thread.join(_CLOSE_SECONDS)
         if thread.is_alive():
             _log.warning("the last spans did not reach the collector within %g s", _CLOSE_SECONDS)
+
+    def _add_phases(self, kind: str, passages: Sequence[Passage], added: float) -> None:
+        """Add a span for each phase that began; one that did not end lasts until now.
+
+        An item that an earlier request asked for too may have been taken before this request was `added`.
+        """
+        taken = _first(each.taken for each in passages)
+        prepared = _first(each.prepared for each in passages)
+        started = _first(each.started for each in passages)
+        attributes: dict[str, str | int] = {"clip.kind": kind, "clip.items": len(passages)}
+        for name, start, end in (
+            ("waiting", added, taken),
+            ("preparing", taken, max(each.prepared for each in passages)),
+            ("waiting", prepared, started),
+            ("computing", started, max(each.ended for each in passages)),
+        ):
+            if name == "computing" and (batch := max(each.batch for each in passages)):
+                attributes["clip.batch_items"] = batch
+            if start:
+                self._add(name, max(added, start), max(added, start, end or time.monotonic()), attributes)
+
+    def _add(self, name: str, start: float, end: float, attributes: Mapping[str, str | int] | None = None) -> None:
+        """Add a child of the current span that has ended. Times are seconds of time.monotonic()."""
+        began, ended = (int((self._epoch + moment) * 1e9) for moment in (start, end))
+        self._tracer.start_span(name, attributes=attributes, start_time=began).end(ended)
+
+
+def _first(moments: Iterable[float]) -> float:
+    return min(filter(None, moments), default=0.0)
 
 
 def open_tracer(environment: Mapping[str, str]) -> Tracer:

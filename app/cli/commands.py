@@ -91,7 +91,7 @@ async def _print_embedded(settings: Settings, texts: Sequence[str], images: Sequ
 
     Raises ConfigurationError if there is nothing to embed, a file cannot be read or an item is at fault.
     """
-    from app.api.schemas import dump_response
+    from app.api.vectorize import dump_response
 
     if not texts and not images:
         raise ConfigurationError("there is nothing to embed; give --text or --image")

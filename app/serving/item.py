@@ -27,11 +27,12 @@ class Passage(NamedTuple):
 
 @dataclass(slots=True)
 class Timeline:
-    """What became of one request: when its items were `added` to the queue, and what became of them, by kind.
+    """One request: when it `began`, when its items were `added` to the queue, and what became of them, by kind.
 
     `wanted` counts its items by kind, `cached` those whose vector was in the cache.
     """
 
+    began: float = field(default_factory=time.monotonic)
     added: float | None = None
     wanted: dict[str, int] = field(default_factory=dict)
     cached: int = 0

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import app.api.reader as reader
-from app.api.parse import parse_request
+from app.api.vectorize import parse_request
 from app.errors import InvalidRequest, TooLarge
 from tests.support.search import times
 
