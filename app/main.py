@@ -16,8 +16,7 @@ from fastapi.telemetry import TelemetryConfig
 
 from app.api import embeddings, page, routes, vectorize
 from app.api.entry import Entry
-from app.api.schemas import describe_token, errors
-from app.api.status import answer_http_errors
+from app.api.status import answer_http_errors, errors
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import first_line
 from app.models.bake import load_named_model
@@ -126,8 +125,6 @@ def create_app(
         app.include_router(embeddings.router)
     answer_http_errors(app, settings.enable_embeddings_api)
     token = settings.api_token.get_secret_value() if settings.api_token else None
-    if token:
-        describe_token(app)
     app.add_middleware(Entry, vectorize=vectorize.vectorize, token=token, count=metrics.count_answer, tracer=tracer)
     return app
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from app.api.request import metrics_of, service_of
-from app.api.schemas import OPEN, errors
+from app.api.status import errors
 
 router = APIRouter()
 
@@ -13,21 +13,21 @@ async def meta(request: Request) -> Response:
     return Response((await service_of(request).running()).meta, media_type="application/json")
 
 
-@router.get("/.well-known/live", status_code=204, openapi_extra=OPEN)
-@router.head("/.well-known/live", status_code=204, openapi_extra=OPEN)
+@router.get("/.well-known/live", status_code=204)
+@router.head("/.well-known/live", status_code=204)
 async def live(_: Request) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/.well-known/ready", status_code=204, responses=errors(503), openapi_extra=OPEN)
-@router.head("/.well-known/ready", status_code=204, responses=errors(503), openapi_extra=OPEN)
+@router.get("/.well-known/ready", status_code=204, responses=errors(503))
+@router.head("/.well-known/ready", status_code=204, responses=errors(503))
 async def ready(request: Request) -> Response:
     service_of(request).check_ready()
     return Response(status_code=204)
 
 
-@router.get("/health", responses={200: {"description": "Ready"}, **errors(503)}, openapi_extra=OPEN)
-@router.head("/health", responses=errors(503), openapi_extra=OPEN)
+@router.get("/health", responses={200: {"description": "Ready"}, **errors(503)})
+@router.head("/health", responses=errors(503))
 async def health(request: Request) -> Response:
     """The same as /.well-known/ready, for platforms that accept only 200."""
     service_of(request).check_ready()

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -34,6 +35,17 @@ _ANSWERS: tuple[tuple[type[ServiceError], int, dict[str, str]], ...] = (
     (Unavailable, 503, {"Retry-After": "1"}),
     (ServiceError, 500, {}),
 )
+_MEANING = {
+    400: "Not HTTP",
+    401: "The token is missing or wrong",
+    408: "The request did not arrive in time",
+    413: "More than the server can ever take at once",
+    415: "The body's Content-Encoding is not supported",
+    422: "An item, or the body, cannot be read; the error names it",
+    431: "The head is too large",
+    500: "The server failed",
+    503: "Not now: the server is loading, full or broken",
+}
 # OpenAI's codes; most errors have none.
 _CODES = {401: "invalid_api_key", 404: "not_found"}
 _PATHS = frozenset({"/", "/vectorize", "/meta", "/metrics", "/about", "/health", "/v1/embeddings", "/v1/models"})
@@ -43,6 +55,15 @@ _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 # Paths that clients of OpenAI's API, or of one like it, call.
 _OPENAI_PATHS = re.compile(r"(?!.*vectorize).*(/v\d/|embed).*")
+
+
+class _Error(BaseModel):
+    error: str
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI of errors."""
+    return {status: {"description": _MEANING[status], "model": _Error} for status in statuses}
 
 
 def response_to(error: ServiceError, method: str, path: str) -> Response:

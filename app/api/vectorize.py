@@ -6,10 +6,11 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
 from app.api.reader import name_of, read_object, shown
 from app.api.request import Client, Items, answer
-from app.api.schemas import VECTORIZE_REQUEST, VECTORIZE_RESPONSES
+from app.api.status import errors
 from app.errors import InvalidRequest
 from app.serving.service import Running
 from app.towers import Vectors
@@ -23,7 +24,24 @@ _MISSPELT = {"text": "texts", "texts": "texts", "image": "images", "images": "im
 _EXAMPLE = '{"texts": ["a red car"], "images": ["<base64>"]}'
 
 
-@router.post("/vectorize", responses=VECTORIZE_RESPONSES, openapi_extra=VECTORIZE_REQUEST)
+class _Request(BaseModel):
+    """For OpenAPI alone, as _Vectors."""
+
+    texts: list[str] | None = None
+    images: list[str] | None = None
+
+
+class _Vectors(BaseModel):
+    textVectors: list[list[float]]
+    imageVectors: list[list[float]]
+
+
+_BODY = {"required": True, "content": {"application/json": {"schema": _Request.model_json_schema()}}}
+
+
+@router.post(
+    "/vectorize", response_model=_Vectors, responses=errors(413, 415, 422, 503), openapi_extra={"requestBody": _BODY}
+)
 async def vectorize(request: Request) -> Response:
     return await answer(request, parse_request, _compute)
 
