@@ -13,9 +13,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.api.parse_embeddings import EmbeddingsRequest, parse_embeddings
-from app.api.request import Client, answer, service_of
+from app.api.request import answer, service_of
 from app.api.vectorize import ROWS_AT_ONCE
 from app.errors import InvalidRequest, ServiceError
+from app.serving.item import Caller
 from app.serving.service import Running
 from app.towers import Vectors
 
@@ -28,7 +29,7 @@ async def embeddings(request: Request) -> Response:
     return await answer(request, parse_embeddings, _embeddings)
 
 
-async def _embeddings(items: EmbeddingsRequest, running: Running, client: Client) -> list[bytes]:
+async def _embeddings(items: EmbeddingsRequest, running: Running, client: Caller) -> list[bytes]:
     width = running.model.width
     if items.dimensions not in (None, width):
         raise InvalidRequest(

@@ -2,28 +2,25 @@
 
 import asyncio
 import contextlib
-import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import ClientGone, InvalidRequest, TooLarge, UnsupportedEncoding
 from app.serving.budget import Admission, Budget
+from app.serving.item import Caller
 from app.serving.metrics import Metrics
 from app.serving.service import Running, Service
 
-T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound="Items")
 
 TIMELINE = "timeline"
 """The key in the scope that holds the Timeline of a traced request; None for others."""
 
-# Most requests are answered before it is worth watching whether their client leaves.
-_WATCHED_AFTER = 0.05
 # How many bytes are decoded before the event loop has a turn.
 _PIECE = 128 * 1024
 # Bodies of more bytes are parsed off the event loop, unless they are a few pictures: waking a thread takes longer.
@@ -37,46 +34,6 @@ class Items:
 
     texts: list[bytes] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
-
-
-class Client:
-    """The client that waits for an answer, since `arrived` by time.monotonic(): a Caller of serving.
-
-    Set `has_sent` once the body is read: from then on it notices that the client leaves.
-    """
-
-    def __init__(self, request: Request) -> None:
-        self.arrived = time.monotonic()
-        self.timeline = request.scope[TIMELINE]
-        self.has_sent = False
-        self._receive = request.receive
-        self._gone = False
-
-    async def wait(self, future: asyncio.Future[T]) -> T:
-        """The future's result. Cancels the future and raises ClientGone once the client has left."""
-        watching: list[asyncio.Task[None]] = []
-
-        async def cancel_when_gone() -> None:
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            self._gone = True
-            future.cancel()
-
-        def watch() -> None:
-            watching.append(asyncio.ensure_future(cancel_when_gone()))
-
-        timer = asyncio.get_running_loop().call_later(_WATCHED_AFTER, watch) if self.has_sent else None
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if self._gone:
-                raise ClientGone("the client closed the connection") from None
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            for task in watching:
-                task.cancel()
 
 
 class _Answer(Response):
@@ -102,7 +59,7 @@ class _Answer(Response):
 async def answer(
     request: Request,
     parse: Callable[[bytearray, int], Parsed],
-    compute: Callable[[Parsed, Running, Client], Awaitable[list[bytes]]],
+    compute: Callable[[Parsed, Running, Caller], Awaitable[list[bytes]]],
 ) -> Response:
     """The answer to a request for vectors. `compute` gives the parts of its JSON; `parse` is called with the body and
     the most items, off the event loop if the body is large.
@@ -112,7 +69,12 @@ async def answer(
     metrics = metrics_of(request)
     with contextlib.ExitStack() as share:
         share.enter_context(metrics.request_seconds.time())
-        client = Client(request)
+
+        async def left() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        client = Caller(left, request.scope[TIMELINE])
         running = await service_of(request).running(client)
         admission = running.budget.admit(client, _announced_bytes(request))
         share.callback(admission.release)
@@ -139,18 +101,14 @@ def _is_quick(body: bytearray) -> bool:
 
 
 def service_of(request: Request) -> Service:
-    """The service of the app."""
-    service: Service = request.app.state.service
-    return service
+    return cast(Service, request.app.state.service)
 
 
 def metrics_of(request: Request) -> Metrics:
-    """The metrics of the app."""
-    metrics: Metrics = request.app.state.metrics
-    return metrics
+    return cast(Metrics, request.app.state.metrics)
 
 
-async def _read_body(request: Request, client: Client, budget: Budget, admission: Admission) -> bytearray:
+async def _read_body(request: Request, client: Caller, budget: Budget, admission: Admission) -> bytearray:
     """The whole body, gzip decoded. The connection ends a request that does not arrive in time."""
     decoder = _Gunzip() if _is_gzip(request) else None
     body = bytearray()

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from app.api.reader import name_of, read_object, shown
-from app.api.request import Client, Items, answer
+from app.api.request import Items, answer
 from app.api.status import errors
 from app.errors import InvalidRequest
+from app.serving.item import Caller
 from app.serving.service import Running
 from app.towers import Vectors
 
@@ -46,7 +47,7 @@ async def vectorize(request: Request) -> Response:
     return await answer(request, parse_request, _compute)
 
 
-async def _compute(items: Items, running: Running, client: Client) -> list[bytes]:
+async def _compute(items: Items, running: Running, client: Caller) -> list[bytes]:
     texts, images = await running.preparing.vectorize(items.texts, items.images, client)
     if len(texts) + len(images) > ROWS_AT_ONCE:
         return await asyncio.to_thread(dump_response, texts, images)

@@ -19,7 +19,7 @@ from rich.table import Table
 from app.cli.arguments import Arguments
 from app.cli.bake import busy
 from app.errors import CompilingFailed, ConfigurationError, ServiceError
-from app.serving.item import StayingCaller
+from app.serving.item import Caller
 from app.settings import Settings, load_settings
 from app.towers import Vectors
 
@@ -80,7 +80,7 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
         try:
             running = await service.running()
             started = time.perf_counter()
-            rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, StayingCaller())
+            rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, Caller())
         except ServiceError as error:
             raise ConfigurationError(str(error)) from error
         return _Embedded(*rows, time.perf_counter() - started, running.model.title)

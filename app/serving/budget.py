@@ -30,9 +30,7 @@ _MAX_REQUESTS = 2 * 2**30
 _BODY = 0.6
 # Per number: the float32, its JSON, and both once more while parts are joined.
 _ANSWER_BYTES = 30
-# What a picture takes at most while it is prepared: per pixel, and for a decoder process besides.
-_PIXEL_BYTES, _DECODER_BYTES = 24, 40 * MIB
-# How much of it is kept for the next pictures (see picture.py): share, bytes per preparing thread, and at most.
+# How much of the pictures' memory is kept for the next ones: share, bytes per preparing thread, and at most.
 _KEPT, _KEPT_A_THREAD, _MAX_KEPT = 0.25, 64 * MIB, 256 * MIB
 _SMALL_BODY, _SMALL_ITEMS, _SMALL_PICTURE = 64 * 1024, 16, 16 * MIB
 # Preparing ends long before: only a decoder that hangs holds its memory for so long.
@@ -64,10 +62,8 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
     requests = min(_MAX_REQUESTS, int(_REQUESTS * free))
     largest = requests // 2
     item_bytes = width * _ANSWER_BYTES
-    max_kept = min(threads * _KEPT_A_THREAD, _MAX_KEPT)
-    picture = (settings.max_pixels or MAX_PIXELS) * _PIXEL_BYTES + _DECODER_BYTES
-    pictures = min(threads * picture * 8 // 7 + max_kept, int(_PICTURES * free))
-    kept = min(max_kept, int(_KEPT * pictures))
+    pictures = int(_PICTURES * free)
+    kept = min(threads * _KEPT_A_THREAD, _MAX_KEPT, int(_KEPT * pictures))
     return Limits(
         request_bytes=requests,
         max_body=min(settings.max_body_bytes, int(_BODY * largest)),

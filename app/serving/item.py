@@ -6,12 +6,15 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from app.errors import ServiceError
+from app.errors import ClientGone, ServiceError
 from app.towers import Inputs, Vectors
 
 T = TypeVar("T")
+
+# Most requests are answered before it is worth watching whether their client leaves.
+_WATCHED_AFTER = 0.05
 
 
 class Passage(NamedTuple):
@@ -39,27 +42,46 @@ class Timeline:
     passages: dict[str, list[Passage]] = field(default_factory=lambda: defaultdict(list))
 
 
-class Caller(Protocol):
-    """Who waits for a job, since `arrived` by time.monotonic(). `timeline` records what becomes of it."""
-
-    arrived: float
-    timeline: Timeline | None
-
-    def wait(self, future: asyncio.Future[T]) -> Awaitable[T]:
-        """The future's result; raises ClientGone once the caller has left."""
-        ...
+async def _never() -> None:
+    await asyncio.get_running_loop().create_future()
 
 
-class StayingCaller:
-    """A Caller that never leaves, since now."""
+class Caller:
+    """Who waits for a job, since `arrived` by time.monotonic(). `timeline`, if any, records what becomes of it.
 
-    timeline: Timeline | None = None
+    `left` returns once the caller has left. It is not called before `has_sent` is true, nor for quick answers.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, left: Callable[[], Awaitable[None]] = _never, timeline: Timeline | None = None) -> None:
         self.arrived = time.monotonic()
+        self.timeline = timeline
+        self.has_sent = False
+        self._left = left
+        self._is_gone = False
+        self._watching: asyncio.Task[None] | None = None
 
     async def wait(self, future: asyncio.Future[T]) -> T:
-        return await future
+        """The future's result. Cancels the future and raises ClientGone once the caller has left."""
+        timer = asyncio.get_running_loop().call_later(_WATCHED_AFTER, self._watch, future) if self.has_sent else None
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self._is_gone:
+                raise ClientGone("the client closed the connection") from None
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._watching is not None:
+                self._watching.cancel()
+
+    def _watch(self, future: asyncio.Future[Any]) -> None:
+        self._watching = asyncio.ensure_future(self._cancel_when_gone(future))
+
+    async def _cancel_when_gone(self, future: asyncio.Future[Any]) -> None:
+        await self._left()
+        self._is_gone = True
+        future.cancel()
 
 
 class Stage(Enum):
