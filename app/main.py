@@ -218,18 +218,12 @@ def _json(meta: dict[str, Any]) -> bytes:
     return json.dumps(json.loads(json.dumps(meta), parse_constant=lambda _: None)).encode()
 
 
-def _traces_are_wanted(environment: Mapping[str, str]) -> bool:
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip()
-    if exporter:
-        return exporter != "none"
-    return any(environment.get(f"OTEL_EXPORTER_OTLP{signal}_ENDPOINT") for signal in ("", "_TRACES"))
-
-
-def _open_tracer(environment: Mapping[str, str], level: int = logging.WARNING) -> "Tracer | None":
+def _open_tracer(environment: Mapping[str, str], level: int) -> "Tracer | None":
     """The tracer that OpenTelemetry's variables ask for; if it cannot be made, the log says why, at `level`."""
-    if not _traces_are_wanted(environment):
+    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip()
+    is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none"
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if is_off or not (exporter or any(map(environment.get, endpoints))):
         return None
     try:
         from app.api.tracing import open_tracer

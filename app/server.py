@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -112,17 +111,15 @@ class Server(uvicorn.Server):
             return 0.0
         return drain_delay(self._settings)
 
-    def _connections(self) -> Sequence[Any]:
+    def _connections(self) -> list[Any]:
         return list(self.server_state.connections)
 
 
 def make_server(app: FastAPI) -> Server:
-    """The server of an app that create_app() made."""
     return Server(make_config(app), app.state.service, app.state.settings)
 
 
 def make_config(app: FastAPI) -> uvicorn.Config:
-    """How uvicorn serves an app that create_app() made."""
     return uvicorn.Config(
         app,
         loop="uvloop",

@@ -48,14 +48,12 @@ async def _embeddings(items: EmbeddingsRequest, running: Running, client: Caller
 
 @router.get("/v1/models", include_in_schema=False)
 async def models(request: Request) -> Response:
-    """The one model that is served."""
     running = await service_of(request).running()
     return JSONResponse({"object": "list", "data": [_model(running.about["model"])]})
 
 
 @router.get("/v1/models/{name:path}", include_in_schema=False)
 async def model(request: Request, name: str) -> Response:
-    """The model, if that is its name."""
     running = await service_of(request).running()
     served = running.about["model"]
     if name != served:

@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import ClientGone, InvalidRequest, TooLarge, UnsupportedEncoding
-from app.serving.budget import Admission, Budget
+from app.serving.budget import Admission
 from app.serving.item import Caller
 from app.serving.metrics import Metrics
 from app.serving.service import Running, Service
@@ -21,8 +21,8 @@ Parsed = TypeVar("Parsed", bound="Items")
 TIMELINE = "timeline"
 """The key in the scope that holds the Timeline of a traced request; None for others."""
 
-# How many bytes are decoded before the event loop has a turn.
-_PIECE = 128 * 1024
+# How many bytes are decoded at once, and of what (see zlib.decompressobj).
+_PIECE, _GZIP = 128 * 1024, 16 + zlib.MAX_WBITS
 # Bodies of more bytes are parsed off the event loop, unless they are a few pictures: waking a thread takes longer.
 _PARSED_AT_ONCE = 64 * 1024
 _MAX_PICTURES_BYTES, _MAX_PICTURES_QUOTES = 512 * 1024, 100
@@ -75,10 +75,10 @@ async def answer(
                 pass
 
         client = Caller(left, request.scope[TIMELINE])
-        running = await service_of(request).running(client)
+        running = await service_of(request).running()
         admission = running.budget.admit(client, _announced_bytes(request))
         share.callback(admission.release)
-        body = await _read_body(request, client, running.budget, admission)
+        body = await _read_body(request, client, admission)
         metrics.bytes_in.inc(len(body))
         try:
             if _is_quick(body):
@@ -108,7 +108,7 @@ def metrics_of(request: Request) -> Metrics:
     return cast(Metrics, request.app.state.metrics)
 
 
-async def _read_body(request: Request, client: Caller, budget: Budget, admission: Admission) -> bytearray:
+async def _read_body(request: Request, client: Caller, admission: Admission) -> bytearray:
     """The whole body, gzip decoded. The connection ends a request that does not arrive in time."""
     decoder = _Gunzip() if _is_gzip(request) else None
     body = bytearray()
@@ -118,15 +118,11 @@ async def _read_body(request: Request, client: Caller, budget: Budget, admission
             raise ClientGone("the client left in the middle of its body")
         client.has_sent = not message.get("more_body", False)
         chunk: bytes = message.get("body", b"")
-        if decoder is None:
-            await admission.take_body(len(chunk))
-            body += chunk
-            continue
-        budget.check_body(decoder.taken + len(chunk))  # also ends a stream that decodes to nothing
-        for piece in decoder.decode(chunk):
+        for piece in (chunk,) if decoder is None else decoder.decode(chunk):
             await admission.take_body(len(piece))
             body += piece
-            await asyncio.sleep(0)
+            if len(piece) == _PIECE:  # it may be the first of thousands
+                await asyncio.sleep(0)
     if decoder is not None:
         decoder.end()
     admission.end_body()
@@ -154,15 +150,13 @@ class _Gunzip:
     """Decodes in pieces of at most _PIECE bytes. Raises InvalidRequest."""
 
     def __init__(self) -> None:
-        self.taken = 0
-        self._stream: zlib._Decompress | None = None
+        self._stream: zlib._Decompress | None = zlib.decompressobj(_GZIP)
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
-        self.taken += len(chunk)
         piece = b""
         while chunk or len(piece) == _PIECE:
             if self._stream is None:
-                self._stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
+                self._stream = zlib.decompressobj(_GZIP)
             try:
                 piece = self._stream.decompress(chunk, _PIECE)
             except zlib.error as error:
@@ -174,5 +168,5 @@ class _Gunzip:
 
     def end(self) -> None:
         """Raises InvalidRequest if the body is cut off."""
-        if self._stream is not None or not self.taken:
+        if self._stream is not None:
             raise InvalidRequest("the gzip body ends too early")

@@ -178,7 +178,6 @@ class Admission:
         await self._take(self._budget.items, count * self._budget.limits.item_bytes)
 
     def release(self) -> None:
-        """Give everything back."""
         for pool, claim in self._claims:
             pool.release(claim)
 

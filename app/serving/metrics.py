@@ -77,7 +77,6 @@ class Metrics:
         self._answered = {200: self.responses.labels(200)}
 
     def of_kind(self, kind: str) -> KindMetrics:
-        """The metrics of "texts" or of "images"."""
         return KindMetrics(self, kind)
 
     def count_answer(self, path: str, status: int) -> None:
@@ -86,7 +85,6 @@ class Metrics:
             (self._answered.get(status) or self.responses.labels(status)).inc()
 
     def dump(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def snapshot(self) -> bytes:

@@ -48,12 +48,10 @@ class Pool:
 
     @property
     def used(self) -> int:
-        """Bytes that are granted."""
         return self.capacity - self._reserve.free - self._shared.free
 
     @property
     def waiting(self) -> int:
-        """How many claims wait."""
         return len(self._small) + len(self._large)
 
     def ask(self, claim: Claim) -> bool:

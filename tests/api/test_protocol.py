@@ -139,10 +139,8 @@ def test_a_bomb_is_refused(run_app: RunApp) -> None:
     running = run_app(fake_model(FakeSession()), max_body_bytes=2_000_000, **LIMITS)
     bomb = gzip.compress(b" " * 100_000_000)
     assert len(bomb) < 200_000
-    empty = gzip.compress(b"") * 110_000
-    for body in (bomb, empty):
-        status, _, answer = talk(running.url, post(body, b"Content-Encoding: gzip"))
-        assert status == 413 and "2000000" in answer["error"]
+    status, _, answer = talk(running.url, post(bomb, b"Content-Encoding: gzip"))
+    assert status == 413 and "2000000" in answer["error"]
     assert set(running.used().values()) == {0}
 
 
