@@ -63,8 +63,9 @@ def memory(pid: int) -> dict[str, float]:
     """Resident memory of a server's processes in MB: all, and its anonymous part; what they share counts for each."""
     kb: Counter[str] = Counter()
     for process in processes(pid):
-        for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("Rss"):
-                name, value, _ = line.split()
-                kb[name] += int(value)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
+                if line.startswith("Rss"):
+                    name, value, _ = line.split()
+                    kb[name] += int(value)
     return {"rss_mb": kb.total() / 1024, "rss_anon_mb": kb["RssAnon:"] / 1024}

@@ -1,9 +1,11 @@
 """Load of every kind for hours: every answer right, none lost, memory, threads and files flat, ready on time.
 
     python -m benchmarks.soak [--models demo/models] [--seconds 900] [--clients 64] [--output benchmarks/soak.json]
+    python -m benchmarks.soak --workers 3 --kill-every 20
 
 Each client sends requests of 1 to 120 texts and pictures; 5 of 100 requests hold a bad item, and in 10 of 100 the
-client leaves at a random moment. Each vector is compared with that of the item alone, asked for before. Writes
+client leaves at a random moment. Each vector is compared with that of the item alone, asked for before. With
+--kill-every a front process is killed again and again; only requests on its own connections may be lost then. Writes
 the figures to OUTPUT; the exit status is 1 if anything was wrong.
 """
 
@@ -14,10 +16,12 @@ import io
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,8 @@ BAD_SHARE, LEAVING_SHARE = 0.05, 0.1
 READY_MS = 500.0
 # An answer that takes longer counts as lost.
 PATIENCE = 120.0
+# A connection so young may be on its way to a front when that is killed.
+_YOUNG = 0.5
 _BAD = {
     "texts": ['"\\ud800"', "1", "null", '"\x01"'],
     "images": ['""', '"!!!"', '"aGVsbG8="', '"https://example.com/a.png"', '"iVBORw0KGgoAAAANSUhEUgAA"', "{}"],
@@ -81,6 +87,9 @@ class Soak:
         self.port, self.pid = port, pid
         self.findings = Findings()
         self.samples: list[Sample] = []
+        self.processes: set[int] = set()
+        self._killed_at = 0.0
+        self._killed_ports: set[int] = set()
         rng = random.Random(7)
         self._items = {
             "texts": [random_text(rng) for _ in range(300)],
@@ -88,13 +97,16 @@ class Soak:
         }
         self._alone: dict[str, list[npt.NDArray[np.float64]]] = {}
 
-    async def run(self, seconds: float, clients: int) -> None:
+    async def run(self, seconds: float, clients: int, kill_every: float) -> None:
         for kind, items in self._items.items():
             self._alone[kind] = [await self._vector_alone(kind, item) for item in items]
         end = time.monotonic() + seconds
         watching = asyncio.create_task(self._watch(end))
+        killing = asyncio.create_task(self._kill(kill_every, end)) if kill_every else None
         await asyncio.gather(*(self._client(random.Random(n), end) for n in range(clients)))
         await watching
+        if killing is not None:
+            await killing
         await asyncio.sleep(2)  # those who left are forgotten by now
         self.samples.append(await self._sample(seconds + 2))
 
@@ -106,10 +118,13 @@ class Soak:
 
     async def _client(self, rng: random.Random, end: float) -> None:
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        opened = 0.0
         while time.monotonic() < end:
             chosen = self._choose(rng)
             body, bad = self._body(rng, chosen)
-            connection = connection or await asyncio.open_connection("127.0.0.1", self.port)
+            if connection is None:
+                connection, opened = await asyncio.open_connection("127.0.0.1", self.port), time.monotonic()
+            port = connection[1].get_extra_info("sockname")[1]
             try:
                 if rng.random() < LEAVING_SHARE:
                     await self._leave(rng, connection[1], body)
@@ -123,7 +138,10 @@ class Soak:
                 if wrong := self._judge(status, answer, chosen, bad):
                     self.findings.wrong.append(wrong)
             except (OSError, EOFError, TimeoutError) as error:
-                self.findings.wrong.append(f"lost: {error!r}")
+                if port in self._killed_ports or 0 < self._killed_at - opened < _YOUNG:
+                    self.findings.answers["killed"] += 1
+                else:
+                    self.findings.wrong.append(f"lost: {error!r}")
                 connection = None
 
     def _choose(self, rng: random.Random) -> dict[str, list[int]]:
@@ -171,6 +189,17 @@ class Soak:
                     return f"{kind}[{index}]: another vector than alone"
         return ""
 
+    async def _kill(self, every: float, end: float) -> None:
+        """Kill one front process after the other, and note whose connections end with it."""
+        rng = random.Random(3)
+        while time.monotonic() + every < end:
+            await asyncio.sleep(every)
+            front = rng.choice(fronts(self.pid))
+            os.kill(front, signal.SIGSTOP)
+            self._killed_ports, self._killed_at = ports_of_clients(front), time.monotonic()
+            os.kill(front, signal.SIGKILL)
+            self.findings.answers["kills"] += 1
+
     async def _watch(self, end: float) -> None:
         started = time.monotonic()
         while time.monotonic() < end:
@@ -178,12 +207,37 @@ class Soak:
 
     async def _sample(self, second: float) -> Sample:
         # The ready polls run on a loop of their own: this one is busy with clients.
-        ready = await asyncio.to_thread(lambda: asyncio.run(poll_ready(self.port, 0.9, 0.1)))
+        try:
+            ready = await asyncio.to_thread(lambda: asyncio.run(poll_ready(self.port, 0.9, 0.1)))
+        except (OSError, EOFError):
+            if time.monotonic() - self._killed_at > 2:  # else it was a connection of that front
+                raise
+            return await self._sample(second)
         late = float("inf") if ready.failed else ready.percentile(1)
-        threads, files = (
-            sum(len(os.listdir(f"/proc/{pid}/{name}")) for pid in processes(self.pid)) for name in ("task", "fd")
-        )
+        alive = processes(self.pid)
+        self.processes |= {*alive}
+        threads, files = (sum(entries(pid, name) for pid in alive) for name in ("task", "fd"))
         return Sample(second, memory(self.pid)["rss_anon_mb"], threads, files, late)
+
+
+def entries(pid: int, name: str) -> int:
+    """How many a folder of a process has; 0 once that has ended."""
+    with suppress(FileNotFoundError):
+        return len(os.listdir(f"/proc/{pid}/{name}"))
+    return 0
+
+
+def fronts(pid: int) -> list[int]:
+    """The front processes of a server, which are forks of it."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return [each for each in processes(pid)[1:] if Path(f"/proc/{each}/cmdline").read_bytes() == command]
+
+
+def ports_of_clients(pid: int) -> set[int]:
+    """The ports at the other end of a process's connections over IPv4."""
+    files = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return {int(line[2].partition(":")[2], 16) for line in lines if f"socket:[{line[9]}]" in files}
 
 
 def report(soak: Soak, seconds: float) -> dict[str, Any]:
@@ -223,12 +277,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/soak.json"))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--kill-every", type=float, default=0, help="seconds between the ends of front processes")
     options = parser.parse_args()
     # A cache for some of the items: what is computed and what is remembered are both looked at.
-    with server("app", options.models, {"VECTOR_CACHE_BYTES": "50000"}) as (port, pid, _):
+    env = {"VECTOR_CACHE_BYTES": "50000", "WORKERS": str(options.workers)}
+    with server("app", options.models, env) as (port, pid, _):
         soak = Soak(port, pid)
-        asyncio.run(soak.run(options.seconds, options.clients))
+        asyncio.run(soak.run(options.seconds, options.clients, options.kill_every))
     figures = report(soak, options.seconds)
+    if orphans := [pid for pid in soak.processes if Path(f"/proc/{pid}").exists()]:
+        figures["problems"].append(f"processes that outlive the server: {orphans}")
     options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: value for name, value in figures.items() if name != "samples"}, indent=1))
     return 1 if figures["problems"] else 0

@@ -71,8 +71,8 @@ class Channel:
                 packet, carried, _, _ = self.sock.recvmsg(_MAX_PACKET, socket.CMSG_LEN(_MAX_FILES * _INT), flags)
             except BlockingIOError:
                 return
-            except OSError as error:
-                raise EOFError from error
+            except ConnectionResetError:  # the other end has left something unread; what it sent comes now
+                continue
             if not packet:
                 raise EOFError
             files = array("i", carried[0][2]) if carried else array("i")

@@ -3,8 +3,8 @@
 The supervisor tells it, over a channel:
 
     <-  "model" pickled                           ->  "up": connections are welcome
-    <-  "device" index, descriptor of a socket    ->  "hangs" index
-    <-  "connection" descriptor                   ->  "closed": a connection has ended
+    <-  "device" index, descriptor of a socket    ->  "connected": it can answer; "hangs" index
+    <-  "connection" descriptor                   ->  "taken", and "closed": a connection has ended
     <-  "drain" signal, "port closed"             ->  "broken" message
     <-  "failed" message
     <-  "metrics"                                 ->  "metrics" snapshot
@@ -76,6 +76,7 @@ class Front:
         self._link = RemoteLink(capacity, model.width, deliver, lambda index: self._send("hangs", index))
         for index, sock in self._devices:
             self._link.add_device(index, sock)
+        self._send("connected")
         return self._link
 
     def _tell_failure(self) -> None:
@@ -110,6 +111,7 @@ class Front:
 
     def _handle(self, kind: str, values: list[Any]) -> None:
         if kind == "connection":
+            self._send("taken")  # before anything of it is read
             self._server.take(socket.socket(fileno=values[0]), lambda: self._send("closed"))
         elif kind == "model":
             self._model.put(values[0])

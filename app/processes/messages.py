@@ -103,15 +103,16 @@ class Packets:
 
     def receive(self) -> memoryview | None:
         """The next packet, valid until the next call; None if there is none. Raises EOFError at the end."""
-        try:
-            size = self.sock.recv_into(self._buffer)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise EOFError from error
-        if not size:
-            raise EOFError
-        return self._view[:size]
+        while True:
+            try:
+                size = self.sock.recv_into(self._buffer)
+            except BlockingIOError:
+                return None
+            except ConnectionResetError:  # the other end has left something unread; what it sent comes now
+                continue
+            if not size:
+                raise EOFError
+            return self._view[:size]
 
 
 def numbers(kind: bytes, items: Iterable[int]) -> Iterator[bytes]:

@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app import logs
@@ -27,8 +28,8 @@ from app.sockets import raise_open_files, shown
 
 _log = logging.getLogger(__name__)
 
-# A front that ends sooner after its start counts as a failed start; after so many in a row the server gives up.
-_SOON, _MAX_FAILED_STARTS = 5.0, 5
+# So many fronts in a row that ended before they could answer end the server.
+_MAX_FAILED_STARTS = 5
 # What children get to end by themselves when nothing waits for an answer, and beyond GRACE_PERIOD.
 _STOP_SECONDS, _SPARE_SECONDS = 1.0, 2.0
 # How often the end is looked at, once it has begun.
@@ -37,15 +38,20 @@ _TICK = 0.05
 
 @dataclass(eq=False)
 class _Child:
-    """A process, its channel, and what it was last seen to count. A device `is_up` once the model is loaded."""
+    """A process, its channel, and what it was last seen to count.
+
+    A front `is_up` once it takes connections, and `has_model` once it can answer. A device `is_up` with the model.
+    `offered` are the connections that a front has not taken yet: if it ends, another one gets them.
+    """
 
     index: int
     process: int
     channel: Channel
-    started: float
     connections: int = 0
     is_up: bool = False
+    has_model: bool = False
     snapshot: bytes = b""
+    offered: deque[socket.socket] = field(default_factory=deque)
 
 
 def _run_device(module: str, file: int) -> int:
@@ -88,6 +94,7 @@ class Supervisor:
         self._asked_at: float | None = None
         self._port_closed = False
         self._listening = False
+        self._connections: deque[socket.socket] = deque()  # that have no front yet
         self._departed: list[bytes] = []
         self._collecting: list[tuple[_Child, set[_Child]]] = []
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -112,7 +119,7 @@ class Supervisor:
 
         self._make_front, self._drain_delay = Front, drain_delay
         self._metrics = Metrics()
-        self._metrics.fronts.set_function(lambda: sum(each.is_up for each in self._fronts))
+        self._metrics.fronts.set_function(lambda: sum(each.has_model for each in self._fronts))
         collect_garbage_less_often()
         if self._signal is None:
             for _ in range(self._count):
@@ -154,8 +161,13 @@ class Supervisor:
     def _obey(self, child: _Child, kind: str, values: list[Any]) -> None:
         if kind == "up":
             child.is_up = True
-            self._failed_starts = 0
+            self._place_connections()
             self._listen()
+        elif kind == "taken":
+            child.offered.popleft().close()
+        elif kind == "connected":
+            child.has_model = True
+            self._failed_starts = 0
         elif kind == "closed":
             child.connections -= 1
         elif kind == "loaded":
@@ -212,7 +224,7 @@ class Supervisor:
 
     def _accept(self, listening: socket.socket) -> None:
         """Hand all that connect now to the fronts that have the fewest connections."""
-        while up := [front for front in self._fronts if front.is_up]:
+        while any(front.is_up for front in self._fronts):
             try:
                 connection, _ = listening.accept()
             except BlockingIOError:
@@ -220,10 +232,17 @@ class Supervisor:
             except OSError as error:
                 _log.warning("a connection could not be accepted: %s", error)
                 return
-            front = min(up, key=lambda front: front.connections)
+            self._connections.append(connection)
+            self._place_connections()
+
+    def _place_connections(self) -> None:
+        """Those that have the model come first: a front that was replaced gets it in a moment."""
+        while self._connections and (up := [front for front in self._fronts if front.is_up]):
+            connection = self._connections.popleft()
+            front = min(up, key=lambda front: (not front.has_model, front.connections))
             front.connections += 1
-            with connection:
-                self._tell(front, "connection", files=[connection.fileno()])
+            front.offered.append(connection)
+            self._tell(front, "connection", files=[connection.fileno()])
 
     # processes --------------------------------------------------------------------------------
 
@@ -231,7 +250,7 @@ class Supervisor:
         ours, theirs = Channel.pair()
         process = _run_device(module, theirs.sock.fileno())
         theirs.close()
-        child = _Child(len(self._devices), process, ours, time.monotonic())
+        child = _Child(len(self._devices), process, ours)
         self._devices.append(child)
         self._watch(child)
         self._tell(child, "settings", settings, self._count)
@@ -251,7 +270,7 @@ class Supervisor:
                 sys.stderr.flush()
                 os._exit(status)
         theirs.close()
-        front = _Child(index, process, ours, time.monotonic())
+        front = _Child(index, process, ours)
         self._fronts.append(front)
         self._watch(front)
         if self._model is not None:
@@ -304,6 +323,8 @@ class Supervisor:
                 self._lose_device(child, _ended(status))
         else:
             self._fronts.remove(child)
+            self._connections.extend(child.offered)
+            self._place_connections()
             if self._asked_at is None:
                 self._replace(child, _ended(status))
         self._finish_collecting()
@@ -318,9 +339,9 @@ class Supervisor:
     def _replace(self, child: _Child, how: str) -> None:
         _log.error("front process %d %s, with %d connections; it is replaced", child.index, how, child.connections)
         self._listen()
-        self._failed_starts += time.monotonic() - child.started < _SOON
+        self._failed_starts += not child.has_model
         if self._failed_starts >= _MAX_FAILED_STARTS:
-            self._fail(f"front processes end as soon as they start; the last one {how}")
+            self._fail(f"{_MAX_FAILED_STARTS} front processes ended before they could answer; the last one {how}")
         else:
             self._metrics.fronts_replaced.inc()
             self._start_front()

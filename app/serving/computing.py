@@ -53,6 +53,7 @@ class Ready:
         self._limits = limits
         self._items: dict[str, list[Item]] = {kind: [] for kind in limits}
         self._last_items = {kind: each.items for kind, each in limits.items()}
+        self._last_source = dict.fromkeys(limits, 0)
         self._parts: list[list[Item]] = []
         self._last_kind = ""
 
@@ -82,7 +83,10 @@ class Ready:
         return []
 
     def _choose(self, kind: str, items: list[Item]) -> list[Item]:
-        """The first in turn, and those that fit with it. Sources take turns, and each has its own order."""
+        """The first in turn, and those that fit with it.
+
+        Sources take turns, and each has its own order: tags of different sources cannot be compared.
+        """
         limits = self._limits[kind]
         # Clients that were just answered send their next request. If a batch took all, the device would wait for
         # them; so it takes half of the items under way.
@@ -90,7 +94,9 @@ class Ready:
         ranks: dict[int, count[int]] = {}
         in_order = sorted(items, key=lambda item: item.tag)
         turns = {item: next(ranks.setdefault(item.source, count())) for item in in_order}
-        head, *rest = sorted(in_order, key=turns.__getitem__)
+        last = self._last_source[kind]
+        head, *rest = sorted(items, key=lambda item: (turns[item], item.source <= last, item.source))
+        self._last_source[kind] = head.source
         batch, total, longest = [head], head.tokens, head.tokens
         max_padding = 0.0 if limits.same_length else _MAX_PADDING
         for item in sorted(rest, key=lambda item: abs(item.tokens - head.tokens)):
