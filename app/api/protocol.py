@@ -106,8 +106,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._deaf = False
         self.on_lost: Callable[[], None] = lambda: None
 
-    # The connection ---------------------------------------------------------------------------
-
     @property
     def idle_since(self) -> float | None:
         """When nothing was left to do, by a clock that is the same for all connections; None at work."""
@@ -166,8 +164,6 @@ class HttpProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop("write")
         super().resume_writing()
-
-    # What arrives -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         parts: list[bytes | memoryview] = [data]
@@ -245,8 +241,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = self._keeps_alive
         super().on_message_complete()
 
-    # What is answered -------------------------------------------------------------------------
-
     def _refuse(self, refused: Refused) -> None:
         """Read nothing more from this connection; requests that arrived whole before are answered."""
         if self._deaf or self.transport.is_closing():
@@ -267,8 +261,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[refused.status] + head + content)
         self.transport.receives = True  # more may arrive, whatever the parser made of it
         self.transport.close()
-
-    # Timers -----------------------------------------------------------------------------------
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

@@ -21,8 +21,8 @@ Parsed = TypeVar("Parsed", bound="Items")
 TIMELINE = "timeline"
 """The key in the scope that holds the Timeline of a traced request; None for others."""
 
-# How many bytes are decoded at once, and of what (see zlib.decompressobj).
-_PIECE, _GZIP = 128 * 1024, 16 + zlib.MAX_WBITS
+# How many bytes are decoded before the event loop has a turn.
+_PIECE = 128 * 1024
 # Bodies of more bytes are parsed off the event loop, unless they are a few pictures: waking a thread takes longer.
 _PARSED_AT_ONCE = 64 * 1024
 _MAX_PICTURES_BYTES, _MAX_PICTURES_QUOTES = 512 * 1024, 100
@@ -81,7 +81,8 @@ async def answer(
         body = await _read_body(request, client, admission)
         metrics.bytes_in.inc(len(body))
         try:
-            if _is_quick(body):
+            few_pictures = len(body) <= _MAX_PICTURES_BYTES and body.count(b'"') <= _MAX_PICTURES_QUOTES
+            if len(body) <= _PARSED_AT_ONCE or few_pictures:
                 items = parse(body, admission.max_items)
             else:
                 items = await asyncio.to_thread(parse, body, admission.max_items)
@@ -94,12 +95,6 @@ async def answer(
         return _Answer(parts, share.pop_all().close)
 
 
-def _is_quick(body: bytearray) -> bool:
-    if len(body) <= _PARSED_AT_ONCE:
-        return True
-    return len(body) <= _MAX_PICTURES_BYTES and body.count(b'"') <= _MAX_PICTURES_QUOTES
-
-
 def service_of(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
@@ -110,7 +105,7 @@ def metrics_of(request: Request) -> Metrics:
 
 async def _read_body(request: Request, client: Caller, admission: Admission) -> bytearray:
     """The whole body, gzip decoded. The connection ends a request that does not arrive in time."""
-    decoder = _Gunzip() if _is_gzip(request) else None
+    stream = zlib.decompressobj(16 + zlib.MAX_WBITS) if _is_gzip(request) else None
     body = bytearray()
     while not client.has_sent:
         message = await request.receive()
@@ -118,13 +113,13 @@ async def _read_body(request: Request, client: Caller, admission: Admission) -> 
             raise ClientGone("the client left in the middle of its body")
         client.has_sent = not message.get("more_body", False)
         chunk: bytes = message.get("body", b"")
-        for piece in (chunk,) if decoder is None else decoder.decode(chunk):
+        for piece in (chunk,) if stream is None else _decoded(stream, chunk):
             await admission.take_body(len(piece))
             body += piece
             if len(piece) == _PIECE:  # it may be the first of thousands
                 await asyncio.sleep(0)
-    if decoder is not None:
-        decoder.end()
+    if stream is not None and (not stream.eof or stream.unused_data):
+        raise InvalidRequest("the gzip body ends too early, or something follows it")
     admission.end_body()
     return body
 
@@ -146,27 +141,13 @@ def _header(request: Request, name: bytes) -> bytes:
     return b", ".join([value for each, value in request.scope["headers"] if each == name])
 
 
-class _Gunzip:
-    """Decodes in pieces of at most _PIECE bytes. Raises InvalidRequest."""
-
-    def __init__(self) -> None:
-        self._stream: zlib._Decompress | None = zlib.decompressobj(_GZIP)
-
-    def decode(self, chunk: bytes) -> Iterator[bytes]:
-        piece = b""
-        while chunk or len(piece) == _PIECE:
-            if self._stream is None:
-                self._stream = zlib.decompressobj(_GZIP)
-            try:
-                piece = self._stream.decompress(chunk, _PIECE)
-            except zlib.error as error:
-                raise InvalidRequest("the body is not valid gzip") from error
-            yield piece
-            chunk = self._stream.unconsumed_tail
-            if self._stream.eof:  # another part may follow
-                piece, chunk, self._stream = b"", self._stream.unused_data, None
-
-    def end(self) -> None:
-        """Raises InvalidRequest if the body is cut off."""
-        if self._stream is not None:
-            raise InvalidRequest("the gzip body ends too early")
+def _decoded(stream: "zlib._Decompress", chunk: bytes) -> Iterator[bytes]:
+    """What a part of a gzip body decodes to, in pieces of at most _PIECE bytes."""
+    piece = b""
+    while chunk or len(piece) == _PIECE:
+        try:
+            piece = stream.decompress(chunk, _PIECE)
+        except zlib.error as error:
+            raise InvalidRequest("the body is not valid gzip") from error
+        yield piece
+        chunk = stream.unconsumed_tail

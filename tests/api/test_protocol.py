@@ -112,7 +112,7 @@ def test_a_large_body_that_waits_to_be_asked_for_is(url: str) -> None:
     ("encoding", "encode"),
     [
         ("gzip", gzip.compress),
-        ("x-gzip", lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])),
+        ("x-gzip", gzip.compress),
         ("GZIP", gzip.compress),
         ("identity", lambda data: data),
         ("", lambda data: data),
@@ -129,7 +129,10 @@ def test_other_encodings_are_named(url: str, encoding: str) -> None:
     assert status == 415 and encoding in answer["error"] and "gzip" in headers["accept-encoding"]
 
 
-@pytest.mark.parametrize("body", [b"", b"no gzip", gzip.compress(b'{"texts": ["1"]}' * 9, mtime=0)[:-9], b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"no gzip", gzip.compress(b'{"texts": ["1"]}' * 9, mtime=0)[:-9], b"\x1f\x8b", gzip.compress(b"{}") * 2],
+)
 def test_a_broken_encoding_is_said_to_be_broken(url: str, body: bytes) -> None:
     status, _, answer = talk(url, post(body, b"Content-Encoding: gzip"))
     assert status == 422 and "gzip" in answer["error"]
