@@ -165,7 +165,8 @@ class Admission:
     def end_body(self) -> None:
         """Give back what the body was expected to take, and did not."""
         for pool, claim in self._claims:
-            pool.shrink(claim, self._body_bytes)
+            if claim.size > self._body_bytes:
+                pool.shrink(claim, self._body_bytes)
 
     async def take_items(self, count: int) -> None:
         """Take room for `count` items, equal ones included, and for their answer, before computing anything.

@@ -84,6 +84,8 @@ class Pool:
         return self._small if claim.size <= self._max_small else self._large
 
     def _grant(self) -> None:
+        if not self._small and not self._large:
+            return
         self._serve(self._small, self._reserve)
         self._serve(self._large, self._shared)
         if not self._large:
