@@ -2,24 +2,31 @@
 
 import math
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-_SELF = Path("/proc/self")
+_ROOT = Path("/")
 
 
-def usable_cpus(proc: Path = _SELF, affinity: int | None = None) -> int:
+def usable_cpus(root: Path = _ROOT, affinity: int | None = None) -> int:
     """CPUs to compute on, at least 1: a quota of 1.5 CPUs gives 2.
 
-    `proc` is the process's folder in procfs; its `cgroup` and `mountinfo` lead to the quota files of
-    cgroup v2 (`cpu.max`) and v1 (`cpu.cfs_quota_us`). A quota set on any ancestor counts.
+    Quotas are those of cgroup v2 (`cpu.max`) and v1 (`cpu.cfs_quota_us`), on the process's own cgroup and its
+    ancestors. `root` holds `proc` and `sys`.
     """
-    cpus = affinity if affinity is not None else _schedulable_cpus()
-    quotas = [quota for folder in _cgroup_folders(proc, "cpu") if (quota := _quota(folder)) is not None]
-    return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
+    schedulable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # Linux alone has it
+    cpus = [affinity or len(schedulable(0))]
+    for folder in _cgroup_folders(root, "cpu"):
+        v1 = f"{_read(folder / 'cpu.cfs_quota_us')} {_read(folder / 'cpu.cfs_period_us')}"
+        for quota in (_read(folder / "cpu.max"), v1):
+            if match := re.fullmatch(r"(\d+) (\d+)", quota):  # not where it is "max" or -1
+                cpus.append(math.ceil(int(match[1]) / int(match[2])))
+    return max(1, min(cpus))
 
 
-def usable_memory(proc: Path = _SELF, machine: int | None = None) -> int:
+def usable_memory(root: Path = _ROOT, machine: int | None = None) -> int:
     """Bytes of memory that all processes of the container may use together.
 
     The least limit of cgroup v2 (`memory.max`, and `memory.high`, beyond which the kernel slows a process to a
@@ -28,64 +35,39 @@ def usable_memory(proc: Path = _SELF, machine: int | None = None) -> int:
     """
     total = machine if machine is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     files = ("memory.max", "memory.high", "memory.limit_in_bytes")
-    limits = [_number(folder / name) for folder in _cgroup_folders(proc, "memory") for name in files]
-    return min([total, *(limit for limit in limits if limit is not None and limit > 0)])
+    limits = [_read(folder / name) for folder in _cgroup_folders(root, "memory") for name in files]
+    return min([total, *(int(limit) for limit in limits if limit.isdigit())])
 
 
-def resident_memory(proc: Path = _SELF) -> int:
+def resident_memory(root: Path = _ROOT) -> int:
     """Bytes of memory that this process has now."""
-    try:
-        return int((proc / "statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):  # no procfs: macOS
-        import resource
+    if pages := _read(root / "proc/self/statm"):
+        return int(pages.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource  # no procfs: macOS
 
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _schedulable_cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _cgroup_folders(proc: Path, controller: str) -> list[Path]:
-    """Every cgroup folder with a say on `controller`, from the process's own up to the mount point."""
-    try:
-        groups = [line.split(":", 2) for line in (proc / "cgroup").read_text(encoding="utf-8").splitlines()]
-        mounts = [line.split(" - ", 1) for line in (proc / "mountinfo").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return []
-    folders: list[Path] = []
-    for fields, rest in ((mount[0].split(), mount[1].split()) for mount in mounts if len(mount) == 2):
-        kind, options = rest[0], rest[-1].split(",")
-        if kind not in ("cgroup", "cgroup2") or (kind == "cgroup" and controller not in options):
+def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+    """Every cgroup folder that may have a say on `controller`; some do not exist.
+
+    A container may see its own cgroup as the top of the tree, or at the path that it has on the host.
+    """
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
             continue
-        root, point = fields[3], Path(fields[4])
-        for hierarchy, controllers, path in (group for group in groups if len(group) == 3):
-            if (hierarchy == "0") if kind == "cgroup2" else (controller in controllers.split(",")):
-                inside = path.removeprefix(root.rstrip("/")).strip("/")
-                parts = inside.split("/") if inside and ".." not in inside else []
-                folders += [point.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-    return folders
+        folder = root / "sys/fs/cgroup" / (controller if controllers else "")  # of v1, or of v2
+        yield folder
+        for name in path.split("/"):
+            folder /= name
+            yield folder
 
 
-def _quota(folder: Path) -> float | None:
-    """CPUs' worth of time per period in one cgroup folder; None where there is no limit."""
+def _read(path: Path) -> str:
+    """The text of a file; empty if there is none."""
     try:
-        quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        limit = int((folder / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
-        return None if limit < 0 else limit / int((folder / "cpu.cfs_period_us").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _number(path: Path) -> int | None:
-    """The number in a file; None where there is none, as in one that says `max`."""
-    try:
-        return int(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

@@ -53,8 +53,6 @@ class Stopped(ServiceError):
 
 
 class InvalidRequest(ServiceError):
-    """The request is at fault."""
-
     cause = "invalid"
 
 
@@ -81,26 +79,18 @@ class ClientGone(ServiceError):
 
 
 class NotBase64(InvalidRequest):
-    """An item that should be base64 is something else."""
-
     cause = "not_base64"
 
 
 class NoPicture(InvalidRequest):
-    """The bytes are no picture."""
-
     cause = "no_picture"
 
 
 class BrokenPicture(InvalidRequest):
-    """The picture cannot be decoded to its end."""
-
     cause = "broken_picture"
 
 
 class UnsupportedPicture(InvalidRequest):
-    """The picture is of a kind that is not supported."""
-
     cause = "unsupported"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import logging.config
 import sys
 import time
 from contextvars import ContextVar
@@ -11,15 +10,12 @@ from typing import Literal
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The X-Request-ID of the current request; every log line about it carries the id."""
 
-_MAX_A_SECOND = 20
-
 
 class PlainFormatter(logging.Formatter):
     """One line per record: time, level, logger, message. A traceback follows on further lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        identifier = getattr(record, "request_id", "")
-        request = f" [{identifier}]" if identifier else ""
+        request = f" [{identifier}]" if (identifier := request_id.get()) else ""
         line = f"{_when(record)} {record.levelname} {record.name}{request}: {_printable(record.getMessage())}"
         return "\n".join([line, *(_printable(part) for part in self._traceback(record).splitlines())])
 
@@ -36,23 +32,17 @@ class JSONFormatter(PlainFormatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            "request_id": getattr(record, "request_id", ""),
+            "request_id": request_id.get(),
             "traceback": self._traceback(record),
             **getattr(record, "fields", {}),
         }
         return json.dumps({name: value for name, value in fields.items() if value not in ("", None)}, default=str)
 
 
-class _AddRequestID(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.__dict__["request_id"] = request_id.get()
-        return True
-
-
 class Throttle(logging.Filter):
     """At most `most` lines in so many `seconds`; the next line says how many were left out."""
 
-    def __init__(self, most: int = _MAX_A_SECOND, seconds: int = 1) -> None:
+    def __init__(self, most: int = 20, seconds: int = 1) -> None:
         super().__init__()
         self._most, self._seconds = most, seconds
         self._period, self._count = 0, 0
@@ -71,7 +61,6 @@ def configure(form: Literal["plain", "json"], level: str) -> None:
     """Send the logs of this program, uvicorn and the libraries to stderr in one form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONFormatter() if form == "json" else PlainFormatter())
-    handler.addFilter(_AddRequestID())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

@@ -1,14 +1,12 @@
 """The settings of the server: name, type, default, meaning. Each is an environment variable and an option."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, SecretStr, ValidationError
-from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigurationError
@@ -20,13 +18,8 @@ VERSION = "1.0.0"
 _LOG_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _log_level(value: Any) -> Any:
-    value = _lower(value)
-    return _LOG_LEVELS.get(value, value) if isinstance(value, str) else value
+def _log_level(name: str) -> str:
+    return _LOG_LEVELS.get(name.lower(), name.lower())
 
 
 def _token(value: SecretStr) -> SecretStr:
@@ -46,7 +39,7 @@ class Settings(BaseSettings):
     host: str = Field(default="::", description="address to listen on; :: is every address, of IPv4 too")
     port: int = Field(default=8080, ge=0, le=65535, description="port to listen on")
     enable_page: bool = Field(default=True, description="serve a page at / to try the model on")
-    log_format: Annotated[Literal["plain", "json"], BeforeValidator(_lower)] = Field(
+    log_format: Annotated[Literal["plain", "json"], BeforeValidator(str.lower)] = Field(
         default="plain", description="form of the log: plain or json"
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)] = Field(
@@ -62,66 +55,38 @@ class Settings(BaseSettings):
         pattern=r"^(cuda(:\d+)?(,cuda:\d+)*|all)$",
         description="which GPU; several with commas, or all",
     )
-    engine: Annotated[Literal["auto", "openvino", "torch"], BeforeValidator(_lower)] = Field(
+    engine: Annotated[Literal["auto", "openvino", "torch"], BeforeValidator(str.lower)] = Field(
         default="auto", description="openvino or torch; auto takes torch on a GPU and OpenVINO on a CPU"
     )
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
-        default=None,
-        description="what the model computes in; vectors are always float32; unset: as baked, else float32",
+        default=None, description="what the model computes in; unset: as baked, else float32"
     )
     cache_dir: Path = Field(
-        default=Path("~/.cache/multi2vec-clip"),
-        description="where a compiled model is kept if MODELS_DIR is not writable",
+        default=Path("~/.cache/multi2vec-clip"), description="for compiled models if MODELS_DIR is not writable"
     )
     trust_remote_code: bool = Field(default=False, description="execute Python code from the model folder")
-    max_pixels: int = Field(
-        default=0, ge=0, description="largest picture, width x height; 0 follows the memory, at most 178956970"
-    )
+    max_pixels: int = Field(default=0, ge=0, description="largest picture, width x height; 0 follows the memory")
     legacy_images: bool = Field(
-        default=False,
-        description="the old container's pictures: not rotated, transparency dropped, 16 bits clipped",
+        default=False, description="the old container's pictures: not rotated, transparency dropped, 16 bits clipped"
     )
-    fast_images: bool = Field(
-        default=False, description="decode large JPEGs at part of their size, and resize faster"
-    )
-    decode_timeout: float = Field(
-        default=10.0, gt=0, description="seconds of computing that decoding one picture may take; beyond it 422"
-    )
+    fast_images: bool = Field(default=False, description="decode large JPEGs smaller, and resize faster")
+    decode_timeout: float = Field(default=10.0, gt=0, description="seconds of computing for one picture")
     legacy_texts: bool = Field(
         default=False,
         description="the old container's texts for SigLIP: not padded when alone, no lower case for SigLIP 2",
     )
     max_body_bytes: int = Field(default=128 * 2**20, gt=0, description="largest request body, in bytes")
-    max_memory: int = Field(
-        default=0, ge=0, description="most memory that the server takes, in bytes; 0 follows the container's limit"
-    )
-    client_timeout: float = Field(
-        default=50.0, gt=0, description="seconds after which clients give up; Weaviate's does after 50"
-    )
-    vector_cache_bytes: int = Field(
-        default=16 * 2**20, ge=0, description="bytes of vectors kept for inputs that come again; 0 keeps none"
-    )
+    max_memory: int = Field(default=0, ge=0, description="most memory, in bytes; 0 follows the container's limit")
+    client_timeout: float = Field(default=50.0, gt=0, description="seconds after which clients give up")
+    vector_cache_bytes: int = Field(default=16 * 2**20, ge=0, description="bytes of vectors kept for equal inputs")
     max_batch: int = Field(default=0, ge=0, description="most items in a batch; 0 measures what pays off")
-    workers: int = Field(
-        default=0,
-        ge=0,
-        le=64,
-        description="processes that take requests, around one that computes; 1 does all in one, 0 follows the CPUs",
-    )
+    workers: int = Field(default=0, ge=0, le=64, description="processes that take requests; 0 follows the CPUs")
     threads: int = Field(default=0, ge=0, description="compute threads; 0 follows CPU quota and affinity")
-    stall_timeout: float = Field(
-        default=60.0,
-        gt=0,
-        description="seconds in which a client must send its request, and take each MiB or so of its answer",
-    )
+    stall_timeout: float = Field(default=60.0, gt=0, description="seconds in which a client must send its request")
     drain_delay: float | None = Field(
-        default=None,
-        ge=0,
-        description="seconds after SIGTERM for which the port stays open; unset: 5 in a Kubernetes cluster, else 0",
+        default=None, ge=0, description="seconds after SIGTERM in which the port stays open"
     )
-    grace_period: float = Field(
-        default=28.0, ge=0, description="seconds after SIGTERM in which requests that have begun are still answered"
-    )
+    grace_period: float = Field(default=28.0, ge=0, description="seconds after SIGTERM to answer in")
 
     @property
     def patience(self) -> float:
@@ -141,7 +106,7 @@ def not_installed(names: str, group: str, *known: str) -> str | None:
 def _installed(group: str, *known: str) -> AfterValidator:
     def check(names: str) -> str:
         if problem := not_installed(names, group, *known):
-            raise PydanticCustomError("not_installed", "{problem}", {"problem": problem})
+            raise ValueError(problem)
         return names
 
     return AfterValidator(check)
@@ -163,24 +128,11 @@ class TracingVariables(BaseSettings):
     otel_bsp_export_timeout: PositiveInt = 30_000
 
 
-_REPLACED = {
-    **dict.fromkeys((f"MAX_{what}" for what in ("WAITING_BYTES", "WAITING_ITEMS", "ANSWER_BYTES")), "MAX_MEMORY"),
-    "MAX_PICTURE_BYTES": "MAX_MEMORY",
-    **dict.fromkeys(("ROOM_TIMEOUT", "LOADING_TIMEOUT"), "CLIENT_TIMEOUT"),
-    **dict.fromkeys(("HEADER_TIMEOUT", "BODY_TIMEOUT", "WRITE_TIMEOUT"), "STALL_TIMEOUT"),
-    **dict.fromkeys(("IMAGE_BATCH", "TEXT_BATCH", "TEXT_BATCH_TOKENS"), "MAX_BATCH"),
-}
-"""Variables of earlier versions, and what replaced them."""
-
-
 def load_settings(options: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment; `options`, by field name, win.
 
     Raises ConfigurationError that names the variable and its value.
     """
-    for name, successor in _REPLACED.items():
-        if os.environ.get(name):
-            raise ConfigurationError(f"{name} is no longer a setting: {successor} replaces it; unset {name}")
     try:
         TracingVariables()
         return Settings(**(options or {}))  # type: ignore[arg-type]

@@ -5,43 +5,37 @@ The port is bound before anything slow is imported or loaded, so that clients wa
 
 import contextlib
 import logging
-import os
 import resource
 import socket
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from app.errors import ConfigurationError
 
 _log = logging.getLogger(__name__)
 
-_ANY = "::"
 _BACKLOG = 2048
 # More is useless, and some systems say "no limit" but mean less.
 _MAX_FILES = 2**20
 # For files that the server opens at work, and connections that arrive before closed ones are gone.
-_SPARE = 32
-_LOG_EVERY = 60.0
+_SPARE = 64
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on every address of `host`; `::` is every address, of IPv4 too.
 
-    Brackets around an IPv6 address are allowed. Raises ConfigurationError with the name and value that cannot be
-    bound.
+    An IPv6 address may be in brackets. Raises ConfigurationError with the name and value that cannot be bound.
     """
     name = host.strip().removeprefix("[").removesuffix("]")
-    if name == _ANY:
-        with contextlib.suppress(OSError):
-            return [_bind(socket.AF_INET6, (_ANY, port), dual=True)]
+    if name == "::":
+        with contextlib.suppress(OSError, ValueError):
+            return [_bind(socket.AF_INET6, ("::", port), dual=True)]
         name = "0.0.0.0"  # a system without IPv6
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"HOST={host!r} is not an address of this machine: {_reason(error)}") from error
-    sockets: list[socket.socket] = []
-    failures: list[OSError] = []
+    sockets, failures = [], []
     for family, address in dict.fromkeys((each[0], each[4]) for each in found):
         try:
             sockets.append(_bind(family, address))
@@ -58,18 +52,9 @@ def shown(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _bind(family: int, address: tuple[object, ...], dual: bool = False) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual else 1)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
+def _bind(family: int, address: tuple[Any, ...], dual: bool = False) -> socket.socket:
+    sock = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
+    sock.setblocking(False)
     return sock
 
 
@@ -81,8 +66,6 @@ def raise_open_files() -> int:
     """Raise this process's limit on open files as far as the system allows; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return _MAX_FILES if soft == resource.RLIM_INFINITY else soft
     for limit in (wanted, 10_240):  # macOS calls it infinity, and takes this
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -96,11 +79,10 @@ class ConnectionLimit:
     Beyond it the system would silently close every new connection, those of health probes too.
     """
 
-    def __init__(self, open_files: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = max(16, open_files - _open_now() - max(_SPARE, open_files // 8))
+    def __init__(self, open_files: int) -> None:
+        self._most = max(16, open_files * 7 // 8 - _SPARE)
         self._open_files = open_files
-        self._clock = clock
-        self._logged_at = float("-inf")
+        self._is_logged = False
 
     def before_another(self, connections: Collection[Any]) -> None:
         """Make room before a connection is added to `connections`."""
@@ -110,19 +92,11 @@ class ConnectionLimit:
         closed = idle[: max(1, self._most // 16)]
         for each in closed:
             each.transport.abort()
-        if self._clock() - self._logged_at > _LOG_EVERY:
-            self._logged_at = self._clock()
+        if not self._is_logged:
+            self._is_logged = True
             _log.warning(
-                "%d connections are open and the system allows %d open files: closing the %d idle longest; raise the "
-                "limit (ulimit -n) if clients need them",
+                "%d connections are open, and %d open files allowed (ulimit -n): closing the %d idle longest",
                 len(connections),
                 self._open_files,
                 len(closed),
             )
-
-
-def _open_now() -> int:
-    try:
-        return len(os.listdir("/dev/fd"))
-    except OSError:
-        return _SPARE

@@ -1,10 +1,12 @@
 """What the fast precisions cost and gain, against float32.
 
     python -m benchmarks.precision [--models DIR] [--output benchmarks/precision.json]
+    python -m benchmarks.precision --cuda --precisions float16
 
-For each precision that this machine takes, and for FAST_IMAGES in float32: pictures and texts per second of the
-engine alone, memory, worst, median and mean cosine to the float32 vectors over 300 pictures and 300 texts of many
-kinds, the same with the demo model, and that model's figure (a held-out picture found among 50 by its caption).
+For each precision that this machine takes, or those named, and for FAST_IMAGES in float32: pictures and texts per
+second of the engine alone, memory, worst, median and mean cosine to the float32 vectors over 300 pictures and 300
+texts of many kinds, the same with the demo model, and that model's figure (a held-out picture found among 50 by its
+caption).
 """
 
 import argparse
@@ -18,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,10 @@ def measure(vectors_path: Path, with_retrieval: bool) -> dict[str, Any]:
     settings = load_settings()
     model = load_model(settings)
     drawn = dict(zip(map(str, range(64)), pictures(64), strict=True))
-    speed = prepared(list(drawn), lambda key: model.image.processor(drawn[key]), 4)
+    sizes = {"image": 4, "text": 16}
+    if settings.enable_cuda:  # where batches are as large as pays off
+        sizes = {name: min(64, getattr(model, name).limits.items) for name in sizes}
+    speed = prepared(list(drawn), lambda key: model.image.processor(drawn[key]), sizes["image"])
     images_per_second = 0.0 if with_retrieval else rate(model.image, speed, SECONDS)
     files = PictureProcessor(model.image.processor, max_pixels=10**8, seconds=60, fast=settings.fast_images)
     model = dataclasses.replace(model, image=dataclasses.replace(model.image, processor=files))
@@ -120,7 +125,7 @@ def measure(vectors_path: Path, with_retrieval: bool) -> dict[str, Any]:
         return {"demo_top_1": retrieval(model)}
     return {
         "images_per_second": images_per_second,
-        "texts_per_second": rate(model.text, prepared(texts(64), model.text.processor, 16), SECONDS),
+        "texts_per_second": rate(model.text, prepared(texts(64), model.text.processor, sizes["text"]), SECONDS),
         **memory(os.getpid()),
     }
 
@@ -151,12 +156,13 @@ def cosines(vectors: Path, exact: Path, name: str) -> dict[str, float]:
     return figures
 
 
-def compare(models: Path, demo: Path) -> dict[str, dict[str, Any]]:
+def compare(models: Path, demo: Path, columns: Iterable[str] = COLUMNS) -> dict[str, dict[str, Any]]:
+    """The figures of each column; float32 comes first, with which the others are compared."""
     report: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder))
         demo = shutil.copytree(demo, Path(folder) / "demo")  # where it is compiled in every precision
-        for column in COLUMNS:
+        for column in columns:
             print(f"what {column} costs", file=sys.stderr, flush=True)
             path, of_demo = (Path(folder) / f"{column}{which}.npz" for which in ("", "-demo"))
             figures = in_process(column, models, path, False)
@@ -177,11 +183,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/precision.json"))
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--retrieval", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--cuda", action="store_true", help="on a GPU (ENABLE_CUDA=1)")
+    parser.add_argument("--precisions", nargs="*", choices=[*COLUMNS], help="beside float32; all unless told")
     options = parser.parse_args()
+    if options.cuda:
+        os.environ["ENABLE_CUDA"] = "1"
     if options.measure:
         print(json.dumps(measure(options.measure, options.retrieval)))
         return
-    report = compare(options.models, options.demo)
+    columns = dict.fromkeys(["float32", *options.precisions]) if options.precisions else COLUMNS
+    report = compare(options.models, options.demo, columns)
     options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"{'':22}" + "".join(f"{precision:>12}" for precision in report))
     for figure in report["float32"]:

@@ -1,8 +1,10 @@
 """What several processes (WORKERS) bring, and how far they carry: no GPU is needed.
 
     python -m benchmarks.wide [--models demo/models] [--rounds 5] [--seconds 4] [--batch-ms 0] [--connections 16]
+    python -m benchmarks.wide --real-engine
 
-The engine is replaced by one that takes a given time a batch (benchmarks/timed_engine.py), so that all else decides.
+The engine is replaced by one that takes a given time a batch (benchmarks/timed_engine.py), so that all else decides,
+unless --real-engine asks for the model's own.
 In each round take turns: preparing alone in two processes (benchmarks/plain_prepare.py), the server in one process,
 and the server with two that take requests. Pictures of 800x600, then texts, from connections of wrk (apt-get
 install wrk).
@@ -28,6 +30,7 @@ from tempfile import TemporaryDirectory
 
 from app.models.load import load_model
 from app.processors.image import ImageProcessor
+from app.processors.registry import describe
 from app.processors.text import TextProcessor
 from app.settings import Settings
 from benchmarks.ceiling import by_wrk
@@ -121,7 +124,7 @@ def form_of(models: Path, folder: Path) -> Form:
         raise SystemExit(
             f"{models}: what this model reads is not plainly prepared; take a model as demo/models has it"
         )
-    text.describe(folder)
+    describe(text, folder)
     return Form(image.width, image.height, folder / "tokenizer.json")
 
 
@@ -170,8 +173,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement")
     parser.add_argument("--batch-ms", type=float, default=0.0, help="time that the engine takes for a batch")
     parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--real-engine", action="store_true")
     options = parser.parse_args()
-    print(f"{os.cpu_count()} CPUs, {options.batch_ms:g} ms a batch", flush=True)
+    module = "app" if options.real_engine else "benchmarks.timed_engine"
+    engine = "the model computes" if options.real_engine else f"{options.batch_ms:g} ms a batch"
+    print(f"{os.cpu_count()} CPUs, {engine}", flush=True)
     kinds = {
         "pictures 800x600": list(islice(picture_bodies(800, 600, 16), 256)),
         "texts": list(islice(text_bodies(), 20_000)),
@@ -185,7 +191,7 @@ def main() -> None:
                 "BATCH_SECONDS": str(options.batch_ms / 1000),
                 "OPENBLAS_NUM_THREADS": "1",
             }
-            port, process, _ = stack.enter_context(server("benchmarks.timed_engine", options.models, env))
+            port, process, _ = stack.enter_context(server(module, options.models, env))
             started[workers] = (port, process)
         for what, bodies in kinds.items():
             servers = {workers: Measured(*each) for workers, each in started.items()}

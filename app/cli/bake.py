@@ -33,20 +33,15 @@ def main(arguments: Sequence[str], program: str | None = None) -> int:
         parser.add_argument(option, dest=variable.name, default=default, help=f"{variable.name}: {variable.meaning}")
     parser.add_argument("--trust-remote-code", action=switch, help="execute code that comes with the model")
     parser.add_argument("--models-dir", help="the folder to bake into")
-    parser.add_argument(
-        "--compile",
-        action=switch,
-        default=True,
-        help="compile the model for the CPU (--no-compile for an image that serves on a GPU)",
-    )
+    parser.add_argument("--compile", action=switch, default=True, help="compile for the CPU; a GPU needs none")
     options = parser.parse_args(arguments)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    settings = {name: getattr(options, name) for name in ("models_dir", "trust_remote_code")}
+    given = {name: getattr(options, name) for name in ("models_dir", "trust_remote_code")}
+    settings = {name: str(value) for name, value in given.items() if value is not None}
     names = {name: value for name in variables() if (value := getattr(options, name))}
     try:
-        given = {name: str(value) for name, value in settings.items() if value is not None}
-        bake(load_settings(given), names, compile_towers=options.compile, busy=busy)
+        bake(load_settings(settings), names, compile_towers=options.compile, busy=busy)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -55,14 +50,11 @@ def main(arguments: Sequence[str], program: str | None = None) -> int:
 
 @contextmanager
 def busy(doing: str) -> Iterator[None]:
-    """Show a spinner with the elapsed time, if the output is a terminal."""
+    """Show a spinner, if the output is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(doing)
+    with Console(stderr=True).status(doing):
         yield

@@ -1,5 +1,6 @@
 """The commands `check`, `embed` and `compile` of `python -m app`."""
 
+import argparse
 import asyncio
 import base64
 import io
@@ -16,7 +17,6 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.arguments import Arguments
 from app.cli.bake import busy
 from app.errors import CompilingFailed, ConfigurationError, ServiceError
 from app.serving.item import Caller
@@ -26,7 +26,7 @@ from app.towers import Vectors
 _TEXT = "a red circle"
 
 
-def run(arguments: Arguments) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status: 0, or 1 after printing the reason."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # A failure is printed once, below.
@@ -65,15 +65,11 @@ class _Embedded:
 
 
 async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes]) -> _Embedded:
-    """The vectors of texts and picture files, computed as for a request.
-
-    Raises ConfigurationError that names the item at fault, or says why the model does not load.
-    """
+    """Raises ConfigurationError that names the item at fault, or says why the model does not load."""
     from app.main import create_app
     from app.serving.service import Service
 
-    patient = settings.model_copy(update={"client_timeout": 3600.0})
-    app = create_app(patient, on_failure=lambda: None)
+    app = create_app(settings.model_copy(update={"client_timeout": 3600.0}), on_failure=lambda: None)
     service: Service = app.state.service
     encoded = [base64.b64encode(image) for image in images]
     async with app.router.lifespan_context(app):
@@ -87,10 +83,7 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
 
 
 async def _print_embedded(settings: Settings, texts: Sequence[str], images: Sequence[Path], as_json: bool) -> None:
-    """Print vectors as JSON, or the table of similarities where there are texts and pictures.
-
-    Raises ConfigurationError if there is nothing to embed, a file cannot be read or an item is at fault.
-    """
+    """Print vectors as JSON, or the table of similarities where there are texts and pictures."""
     from app.api.vectorize import dump_response
 
     if not texts and not images:
@@ -115,11 +108,7 @@ async def _print_embedded(settings: Settings, texts: Sequence[str], images: Sequ
 
 
 async def _check(settings: Settings, options: Mapping[str, str], *, show_all: bool) -> None:
-    """Print the settings that are not at their default, or all; then embed a text and a picture of it.
-
-    `options` are the settings that the command line named. Raises ConfigurationError with the reason if the
-    model does not load or does not embed.
-    """
+    """Embed a text and a picture of it. `options` are the settings that the command line named."""
     console = Console(soft_wrap=True)
     table = Table("setting", "value", "from", title="settings")
     for name, field in Settings.model_fields.items():

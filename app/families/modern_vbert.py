@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from app.families.family import Family, ModelFolder, Variable, require_libraries
 from app.families.folders import hub_snapshot, loading, read_config, without_damaged_files
 from app.families.tokenizer import as_its_files_say
+from app.processors.image import TileProcessor
 from app.processors.text import TextProcessor
-from app.processors.tiles import TileProcessor
 from app.towers import Inputs, Padding, TorchModel, TorchTower
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import Any
 from app.families.family import Family, ModelFolder, Variable, require_libraries
 from app.families.folders import hub_snapshot
 from app.families.tokenizer import from_sentencepiece, put_lower_case_first
-from app.processors.image import ImageProcessor
-from app.processors.patches import PatchProcessor
+from app.processors.image import ImageProcessor, PatchProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel
 

@@ -11,10 +11,8 @@ import torch
 from PIL import Image
 
 from app.families.weights import lacks_weights, require_trained
-from app.processors.image import ImageProcessor
-from app.processors.patches import PatchProcessor
+from app.processors.image import ImageProcessor, PatchProcessor, TileProcessor
 from app.processors.text import TextProcessor
-from app.processors.tiles import TileProcessor
 from app.towers import Inputs, Padding, Processor, TorchTower
 
 _log = logging.getLogger(__name__)

@@ -1,29 +1,29 @@
-"""Between the supervisor and its children: Python values and descriptors, in packets of a Unix socket."""
+"""A Unix socket between two processes: packets of bytes or of Python values, and descriptors with them."""
 
-import contextlib
 import os
 import pickle
+import select
 import socket
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-_MAX_PACKET = 65_536
+MAX_PACKET = 65_536
 _MAX_FILES = 4
 _LARGE = b"large"
 _INT = array("i").itemsize
 
 
 class Channel:
-    """One end of a socket of packets. What the other end does not take yet waits here.
-
-    A large value, such as a model's tokenizers, travels in an anonymous file.
-    """
+    """One end of the socket. What the other end does not take yet waits here. Not safe for threads."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._buffer = bytearray(MAX_PACKET)
+        self._view = memoryview(self._buffer)
+        sock.setblocking(False)
 
     @staticmethod
     def pair() -> "tuple[Channel, Channel]":
@@ -35,23 +35,21 @@ class Channel:
         """Whether something waits; flush() sends it once the socket is writable."""
         return bool(self._unsent)
 
-    def send(self, *values: Any, files: Sequence[int] = ()) -> None:
-        """Send values, and copies of descriptors, never waiting. A process that has ended takes none."""
-        packet, sent = pickle.dumps(values), [os.dup(file) for file in files]
-        if len(packet) > _MAX_PACKET:
-            large = os.memfd_create("value")
-            with open(large, "wb", closefd=False) as file:
-                file.write(packet)
-            packet, sent = _LARGE, [large, *sent]
-        self._unsent.append((packet, sent))
-        self.flush()
+    def send(self, packet: bytes, files: Sequence[int] = ()) -> None:
+        """Send a packet, and copies of descriptors, after those that wait. A process that has ended takes none."""
+        self._unsent.append((packet, [os.dup(file) for file in files]))
+        if len(self._unsent) == 1:
+            self.flush()
 
     def flush(self) -> None:
+        """Send what waits, as far as the other end takes it."""
         while self._unsent:
             packet, files = self._unsent[0]
             try:
-                carried = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", files))] if files else []
-                self.sock.sendmsg([packet], carried, socket.MSG_DONTWAIT)
+                if files:
+                    socket.send_fds(self.sock, [packet], files)
+                else:
+                    self.sock.send(packet)
             except BlockingIOError:
                 return
             except OSError:  # it has ended, which receive() tells
@@ -60,34 +58,53 @@ class Channel:
             for file in files:
                 os.close(file)
 
-    def receive(self, *, wait: bool = False) -> Iterator[tuple[Any, ...]]:
-        """All that has arrived, each as its values, then its descriptors as an integer each; `wait` for one.
+    def receive(self) -> tuple[memoryview, list[int]] | None:
+        """The next packet, valid until the next call, and its descriptors; None if there is none.
 
         Raises EOFError at the end.
         """
         while True:
             try:
-                flags = 0 if wait else socket.MSG_DONTWAIT
-                packet, carried, _, _ = self.sock.recvmsg(_MAX_PACKET, socket.CMSG_LEN(_MAX_FILES * _INT), flags)
+                size, carried, _, _ = self.sock.recvmsg_into([self._buffer], socket.CMSG_LEN(_MAX_FILES * _INT))
             except BlockingIOError:
-                return
+                return None
             except ConnectionResetError:  # the other end has left something unread; what it sent comes now
                 continue
-            if not packet:
+            if not size:
                 raise EOFError
-            files = array("i", carried[0][2]) if carried else array("i")
+            return self._view[:size], array("i", carried[0][2]).tolist() if carried else []
+
+    def tell(self, *values: Any, files: Sequence[int] = ()) -> None:
+        """Send values. A large one, such as a model's tokenizers, travels in an anonymous file."""
+        packet = pickle.dumps(values)
+        if len(packet) <= MAX_PACKET:
+            self.send(packet, files)
+            return
+        with open(os.memfd_create("value"), "wb") as large:
+            large.write(packet)
+            large.flush()
+            self.send(_LARGE, [large.fileno(), *files])
+
+    def told(self, *, wait: bool = False) -> Iterator[tuple[Any, ...]]:
+        """All that has arrived, each as its values, then its descriptors as an integer each; `wait` for some.
+
+        Raises EOFError at the end.
+        """
+        if wait:
+            waiting = select.poll()
+            waiting.register(self.sock, select.POLLIN)
+            waiting.poll()
+        while (received := self.receive()) is not None:
+            packet, files = received
             if packet == _LARGE:
-                with open(files[0], "rb") as large:
+                with open(files.pop(0), "rb") as large:
                     large.seek(0)
-                    packet, files = large.read(), files[1:]
+                    packet = memoryview(large.read())
             yield (*pickle.loads(packet), *files)
-            if wait:
-                return
 
     def close(self) -> None:
         for _, files in self._unsent:
             for file in files:
-                with contextlib.suppress(OSError):
-                    os.close(file)
+                os.close(file)
         self._unsent.clear()
         self.sock.close()

@@ -52,7 +52,7 @@ def main(file: int, supervisor: int, load: Load = load_named) -> int:
     use_one_heap()
     channel = Channel(socket.socket(fileno=file))
     try:
-        ((_, settings, fronts),) = channel.receive(wait=True)
+        _, settings, fronts = next(channel.told(wait=True))
         logs.configure(settings.log_format, settings.log_level)
         work = threading.Thread(target=_work, args=(channel, settings, fronts, stopping, load), daemon=True)
         work.start()
@@ -75,11 +75,11 @@ def _work(
     except Stopped:
         return
     except ServiceError as error:
-        channel.send("failed", str(error))
+        channel.tell("failed", str(error))
         return
     except BaseException as error:  # a native library's panic is no Exception
         _log.error("cannot load the model", exc_info=error)
-        channel.send("failed", f"cannot load the model: {error}")
+        channel.tell("failed", f"cannot load the model: {error}")
         return
     metrics = Metrics()
     cache = VectorCache(settings.vector_cache_bytes // (fronts + 1))
@@ -91,7 +91,7 @@ def _work(
         model.width,
         arrivals,
         arrivals.deliver,
-        lambda message: channel.send("broken", message),
+        lambda message: channel.tell("broken", message),
         metrics,
         overlap=settings.enable_cuda,
     )
@@ -99,18 +99,18 @@ def _work(
     text, image = (replace(tower, session=Elsewhere()) for tower in (model.text, model.image))
     served = replace(model, text=text, image=image, device_bytes=resident_memory())
     try:
-        channel.send("loaded", pickle.dumps(served))
+        channel.tell("loaded", pickle.dumps(served))
     except (pickle.PicklingError, AttributeError, TypeError):  # a library's own processor
-        channel.send("alone")
+        channel.tell("alone")
         return
     try:
         while True:
-            for kind, *values in channel.receive(wait=True):
+            for kind, *values in channel.told(wait=True):
                 if kind == "front":
                     index, sock = values
                     arrivals.add_front(index, socket.socket(fileno=sock))
                 elif kind == "metrics":
-                    channel.send("metrics", metrics.snapshot())
+                    channel.tell("metrics", metrics.snapshot())
     except EOFError:
         stopping.set()
 

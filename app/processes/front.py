@@ -93,7 +93,7 @@ class Front:
         return merge(snapshots)
 
     def _send(self, *values: Any) -> None:
-        self._channel.send(*values)
+        self._channel.tell(*values)
         if self._channel.is_blocked:
             asyncio.get_running_loop().add_writer(self._channel.sock, self._flush)
 
@@ -104,7 +104,7 @@ class Front:
 
     def _receive(self) -> None:
         try:
-            for kind, *values in self._channel.receive():
+            for kind, *values in self._channel.told():
                 self._handle(kind, values)
         except EOFError:  # the supervisor has ended, and so does this process
             signal.raise_signal(signal.SIGKILL)

@@ -12,8 +12,9 @@ import numpy as np
 
 from app.errors import ServiceError
 from app.processes import messages
+from app.processes.channel import Channel
 from app.processes.memory import map_memory
-from app.processes.messages import Layout, Packets
+from app.processes.messages import Layout
 from app.serving.computing import Arrival, Outcome
 from app.serving.item import Item, Stage
 from app.serving.vector_cache import VectorCache
@@ -25,7 +26,7 @@ class _Front:
     """A front process. `items` are the digests of the items that it waits for, by their numbers."""
 
     index: int
-    packets: Packets
+    channel: Channel
     memory: memoryview = field(default_factory=lambda: memoryview(b""))
     layouts: dict[int, Layout] = field(default_factory=dict)
     items: dict[int, bytes] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Fronts:
 
     def add_front(self, index: int, sock: socket.socket) -> None:
         """Listen to a front at the other end of `sock`."""
-        front = _Front(index, Packets(sock))
+        front = _Front(index, Channel(sock))
         with self._lock:
             self._by_file[sock.fileno()] = front
         self._poll.register(sock, select.EPOLLIN)
@@ -146,22 +147,22 @@ class Fronts:
 
     def _handle(self, front: _Front, events: int) -> None:
         if events & select.EPOLLOUT:
-            front.packets.flush()
-            if not front.packets.unsent:
-                self._poll.modify(front.packets.sock, select.EPOLLIN)
+            front.channel.flush()
+            if not front.channel.is_blocked:
+                self._poll.modify(front.channel.sock, select.EPOLLIN)
         if not events & ~select.EPOLLOUT:
             return
         try:
-            if not front.memory.nbytes:
-                _, files, _, _ = socket.recv_fds(front.packets.sock, 16, 1)
-                if not files:
-                    raise EOFError
-                front.memory = map_memory(files[0])
-                os.close(files[0])
-            elif (packet := front.packets.receive()) is not None:
-                self._read(front, bytes(packet[:1]), packet[1:])
-        except (EOFError, OSError):
+            received = front.channel.receive()
+        except EOFError:
             self._lose(front)
+            return
+        if received is not None:
+            packet, files = received
+            for file in files:  # with HELLO
+                front.memory = map_memory(file)
+                os.close(file)
+            self._read(front, bytes(packet[:1]), packet[1:])
 
     def _read(self, front: _Front, kind: bytes, records: memoryview) -> None:
         if kind == messages.ITEMS:
@@ -242,10 +243,10 @@ class Fronts:
 
     def _lose(self, front: _Front) -> None:
         """A front has ended. Its memory lives as long as an array in it."""
-        file = front.packets.sock.fileno()
+        file = front.channel.sock.fileno()
         self._poll.unregister(file)
         del self._by_file[file]
-        front.packets.sock.close()
+        front.channel.close()
         front.closed = True
         for number in list(front.items):
             self._drop(front, number)
@@ -260,6 +261,6 @@ class Fronts:
     def _send(self, front: _Front, packet: bytes) -> None:
         if front.closed:
             return
-        front.packets.send(packet)
-        if front.packets.unsent:
-            self._poll.modify(front.packets.sock, select.EPOLLIN | select.EPOLLOUT)
+        front.channel.send(packet)
+        if front.channel.is_blocked:
+            self._poll.modify(front.channel.sock, select.EPOLLIN | select.EPOLLOUT)

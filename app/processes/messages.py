@@ -18,23 +18,23 @@ Each number that is sent with a slot comes back once, as ROWS, FAILED or FREE, a
                        FREE        slots of dropped items
 """
 
+import math
 import pickle
-import socket
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from struct import Struct
 
 import numpy as np
 import numpy.typing as npt
 
 from app.errors import ServiceError
+from app.processes.channel import MAX_PACKET
 from app.towers import Inputs
 
 HELLO, LAYOUT, ANNOUNCE, ITEMS, DROP = b"H", b"L", b"A", b"I", b"D"
 ROWS, SHARED, VECTOR, ELSEWHERE, YOURS, FAILED, FREE = b"R", b"S", b"V", b"E", b"Y", b"X", b"F"
 
-MAX_PACKET = 65_536
 ALIGNMENT = 64
 
 ITEM = Struct("<IIQd32s")
@@ -56,12 +56,12 @@ class Layout:
 
     @classmethod
     def of(cls, kind: str, inputs: Inputs) -> "Layout":
-        return cls(kind, tuple((name, array.dtype.str, array.shape) for name, array in inputs.items()))
+        return cls(kind, tuple((name, array.dtype.char, array.shape) for name, array in inputs.items()))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many bytes they take."""
-        return sum(_aligned(np.dtype(dtype).itemsize * int(np.prod(shape))) for _, dtype, shape in self.arrays)
+        return sum(_aligned(np.dtype(dtype).itemsize * math.prod(shape)) for _, dtype, shape in self.arrays)
 
     def views(self, memory: memoryview, offset: int) -> Inputs:
         """The arrays in a slot that begins at `offset`."""
@@ -71,48 +71,6 @@ class Layout:
             views[name] = array
             offset += _aligned(array.nbytes)
         return views
-
-
-class Packets:
-    """One end of the socket. What the other end does not take yet waits here. Not safe for threads."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.unsent: deque[bytes] = deque()
-        self._buffer = bytearray(MAX_PACKET)
-        self._view = memoryview(self._buffer)
-        sock.setblocking(False)
-
-    def send(self, packet: bytes) -> None:
-        """Send a packet after those that wait; a process that has ended takes none."""
-        self.unsent.append(packet)
-        if len(self.unsent) == 1:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what waits, as far as the other end takes it."""
-        while self.unsent:
-            try:
-                self.sock.send(self.unsent[0])
-            except BlockingIOError:
-                return
-            except OSError:  # it has ended, which receive() tells
-                self.unsent.clear()
-                return
-            self.unsent.popleft()
-
-    def receive(self) -> memoryview | None:
-        """The next packet, valid until the next call; None if there is none. Raises EOFError at the end."""
-        while True:
-            try:
-                size = self.sock.recv_into(self._buffer)
-            except BlockingIOError:
-                return None
-            except ConnectionResetError:  # the other end has left something unread; what it sent comes now
-                continue
-            if not size:
-                raise EOFError
-            return self._view[:size]
 
 
 def numbers(kind: bytes, items: Iterable[int]) -> Iterator[bytes]:

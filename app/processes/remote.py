@@ -12,8 +12,9 @@ import numpy as np
 
 from app.errors import TooLarge
 from app.processes import messages
+from app.processes.channel import Channel
 from app.processes.memory import SharedMemory
-from app.processes.messages import Layout, Packets
+from app.processes.messages import Layout
 from app.serving.item import Item, Stage
 from app.serving.link import Deliver
 from app.towers import Vector
@@ -27,7 +28,7 @@ class _Device:
 
     def __init__(self, index: int, sock: socket.socket) -> None:
         self.index = index
-        self.packets = Packets(sock)
+        self.channel = Channel(sock)
         self.slots: dict[int, int] = {}
         self.layouts: set[int] = set()
         self.heard = 0.0
@@ -58,7 +59,7 @@ class RemoteLink:
         self._numbers = itertools.count(1)
         self._items: dict[int, Item] = {}
         self._device_of: dict[int, _Device] = {}
-        self._layouts: dict[Layout, int] = {}
+        self._layouts: dict[Layout, tuple[int, Layout]] = {}
         self._elsewhere: set[int] = set()
         self._waiting: deque[Item] = deque()  # for room, or for a device
         self._dropped: list[int] = []
@@ -69,15 +70,15 @@ class RemoteLink:
 
     def stop(self) -> None:
         for device in self._devices:
-            self._loop.remove_reader(device.packets.sock)
-            self._loop.remove_writer(device.packets.sock)
-            device.packets.sock.close()
+            self._loop.remove_reader(device.channel.sock)
+            self._loop.remove_writer(device.channel.sock)
+            device.channel.close()
         self._devices = []
 
     def add_device(self, index: int, sock: socket.socket) -> None:
         """Use a device process, at the other end of `sock`."""
         device = _Device(index, sock)
-        socket.send_fds(sock, [messages.HELLO], [self._memory.file])
+        device.channel.send(messages.HELLO, [self._memory.file])
         with self._lock:
             self._devices.append(device)
             self._send_waiting()
@@ -147,6 +148,8 @@ class RemoteLink:
         if item.number in device.slots:  # it was sent meanwhile
             return True
         layout = Layout.of(item.kind, item.inputs)
+        # The first of those that are equal has computed its size.
+        number, layout = self._layouts.setdefault(layout, (len(self._layouts), layout))
         try:
             offset = self._memory.take(max(layout.size, 4 * self._width))
         except MemoryError:
@@ -157,7 +160,6 @@ class RemoteLink:
             return False
         for name, view in layout.views(self._memory.view, offset).items():
             view[...] = item.inputs[name]
-        number = self._layouts.setdefault(layout, len(self._layouts))
         if number not in device.layouts:
             device.layouts.add(number)
             self._send(device, messages.layout(number, layout))
@@ -168,21 +170,21 @@ class RemoteLink:
         return True
 
     def _send(self, device: _Device, packet: bytes) -> None:
-        device.packets.send(packet)
-        if device.packets.unsent:
+        device.channel.send(packet)
+        if device.channel.is_blocked:
             self._loop.call_soon_threadsafe(self._flush_later, device)
 
     # on the event loop ------------------------------------------------------------------------
 
     def _flush_later(self, device: _Device) -> None:
         if device in self._devices:
-            self._loop.add_writer(device.packets.sock, self._flush, device)
+            self._loop.add_writer(device.channel.sock, self._flush, device)
 
     def _flush(self, device: _Device) -> None:
         with self._lock:
-            device.packets.flush()
-            if not device.packets.unsent:
-                self._loop.remove_writer(device.packets.sock)
+            device.channel.flush()
+            if not device.channel.is_blocked:
+                self._loop.remove_writer(device.channel.sock)
 
     def _send_dropped(self) -> None:
         dropped, self._dropped = self._dropped, []
@@ -201,7 +203,8 @@ class RemoteLink:
 
     def _receive(self, device: _Device) -> None:
         try:
-            while (packet := device.packets.receive()) is not None:
+            while (received := device.channel.receive()) is not None:
+                packet, _ = received
                 device.heard = time.monotonic()
                 self._read(device, bytes(packet[:1]), packet[1:])
         except EOFError:
@@ -273,9 +276,9 @@ class RemoteLink:
 
     def _lose(self, device: _Device) -> None:
         """A device process has ended: its items go elsewhere."""
-        self._loop.remove_reader(device.packets.sock)
-        self._loop.remove_writer(device.packets.sock)
-        device.packets.sock.close()
+        self._loop.remove_reader(device.channel.sock)
+        self._loop.remove_writer(device.channel.sock)
+        device.channel.close()
         with self._lock:
             self._devices.remove(device)
             for offset in device.slots.values():

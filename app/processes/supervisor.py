@@ -21,8 +21,7 @@ from typing import Any
 from app import logs
 from app.child_process import end_with, python_environment
 from app.heap import collect_garbage_less_often, use_one_heap
-from app.processes.channel import Channel
-from app.processes.messages import MAX_PACKET
+from app.processes.channel import MAX_PACKET, Channel
 from app.settings import Settings
 from app.sockets import raise_open_files, shown
 
@@ -153,7 +152,7 @@ class Supervisor:
         if child not in self._fronts and child not in self._devices:  # lost a moment ago
             return
         try:
-            for kind, *values in child.channel.receive():
+            for kind, *values in child.channel.told():
                 self._obey(child, kind, values)
         except EOFError:
             self._lose(child)
@@ -351,7 +350,7 @@ class Supervisor:
             os.kill(child.process, signal.SIGKILL)
 
     def _tell(self, child: _Child, *values: Any, files: Sequence[int] = ()) -> None:
-        child.channel.send(*values, files=files)
+        child.channel.tell(*values, files=files)
         self._watch(child)
 
     def _watch(self, child: _Child) -> None:

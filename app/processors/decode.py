@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -23,15 +23,8 @@ from app.errors import (
     Unavailable,
     UnsupportedPicture,
 )
-from app.processors.formats import format_of, is_cut_off, looks_like
-from app.processors.headers import Common
-from app.processors.layouts import (
-    alpha_is_unused,
-    describe_tiff,
-    mend_transparency,
-    unsupported_layout,
-    white_is_zero,
-)
+from app.processors import layouts
+from app.processors.formats import Common, format_of, is_cut_off, looks_like
 
 # What a library remarks on a stranger's picture is no business of the log; sizes are checked here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -83,36 +76,28 @@ def named_errors(data: bytes) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise Unavailable("memory ran out while it was decoded; try again in a moment") from error
-    except UnidentifiedImageError as error:
-        raise _not_identified(data) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = re.sub(r".*\((\d+) pixels\).*", r"\1", str(error), flags=re.DOTALL)
         raise PictureTooLarge(f"has {pixels} pixels, itself or in a picture inside it, more than allowed") from error
-    except Exception as error:
-        # Pillow's decoders raise nearly any exception on broken data.
-        name = f"broken {format_of(data) or 'or unusual'} picture"
-        text = str(error).lower()
-        if is_cut_off(data) or "truncated" in text or isinstance(error, EOFError):
-            raise BrokenPicture(f"is a {name}; it may be cut off") from error
-        if isinstance(error, NotImplementedError) or "unsupported" in text or "not available" in text:
-            kind = format_of(data)
-            raise UnsupportedPicture(f"is a {kind} of a variant that is not supported; {_SAVE_AS}") from error
-        if layout := describe_tiff(data):
-            name += f", or of a variant that is not supported{layout}"
-        raise BrokenPicture(f"is a {name}; {_SAVE_AS}") from error
+    except Exception as error:  # Pillow's decoders raise nearly any exception on broken data
+        raise _refusal(data, error) from error
 
 
-def _not_identified(data: bytes) -> InvalidRequest:
-    name = format_of(data)
-    if not name:
-        hint = looks_like(data)
-        hint = f"it looks like {hint}" if hint else "send JPEG, PNG, WebP or another common format"
+def _refusal(data: bytes, error: Exception) -> InvalidRequest:
+    name, said = format_of(data), str(error).lower()
+    unidentified = isinstance(error, UnidentifiedImageError)
+    if unidentified and not name:
+        hint = looks_like(data, "send JPEG, PNG, WebP or another common format")
         return NoPicture(f"is no picture that can be read; {hint}")
-    if is_cut_off(data):
-        return BrokenPicture(f"begins like a {name} but its header cannot be read; it may be cut off")
-    return UnsupportedPicture(
-        f"is a {name} of a variant that is not supported, or its header is broken{describe_tiff(data)}; {_SAVE_AS}"
-    )
+    broken, layout = f"is a broken {name or 'or unusual'} picture", layouts.describe_tiff(data)
+    if is_cut_off(data) or "truncated" in said or isinstance(error, EOFError):
+        return BrokenPicture(f"{broken}; it may be cut off")
+    if unidentified or isinstance(error, NotImplementedError) or "unsupported" in said or "not available" in said:
+        variant = f"is a {name or 'picture'} of a variant that is not supported, or its header is broken"
+        return UnsupportedPicture(f"{variant}{layout}; {_SAVE_AS}")
+    if layout:
+        broken += f", or of a variant that is not supported{layout}"
+    return BrokenPicture(f"{broken}; {_SAVE_AS}")
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
@@ -138,7 +123,7 @@ class CommonPicture:
         self._legacy = legacy
         with named_errors(header.data):
             self._image = Image.open(io.BytesIO(header.data), formats=[header.format])
-        self._image.info.update(**header.info)
+        self._image.info.update(header.info)
         if header.format == "JPEG":
             self._image.decodermaxblock = len(header.data)  # in pieces of 64 kB it takes 1.1 times as long
         self.size: tuple[int, int] = self._image.size
@@ -149,23 +134,11 @@ class CommonPicture:
 
     def decode(self, least: tuple[int, int] | None = None) -> Decoded:
         """The pixels; those of a JPEG at half, a quarter or an eighth of the size if that is at least `least`."""
-        image = self._image
-        with named_errors(self._header.data):
-            scale = 1
-            if least is not None and (drafted := image.draft(None, least)) is not None:
-                scale = round(self.size[0] / drafted[1][2])
-            if not self._legacy:
-                _check_layout(image, self._header.data)
-            image.load()
-            check_pixels(image.size, self._max_pixels)
-            orientation = 1 if self._legacy else self._orientation()
-            return Decoded(flatten(image, self._legacy), self.size, orientation, scale)
-
-    def _orientation(self) -> int:
-        with _suppress_but_memory():  # a broken EXIF block must not cost the picture
-            if (tag := self._image.getexif().get(ExifTags.Base.Orientation)) in TURNS:
-                return int(tag)
-        return 1
+        drafted = None if least is None else self._image.draft(None, least)
+        decoded = decode_opened(self._image, self._header.data, self._max_pixels, self._legacy)
+        if drafted is None:
+            return decoded
+        return replace(decoded, size=self.size, scale=round(self.size[0] / drafted[1][2]))
 
 
 def _bytes_a_pixel(image: Image.Image, header: Common) -> int:
@@ -177,49 +150,39 @@ def _bytes_a_pixel(image: Image.Image, header: Common) -> int:
     return BYTES_A_PIXEL if image.mode in ("RGB", "L") and "transparency" not in image.info else 16
 
 
-def decode_rare(data: bytes, image: Image.Image, max_pixels: int, legacy: bool) -> Image.Image:
-    """The upright picture, of mode RGB or L, from one that was opened; called in the process apart."""
+def decode_opened(image: Image.Image, data: bytes, max_pixels: int, legacy: bool) -> Decoded:
+    """The picture in `data` that was opened as `image`; raises InvalidRequest or Unavailable.
+
+    With `legacy` it is only converted to RGB.
+    """
     with named_errors(data):
         if not legacy:
-            _check_layout(image, data)
+            if layout := layouts.unsupported_layout(image, data):
+                raise UnsupportedPicture(f"is a {format_of(data)} with {layout}, which is not supported; {_SAVE_AS}")
+            layouts.mend_transparency(image, data)
         image.load()
         check_pixels(image.size, max_pixels)
-        if not legacy:
-            if alpha_is_unused(image):
-                image.putalpha(255)
-            with _suppress_but_memory():
-                ImageOps.exif_transpose(image, in_place=True)
-        return flatten(image, legacy)
+        if legacy:
+            return Decoded(image.convert("RGB"), image.size)
+        return Decoded(_flatten(image), image.size, _orientation(image))
 
 
-def _check_layout(image: Image.Image, data: bytes) -> None:
-    """Before the pixels are read: raises UnsupportedPicture if Pillow would read them wrong."""
-    if layout := unsupported_layout(image, data):
-        raise UnsupportedPicture(f"is a {format_of(data)} with {layout}, which is not supported; {_SAVE_AS}")
-    mend_transparency(image, data)
-
-
-@contextmanager
-def _suppress_but_memory() -> Iterator[None]:
+def _orientation(image: Image.Image) -> int:
     try:
-        yield
+        tag = image.getexif().get(ExifTags.Base.Orientation)
     except MemoryError:
         raise
-    except Exception:
-        pass
+    except Exception:  # a broken EXIF block must not cost the picture
+        return 1
+    return int(tag) if tag in TURNS else 1
 
 
-def flatten(image: Image.Image, legacy: bool) -> Image.Image:
-    """Opaque and 8-bit, of mode RGB or L: transparency on white, deep greys with their tones.
-
-    With `legacy` the picture is only converted to RGB.
-    """
-    if legacy:
-        return image.convert("RGB")
+def _flatten(image: Image.Image) -> Image.Image:
+    """Opaque and 8-bit, of mode RGB or L: transparency on white, deep greys with their tones."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         grey = _grey_to_8_bit(image)
-        return ImageOps.invert(grey) if white_is_zero(image) else grey
-    if image.has_transparency_data:
+        return ImageOps.invert(grey) if layouts.white_is_zero(image) else grey
+    if image.has_transparency_data and not layouts.alpha_is_unused(image):
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image.getchannel("A"))

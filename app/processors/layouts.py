@@ -8,15 +8,7 @@ import io
 from typing import Any
 
 from PIL import Image, TiffTags
-from PIL.TiffImagePlugin import (
-    BITSPERSAMPLE,
-    COMPRESSION,
-    PHOTOMETRIC_INTERPRETATION,
-    PLANAR_CONFIGURATION,
-    SAMPLEFORMAT,
-    YCBCRSUBSAMPLING,
-    ImageFileDirectory_v2,
-)
+from PIL import TiffImagePlugin as tiff
 
 # Icons have 256 x 256 pixels at most; what is much larger is no icon.
 _ICON_PIXELS = 2**22
@@ -43,7 +35,8 @@ def unsupported_layout(image: Image.Image, data: bytes) -> str:
 
 def white_is_zero(image: Image.Image) -> bool:
     """Whether it is a TIFF whose white is 0; Pillow inverts that only up to 8 bits."""
-    return image.format == "TIFF" and _tags(image).get(PHOTOMETRIC_INTERPRETATION, _WHITE_IS_ZERO) == _WHITE_IS_ZERO
+    colours = tiff.PHOTOMETRIC_INTERPRETATION
+    return image.format == "TIFF" and _tags(image).get(colours, _WHITE_IS_ZERO) == _WHITE_IS_ZERO
 
 
 def mend_transparency(image: Image.Image, data: bytes) -> None:
@@ -63,24 +56,24 @@ def alpha_is_unused(image: Image.Image) -> bool:
 def describe_tiff(data: bytes) -> str:
     """The tags of a TIFF's first picture, in brackets after a space; empty if there are none that can be read."""
     try:
-        tags = ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+        tags = tiff.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
         file = io.BytesIO(data)
         file.seek(tags.next)
         tags.load(file)
     except Exception:  # of nearly any kind, for what is broken
         return ""
-    named = (PHOTOMETRIC_INTERPRETATION, BITSPERSAMPLE, SAMPLEFORMAT, COMPRESSION)
+    named = (tiff.PHOTOMETRIC_INTERPRETATION, tiff.BITSPERSAMPLE, tiff.SAMPLEFORMAT, tiff.COMPRESSION)
     layout = ", ".join(f"{TiffTags.lookup(tag).name} {str(tags[tag])[:40]}" for tag in named if tag in tags)
     return f" ({layout})" if layout else ""
 
 
 def _misread_tiff(image: Image.Image) -> str:
     tags = _tags(image)
-    bits = max(tags.get(BITSPERSAMPLE, (1,)))
-    kind = max(tags.get(SAMPLEFORMAT, (_UNSIGNED,)))
-    colours = tags.get(PHOTOMETRIC_INTERPRETATION)
+    bits = max(tags.get(tiff.BITSPERSAMPLE, (1,)))
+    kind = max(tags.get(tiff.SAMPLEFORMAT, (_UNSIGNED,)))
+    colours = tags.get(tiff.PHOTOMETRIC_INTERPRETATION)
     compressed = image.info["compression"] != "raw"
-    in_planes = tags.get(PLANAR_CONFIGURATION) == 2
+    in_planes = tags.get(tiff.PLANAR_CONFIGURATION) == 2
     if kind == _SIGNED and bits < 32:
         return f"signed samples of {bits} bits"
     if bits == 12 or (bits == 32 and kind == _UNSIGNED):
@@ -93,7 +86,7 @@ def _misread_tiff(image: Image.Image) -> str:
         return "transparency in a compressed plane of its own"
     if colours == _INKS and tags.get(_INK_SET, 1) != 1:
         return "inks that are not those of CMYK"
-    if colours == _YCBCR and not compressed and tags.get(YCBCRSUBSAMPLING, (2, 2)) != (1, 1):
+    if colours == _YCBCR and not compressed and tags.get(tiff.YCBCRSUBSAMPLING, (2, 2)) != (1, 1):
         return "YCbCr colours at a part of its size that are not compressed"
     return ""
 

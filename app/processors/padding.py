@@ -23,10 +23,8 @@ def collate(items: list[Inputs], padding: Padding, empty: Empty = np.empty) -> I
         batch[name] = empty((len(items), *shape), arrays[0].dtype)
         if is_padded:
             batch[name].fill(padding.values.get(name, 0))
-            for row, array in zip(batch[name], arrays, strict=True):
-                row[tuple(map(slice, array.shape))] = array
-        else:
-            np.stack(arrays, out=batch[name])
+        for row, array in zip(batch[name], arrays, strict=True):
+            row[tuple(map(slice, array.shape))] = array
     return batch
 
 

@@ -1,21 +1,26 @@
 """The way of a picture: base64 text to the arrays of one item."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
+import pybase64
 from PIL import Image
 
-from app.errors import InvalidRequest
-from app.processors.base64 import decode_base64
+from app.errors import InvalidRequest, NotBase64
 from app.processors.decode import CommonPicture
-from app.processors.headers import common_format
+from app.processors.formats import common_format, looks_like
 from app.processors.image import ImageProcessor
 from app.processors.isolated import DecoderProcesses, RarePicture
 from app.towers import Inputs, Processor
 
 # So many times the size that the model takes is what a JPEG is decoded at, at least.
 _HEAD_ROOM = 4
+
+_DATA_URI = re.compile(rb"\s*data:[^,]{0,1000},", re.IGNORECASE)
+_TO_STANDARD = bytes.maketrans(b"-_ ", b"+/+")
+_BREAKS = b"\t\n\v\f\r"
 
 
 class PictureProcessor:
@@ -52,7 +57,8 @@ class PictureProcessor:
 
     def __call__(self, content: bytes) -> Inputs:
         """The arrays of the picture in a base64 text; raises InvalidRequest or Unavailable."""
-        with self.open(content) as picture, self._memory(picture.decoded_bytes):
+        picture = self.open(content)
+        with self._memory(picture.decoded_bytes):
             if isinstance(self._processor, ImageProcessor):
                 least = self._least_size(self._processor, picture.size) if self._fast else None
                 return self._processor.prepare(picture.decode(least), self._fast)
@@ -62,20 +68,16 @@ class PictureProcessor:
         """The same for several."""
         return [self(content) for content in contents]
 
-    @contextmanager
-    def open(self, text: bytes) -> Iterator[CommonPicture | RarePicture]:
+    def open(self, text: bytes) -> CommonPicture | RarePicture:
         """The picture in a base64 text, of which only the header was read; raises InvalidRequest or Unavailable."""
         data = decode_base64(text)
         if not data:
             raise InvalidRequest("is empty")
-        header = common_format(data)
-        if header is not None:
+        if (header := common_format(data)) is not None:
             picture = CommonPicture(header, self._max_pixels, self._legacy)
             if picture.seconds <= self._seconds:
-                yield picture
-                return
-        with self._processes.open(data) as rare:
-            yield rare
+                return picture
+        return RarePicture(data, self._processes)
 
     @staticmethod
     def _least_size(processor: ImageProcessor, size: tuple[int, int]) -> tuple[int, int]:
@@ -97,3 +99,26 @@ def keep_decoded_memory(size: int) -> None:
     """
     core: Any = getattr(Image, "core")  # noqa: B009 - Pillow exports it, and does not say so
     core.set_blocks_max(size // core.get_block_size())
+
+
+def decode_base64(text: bytes) -> bytes:
+    """Bytes of a base64 text, with or without data URI, line breaks, URL-safe alphabet or padding.
+
+    Raises InvalidRequest that says what the text is instead.
+    """
+    start = prefix.end() if (prefix := _DATA_URI.match(text)) else 0
+    with suppress(ValueError):
+        return pybase64.b64decode(memoryview(text)[start:], validate=True)
+    try:
+        return _decode_unusual(text[start:])
+    except ValueError as error:
+        hint = looks_like(text[:100], "send the bytes of the file, base64-encoded")
+        raise NotBase64(f"is not base64; {hint}") from error
+
+
+def _decode_unusual(text: bytes) -> bytes:
+    """In other alphabets, with breaks or without padding; raises ValueError for what is no base64."""
+    text = text.lstrip().rstrip(_BREAKS + b" =").translate(_TO_STANDARD, _BREAKS)
+    if b"=" in text:
+        raise ValueError("padding in the middle")
+    return pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)

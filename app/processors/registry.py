@@ -4,10 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.processors.image import ImageProcessor
-from app.processors.patches import PatchProcessor
+from app.processors.image import ImageProcessor, PatchProcessor, TileProcessor
 from app.processors.text import TextProcessor
-from app.processors.tiles import TileProcessor
 from app.towers import Processor
 
 KINDS: dict[str, type[ImageProcessor | PatchProcessor | TextProcessor | TileProcessor]] = {
@@ -17,13 +15,16 @@ KINDS: dict[str, type[ImageProcessor | PatchProcessor | TextProcessor | TileProc
     "tokens": TextProcessor,
 }
 
+_TOKENIZER = "tokenizer.json"
+
 
 def describe(processor: Processor, folder: Path) -> dict[str, Any] | None:
     """JSON for from_description(), files that belong to it in `folder`; None for a library's own processor."""
     for kind, cls in KINDS.items():
         if isinstance(processor, cls):
-            fields = processor.describe(folder) if isinstance(processor, TextProcessor) else asdict(processor)
-            return {"kind": kind, **fields}
+            if isinstance(processor, TextProcessor):
+                (folder / _TOKENIZER).write_text(processor.tokenizer.to_str(), encoding="utf-8")
+            return {"kind": kind, **asdict(processor)}
     return None
 
 
@@ -31,6 +32,6 @@ def from_description(description: dict[str, Any], folder: Path) -> Processor:
     """The processor that describe() described; raises KeyError for a kind that is not known here."""
     fields = dict(description)
     cls = KINDS[fields.pop("kind")]
-    if issubclass(cls, TextProcessor):
-        return cls.from_description(fields, folder)
+    if cls is TextProcessor:
+        return cls((folder / _TOKENIZER).read_text(encoding="utf-8"), **fields)
     return cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})

@@ -2,42 +2,25 @@
 
 Pillow resizes along one axis, rounds to whole grey levels, and resizes along the other; the sizes decide which comes
 first. For a picture that becomes clearly smaller, only what the crop needs is computed, in the same order, and turned
-upright once it is small. Other pictures are resized as a whole. So is every picture, more slowly, if the installed
-Pillow resizes in another way.
+upright once it is small. Other pictures are resized as a whole. So is every picture, more slowly, with a version of
+Pillow whose order is not known.
 """
 
-import functools
 import math
+from dataclasses import replace
 
+import PIL
 from PIL import Image
 
-from app.processors.decode import TURNS, Decoded
+from app.processors.decode import Decoded
 
-# By rotation tag: are the axes swapped, is the upright picture mirrored across, is it mirrored down?
-_AXES = {
-    1: (False, False, False),
-    2: (False, True, False),
-    3: (False, True, True),
-    4: (False, False, True),
-    5: (True, False, False),
-    6: (True, True, False),
-    7: (True, True, True),
-    8: (True, False, True),
-}
 _WIDEST_FILTER = 3.0  # Lanczos: source pixels on each side of the centre, at scale 1
 
 # A resized picture above this many pixels is never made whole: only its crop is computed.
 MAX_RESIZED_PIXELS = 16_000_000
 
-# Sizes before and after, on both sides of where the order changes, with smaller and larger results.
-_PROBED = (
-    ((50, 90), (20, 30)),
-    ((50, 91), (20, 30)),
-    ((30, 60), (40, 50)),
-    ((90, 70), (40, 30)),
-    ((60, 40), (30, 50)),
-    ((20, 30), (30, 40)),
-)
+# Whether Pillow resizes along the axes in the order of _across_first(): of 13 a test has shown it.
+ORDER_IS_KNOWN = PIL.__version__.startswith("13.")
 
 Size = tuple[int, int]
 Span = tuple[float, float]
@@ -47,7 +30,7 @@ Span = tuple[float, float]
 def upright_size(picture: Decoded) -> Size:
     """Width and height of the picture once it is upright."""
     width, height = picture.size
-    return (height, width) if _AXES[picture.orientation][0] else (width, height)
+    return (height, width) if picture.orientation >= 5 else (width, height)
 
 
 def resize_and_crop(
@@ -58,20 +41,19 @@ def resize_and_crop(
     All are across and down, in pixels. With `fast` the pixels are within a few grey levels of Pillow's.
     """
     upright = upright_size(picture)
-    if not fast and not (_shrinks(upright, resized) and pillow_is_known()):
+    if not fast and not (_shrinks(upright, resized) and ORDER_IS_KNOWN):
         return _whole(picture, resized, corner, size, resample)
     across_first = _across_first(upright, resized)
     across, down = (
         (start * length / whole, (start + part) * length / whole)
         for length, whole, start, part in zip(upright, resized, corner, size, strict=True)
     )
-    swapped, mirrored_across, mirrored_down = _AXES[picture.orientation]
-    if mirrored_across:
+    if picture.orientation in (2, 3, 6, 7):
         across = upright[0] - across[1], upright[0] - across[0]
-    if mirrored_down:
+    if picture.orientation in (3, 4, 7, 8):
         down = upright[1] - down[1], upright[1] - down[0]
     image = picture.image
-    if swapped:
+    if picture.orientation >= 5:
         across, down, size, across_first = down, across, size[::-1], not across_first
     columns, rows = _within(across, picture.scale, image.width), _within(down, picture.scale, image.height)
     if fast:
@@ -80,30 +62,12 @@ def resize_and_crop(
         image = _resize_across_first(image, columns, rows, size, resample)
     else:
         image = _resize_down_first(image, columns, rows, size, resample)
-    turn = TURNS.get(picture.orientation)
-    if turn is not None:  # the first of them is 0
-        image = image.transpose(turn)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return replace(picture, image=image).upright()
 
 
 def _shrinks(size: Size, resized: Size) -> bool:
     """Whether it pays to leave pixels out, and the float32 edges of Pillow's boxes make no difference."""
     return all(before >= 1.6 * after for before, after in zip(size, resized, strict=True))
-
-
-@functools.cache
-def pillow_is_known() -> bool:
-    """Whether this Pillow resizes along the axes in the order of _across_first(), and rounds in between."""
-    return all(_as_known(*sizes) for sizes in _PROBED)
-
-
-def _as_known(size: Size, resized: Size) -> bool:
-    """Whether Pillow resizes a picture as a whole as it does along one axis after the other."""
-    values = bytes((7 * number * number) % 251 for number in range(size[0] * size[1]))
-    image = Image.frombytes("L", size, values)
-    between = (resized[0], size[1]) if _across_first(size, resized) else (size[0], resized[1])
-    whole, steps = image.resize(resized), image.resize(between).resize(resized)
-    return whole.tobytes() == steps.tobytes()
 
 
 def _across_first(size: Size, resized: Size) -> bool:

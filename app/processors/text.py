@@ -9,17 +9,14 @@ The cleaning before an open_clip tokenizer follows `basic_clean` and its neighbo
 """
 
 import html
-import json
 import os
-import re
 import string
-import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import InitVar, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, normalizers
+from tokenizers import Encoding, Tokenizer, models, normalizers
 
 from app.towers import CutInputs, Inputs, Processor
 
@@ -27,18 +24,12 @@ from app.towers import CutInputs, Inputs, Processor
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
-# ftfy reads line by line, and looks at one or two blanks beside a broken character.
-_FEW = 8
-_BLANKS = re.compile(rf"[ \t\n\r\f\v]{{{_FEW},}}")
 # Up to this length, or this many characters a token, a text is read as a whole; else this length, then longer ones.
 MIN_LENGTH = 1024
 CHARACTERS_A_TOKEN = 8
 LONGER = 8
-# Characters of one line, or of marks on one letter, up to which its end has a say in its beginning.
-LONGEST_RUN = 65_536
 # Letters of one word up to which its end has a say in its first tokens: of a longer one nobody knows the right ones.
 LONGEST_WORD = 2**18
-_LEADING_BLANKS = re.compile(rb"\s*")
 # Bytes of a text that are read at most, beside blanks before it, and by a tokenizer of another library, which reads
 # all that it is given.
 MAX_BYTES = 8 * 2**20
@@ -65,6 +56,7 @@ def normalizers_of(tokenizer: Tokenizer) -> list[Any]:
     return list(steps) if is_many else [steps] if steps is not None else []
 
 
+@dataclass
 class TextProcessor:
     """Tokenize with the `tokenizers` library, cut at `max_length` tokens with the end token kept.
 
@@ -73,62 +65,37 @@ class TextProcessor:
     legacy). Safe to call from several threads: nothing is changed after construction.
     """
 
-    def __init__(
-        self,
-        tokenizer_json: str,
-        max_length: int,
-        names: list[str],
-        prompt: str = "",
-        pad_id: int | None = None,
-        clean: str = "",
-        has_legacy: bool = False,
-    ) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._max_length = max_length
-        self._names = names
-        self._prompt = prompt
-        self._pad_id = pad_id
-        self._clean = clean
-        self.has_legacy = has_legacy
-        self._is_bpe = json.loads(tokenizer_json)["model"].get("merges") is not None
-        self.short = max(MIN_LENGTH, CHARACTERS_A_TOKEN * max_length)
-        self._tokenizer.enable_truncation(max_length)
-        if pad_id is None:
-            self._tokenizer.no_padding()
+    tokenizer_json: InitVar[str]
+    max_length: int
+    names: list[str]
+    prompt: str = ""
+    pad_id: int | None = None
+    clean: str = ""
+    has_legacy: bool = False
+
+    def __post_init__(self, tokenizer_json: str) -> None:
+        self.tokenizer = Tokenizer.from_str(tokenizer_json)
+        self.tokenizer.enable_truncation(self.max_length)
+        if self.pad_id is None:
+            self.tokenizer.no_padding()
         else:
-            self._tokenizer.enable_padding(direction="right", pad_id=pad_id, length=max_length)
+            self.tokenizer.enable_padding(direction="right", pad_id=self.pad_id, length=self.max_length)
+        self._is_bpe = isinstance(self.tokenizer.model, models.BPE)
+        self.short = max(MIN_LENGTH, CHARACTERS_A_TOKEN * self.max_length)
 
     @classmethod
-    def from_tokenizer(
-        cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = ""
-    ) -> "TextProcessor | None":
+    def from_tokenizer(cls, tokenizer: Any, max_length: int, names: list[str], prompt: str = "") -> Self | None:
         """From a tokenizer of transformers; None if that is not made with the `tokenizers` library."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return cls(backend.to_str(), max_length, names, prompt) if isinstance(backend, Tokenizer) else None
 
-    def describe(self, folder: Path) -> dict[str, Any]:
-        """JSON for from_description(); the tokenizer itself is written to `folder`/tokenizer.json."""
-        (folder / "tokenizer.json").write_text(self._tokenizer.to_str(), encoding="utf-8")
-        return {
-            "max_length": self._max_length,
-            "names": self._names,
-            "prompt": self._prompt,
-            "pad_id": self._pad_id,
-            "clean": self._clean,
-            "has_legacy": self.has_legacy,
-        }
-
-    @classmethod
-    def from_description(cls, description: dict[str, Any], folder: Path) -> "TextProcessor":
-        return cls((folder / "tokenizer.json").read_text(encoding="utf-8"), **description)
-
-    def legacy(self) -> "TextProcessor":
+    def legacy(self) -> Self:
         """As the old container tokenized: without padding, and without the Lowercase that comes first."""
-        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
         steps = normalizers_of(tokenizer)
         if steps and isinstance(steps[0], normalizers.Lowercase):
             tokenizer.normalizer = normalizers.Sequence(steps[1:])
-        return TextProcessor(tokenizer.to_str(), self._max_length, self._names, self._prompt, clean=self._clean)
+        return replace(self, tokenizer_json=tokenizer.to_str(), pad_id=None, has_legacy=False)
 
     def __call__(self, text: str | bytes) -> Inputs:
         """Text, bytes of it as UTF-8, to int64 arrays of shape (tokens,), those that the model takes.
@@ -139,7 +106,7 @@ class TextProcessor:
 
     def many(self, texts: Sequence[str | bytes]) -> list[Inputs]:
         """The same for each of several texts, in one call of the tokenizer: it waits for the interpreter once."""
-        encodings = self._tokenizer.encode_batch_fast([self._beginning(text) for text in texts])
+        encodings = self.tokenizer.encode_batch_fast([self._beginning(text) for text in texts])
         return [self._inputs(encoding) for encoding in encodings]
 
     def _inputs(self, encoding: Encoding) -> Inputs:
@@ -148,38 +115,32 @@ class TextProcessor:
             "attention_mask": encoding.attention_mask,
             "token_type_ids": encoding.type_ids,
         }
-        inputs = {name: np.array(arrays[name], np.int64) for name in self._names}
-        is_full = len(encoding.ids) >= self._max_length and encoding.attention_mask[-1]
+        inputs = {name: np.array(arrays[name], np.int64) for name in self.names}
+        is_full = len(encoding.ids) >= self.max_length and encoding.attention_mask[-1]
         return CutInputs(inputs) if is_full and encoding.overflowing else inputs
 
     def count_tokens(self, text: str | bytes) -> int:
         """The tokens of a text as the model reads it: cut, with its start and end, without padding."""
-        (encoding,) = self._tokenizer.encode_batch_fast([self._beginning(text)])
+        (encoding,) = self.tokenizer.encode_batch_fast([self._beginning(text)])
         return sum(encoding.attention_mask)
 
     def _beginning(self, text: str | bytes) -> str:
         """As much of a text as gives the tokens that the model takes, cleaned."""
         data = text.encode() if isinstance(text, str) else text
-        if len(data) > MAX_BYTES and (blanks := _LEADING_BLANKS.match(data)):
-            start = max(0, blanks.end() - LONGEST_RUN)
-            data = data[start : start + MAX_BYTES]
-        text = self._prompt + data.decode(errors="ignore")
+        if len(data) > MAX_BYTES:
+            data = data.lstrip()[:MAX_BYTES]
+        text = self.prompt + data.decode(errors="ignore")
         length = self.short
-        if self._clean and len(text) > length:
-            text = _BLANKS.sub(_few_blanks, text)
         while length < len(text):
-            if self._clean:
-                head = clean_text(_up_to_line_end(text, length), self._clean)
-            else:
-                head = _past_marks(text, length)
+            head = clean_text(text[:length], self.clean)
             if self._is_enough(head):
                 return head
             length *= LONGER
-        return clean_text(text, self._clean)
+        return clean_text(text, self.clean)
 
     def _is_enough(self, beginning: str) -> bool:
         """Whether the tokens that count are the same whatever follows."""
-        (encoding,) = self._tokenizer.encode_batch([beginning])  # which numbers the words, as the fast one does not
+        (encoding,) = self.tokenizer.encode_batch([beginning])  # which numbers the words, as the fast one does not
         beyond = encoding.overflowing
         if not beyond:
             return False
@@ -189,31 +150,6 @@ class TextProcessor:
 
 def _last_word(encoding: Encoding) -> int:
     return max((word for word in encoding.word_ids if word is not None), default=0)
-
-
-def _past_marks(text: str, length: int) -> str:
-    """The first characters, and all marks on the last of them: a normalizer sorts them."""
-    limit = min(len(text), length + LONGEST_RUN)
-    while length < limit and unicodedata.combining(text[length]):
-        length += 1
-    return text[:length]
-
-
-def _up_to_line_end(text: str, length: int) -> str:
-    """So many characters, or, if their last line holds characters of a wrong encoding, all of that line.
-
-    These are mended in all of a line or nowhere.
-    """
-    from ftfy.badness import is_bad
-
-    if not is_bad(text[text.rfind("\n", 0, length) + 1 : length]):
-        return text[:length]
-    end = text.find("\n", length, length + LONGEST_RUN) + 1
-    return text[: end or length + LONGEST_RUN]
-
-
-def _few_blanks(blanks: re.Match[str]) -> str:
-    return blanks[0][:2] + ("\n" if "\n" in blanks[0] else "") + blanks[0][-2:]
 
 
 class TextPreparer:
@@ -228,15 +164,13 @@ class TextPreparer:
 
     def __call__(self, content: bytes) -> Inputs:
         """int64 arrays of shape (tokens,)."""
-        if isinstance(self._processor, TextProcessor):
-            return self._processor(content)
-        return self._processor(content[:MAX_FOREIGN_BYTES].decode(errors="ignore"))
+        return self.many([content])[0]
 
     def many(self, contents: list[bytes]) -> list[Inputs]:
         """The same for several texts."""
         if isinstance(self._processor, TextProcessor):
             return self._processor.many(contents)
-        return [self(content) for content in contents]
+        return [self._processor(content[:MAX_FOREIGN_BYTES].decode(errors="ignore")) for content in contents]
 
     def count_tokens(self, content: bytes) -> int:
         """The tokens of a text as the model reads it."""

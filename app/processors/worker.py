@@ -1,39 +1,36 @@
-"""python -m app.processors.worker SERVER_PID: decodes pictures of rare formats for one server, one at a time.
+"""python -m app.processors.worker SERVER_PID DESCRIPTOR: decodes pictures of rare formats for one server.
 
-It reads from standard input and answers on standard output:
+Through the socket DESCRIPTOR it takes one picture after the other, and answers each:
 
-    ->  max_pixels, seconds, legacy, length (see REQUEST), then the picture's bytes
-    <-  {"size": [width, height], "decoded_bytes": n} or {"error": ...}, one line of JSON
-    ->  DECODE or DROP
-    <-  {"size": [width, height], "mode": "RGB" or "L"} and the pixels of the upright picture, or {"error": ...}
+    ->  {"max_pixels": n, "seconds": s, "legacy": bool, "decode": bool} and the picture's bytes (see send)
+    <-  {"size": [width, height], "decoded_bytes": n}, or, where it is to decode,
+        {"size": [width, height], "mode": "RGB" or "L", "orientation": tag} and the pixels, or
+        {"error": message, "cause": word}
 
-A decoder that takes too long is ended by SIGPROF after so many seconds of computing, wherever it is. Nothing
-but this file's own answers leaves the process, which ends with its server or after a minute without work.
+A decoder that takes too long is ended by SIGPROF after so many seconds of computing, wherever it is. The process ends
+with its server, or after a minute without work.
 """
 
 import contextlib
 import io
 import json
-import os
 import resource
-import select
 import signal
-import struct
+import socket
 import sys
 import warnings
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from PIL import AvifImagePlugin, Image
 
 from app.child_process import end_with
 from app.errors import InvalidRequest, PictureTooLarge, Unavailable
-from app.processors.decode import check_pixels, decode_rare, named_errors
+from app.processors.decode import check_pixels, decode_opened, named_errors
 from app.processors.formats import COMMON, RARE
 
-REQUEST = struct.Struct("<Qd?Q")
-DECODE, DROP = b"D", b"X"
-
-IDLE_SECONDS = 60.0
+_IDLE_SECONDS = 60.0
 # What decoding a picture takes beside its pixels; OpenJPEG keeps four bytes for each sample.
 _OWN_BYTES = 160 * 2**20
 _BYTES_A_PIXEL = 32
@@ -41,80 +38,78 @@ _BYTES_A_PIXEL = 32
 _INNER_PIXELS = 2**22
 
 
-def main(server: int) -> int:
+def send(stream: io.BufferedRWPair, fields: dict[str, Any], data: bytes = b"") -> None:
+    """Write a line of JSON, which says how many bytes follow it, and these."""
+    stream.write(json.dumps({**fields, "bytes": len(data)}).encode() + b"\n")
+    stream.write(data)
+    stream.flush()
+
+
+def receive(stream: io.BufferedRWPair) -> tuple[dict[str, Any], bytes]:
+    """What send() wrote. Raises EOFError if the other side ended before."""
+    if not (line := stream.readline()).endswith(b"\n"):
+        raise EOFError
+    fields: dict[str, Any] = json.loads(line)
+    data = stream.read(fields["bytes"])
+    if len(data) < fields["bytes"]:
+        raise EOFError
+    return fields, data
+
+
+def main(server: int, descriptor: int) -> None:
     """Serve the process with the id `server` until it ends, or until it has had nothing to do for a while."""
-    _confine(server)
-    answers = sys.stdout.buffer
-    while select.select([0], [], [], IDLE_SECONDS)[0]:
-        header = _read(REQUEST.size)
-        if len(header) < REQUEST.size:
-            break
-        max_pixels, seconds, legacy, length = REQUEST.unpack(header)
-        data = _read(length)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        _work(data, max_pixels, legacy, answers)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-    return 0
-
-
-def _confine(server: int) -> None:
-    """No files, no core dumps, no life after the server; first to go where memory runs out."""
     end_with(server)
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # it writes nothing
         resource.setrlimit(limit, (0, 0))
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
-        file.write("1000")
+    with contextlib.suppress(OSError):  # the first to go where memory runs out
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
+    connection = socket.socket(fileno=descriptor)
+    connection.settimeout(_IDLE_SECONDS)
+    stream = connection.makefile("rwb")
+    while True:
+        try:
+            task, data = receive(stream)
+        except TimeoutError:
+            return
+        signal.setitimer(signal.ITIMER_PROF, task["seconds"])
+        answer, pixels = _work(data, task["max_pixels"], task["legacy"], task["decode"])
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        send(stream, answer, pixels)
 
 
-def _read(length: int) -> bytes:
-    """So many bytes of standard input, fewer at its end; never more than asked for."""
-    parts: list[bytes] = []
-    while length and (part := os.read(0, min(length, 2**20))):
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)
-
-
-def _work(data: bytes, max_pixels: int, legacy: bool, answers: BinaryIO) -> None:
+def _work(data: bytes, max_pixels: int, legacy: bool, decode: bool) -> tuple[dict[str, Any], bytes]:
     Image.MAX_IMAGE_PIXELS = max_pixels  # for the pictures inside pictures
     try:
         with named_errors(data):
             image = Image.open(io.BytesIO(data), formats=[*COMMON, *RARE])
         check_pixels(image.size, max_pixels)
         pixels = image.width * image.height
-        _limit_memory(_OWN_BYTES + _BYTES_A_PIXEL * pixels)
-        _answer(answers, size=image.size, decoded_bytes=_OWN_BYTES // 4 + _BYTES_A_PIXEL // 2 * pixels)
-        if _read(1) != DECODE:
-            return
+        if not decode:
+            return {"size": image.size, "decoded_bytes": _OWN_BYTES // 4 + _BYTES_A_PIXEL // 2 * pixels}, b""
         Image.MAX_IMAGE_PIXELS = min(max_pixels, max(pixels, _INNER_PIXELS))
-        picture = decode_rare(data, image, Image.MAX_IMAGE_PIXELS, legacy)
-        _answer(answers, size=picture.size, mode=picture.mode)
-        answers.write(picture.tobytes())
-        answers.flush()
+        with _memory_limit(_OWN_BYTES + _BYTES_A_PIXEL * pixels):
+            decoded = decode_opened(image, data, Image.MAX_IMAGE_PIXELS, legacy)
+        fields = {"size": decoded.size, "mode": decoded.image.mode, "orientation": decoded.orientation}
+        return fields, decoded.image.tobytes()
     except Unavailable:
         message = "takes more memory than a picture of its size should; save it again as JPEG or PNG"
-        _answer(answers, error=message, cause=PictureTooLarge.cause)
+        return {"error": message, "cause": PictureTooLarge.cause}, b""
     except InvalidRequest as error:
-        _answer(answers, error=str(error), cause=error.cause)
+        return {"error": str(error), "cause": error.cause}, b""
+
+
+@contextlib.contextmanager
+def _memory_limit(more: int) -> Iterator[None]:
+    """Let the process grow by so many bytes meanwhile; without procfs (macOS) no system limits it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+        limit = pages * resource.getpagesize() + more
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    try:
+        yield
     finally:
-        _limit_memory(None)
-
-
-def _limit_memory(more: int | None) -> None:
-    """Let the process grow by so many bytes from now on; None takes the limit back."""
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = most
-    if more is not None:
-        with open("/proc/self/statm", encoding="utf-8") as file:
-            limit = int(file.read().split()[0]) * resource.getpagesize() + more
-        if most != resource.RLIM_INFINITY:
-            limit = min(limit, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-
-
-def _answer(answers: BinaryIO, **fields: Any) -> None:
-    answers.write(json.dumps(fields).encode() + b"\n")
-    answers.flush()
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 if __name__ == "__main__":
@@ -125,4 +120,4 @@ if __name__ == "__main__":
     pillow_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     pillow_heif.register_heif_opener()
     Image.init()
-    sys.exit(main(int(sys.argv[1])))
+    main(*map(int, sys.argv[1:]))

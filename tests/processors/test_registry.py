@@ -7,11 +7,9 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from app.processors.image import ImageProcessor
-from app.processors.patches import PatchProcessor
+from app.processors.image import ImageProcessor, PatchProcessor, TileProcessor
 from app.processors.registry import KINDS, describe, from_description
 from app.processors.text import TextProcessor
-from app.processors.tiles import TileProcessor
 from app.towers import Processor
 
 

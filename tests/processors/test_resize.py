@@ -1,7 +1,5 @@
 """The crop that is made from a stored picture beside the one that the libraries make from the upright one."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import PIL
 import pytest
@@ -9,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from app.processors import resize
 from app.processors.decode import TURNS, Decoded
 from app.processors.image import ImageProcessor
-from app.processors.resize import _across_first, pillow_is_known
+from app.processors.resize import ORDER_IS_KNOWN, _across_first
 from tests.support.samples import STORED, photo
 from tests.support.search import times
 
@@ -107,31 +106,28 @@ def test_pillow_resizes_along_the_axes_in_the_known_order(size: tuple[int, int],
     )
     assert (whole == known).all() and (whole != unknown).any(), (
         f"Pillow {PIL.__version__} does not resize {size} to {resized} as Pillow 13 does, whose order "
-        "_across_first() in app/processors/resize.py states. Crops stay right where pillow_is_known() notices it, "
-        "but pictures are resized as a whole, which is slower: state the new order there."
+        "_across_first() in app/processors/resize.py states: state the new order there, and its version."
     )
+    assert ORDER_IS_KNOWN
 
 
 @pytest.fixture
-def another_pillow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def another_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Pillow that always resizes across first, as Pillow 12 did."""
-    resize = Image.Image.resize
+    plain = Image.Image.resize
 
     def across_first(
         image: Image.Image, size: tuple[int, int], resample: int | None = None, box: tuple[float, ...] | None = None
     ) -> Image.Image:
         box = box or (0, 0, *image.size)
-        across = resize(image, (size[0], image.height), resample, (box[0], 0, box[2], image.height))
-        return resize(across, size, resample, (0, box[1], size[0], box[3]))
+        across = plain(image, (size[0], image.height), resample, (box[0], 0, box[2], image.height))
+        return plain(across, size, resample, (0, box[1], size[0], box[3]))
 
-    pillow_is_known.cache_clear()
     monkeypatch.setattr(Image.Image, "resize", across_first)
-    yield
-    pillow_is_known.cache_clear()
+    monkeypatch.setattr(resize, "ORDER_IS_KNOWN", False)
 
 
-def test_another_order_is_noticed_and_followed(another_pillow: None) -> None:
-    assert not pillow_is_known()
+def test_another_order_is_followed(another_pillow: None) -> None:
     for size in TALL_AND_WIDE:
         image = photo(*size)
         for tag in (1, 6):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from app.processors.tiles import TileProcessor
+from app.processors.image import TileProcessor
 from tests.support.samples import photo
 from tests.support.search import times
 
