@@ -1,5 +1,6 @@
 """The settings of the server: name, type, default, meaning. Each is an environment variable and an option."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
@@ -128,11 +129,24 @@ class TracingVariables(BaseSettings):
     otel_bsp_export_timeout: PositiveInt = 30_000
 
 
+_REPLACED = {
+    **dict.fromkeys((f"MAX_{what}" for what in ("WAITING_BYTES", "WAITING_ITEMS", "ANSWER_BYTES")), "MAX_MEMORY"),
+    "MAX_PICTURE_BYTES": "MAX_MEMORY",
+    **dict.fromkeys(("ROOM_TIMEOUT", "LOADING_TIMEOUT"), "CLIENT_TIMEOUT"),
+    **dict.fromkeys(("HEADER_TIMEOUT", "BODY_TIMEOUT", "WRITE_TIMEOUT"), "STALL_TIMEOUT"),
+    **dict.fromkeys(("IMAGE_BATCH", "TEXT_BATCH", "TEXT_BATCH_TOKENS"), "MAX_BATCH"),
+}
+"""Variables of earlier versions, and what replaced them."""
+
+
 def load_settings(options: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment; `options`, by field name, win.
 
     Raises ConfigurationError that names the variable and its value.
     """
+    for name, successor in _REPLACED.items():
+        if os.environ.get(name):
+            raise ConfigurationError(f"{name} is no longer a setting: {successor} replaces it; unset {name}")
     try:
         TracingVariables()
         return Settings(**(options or {}))  # type: ignore[arg-type]

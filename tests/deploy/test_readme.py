@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from app.families.registry import FAMILIES, variables
-from app.settings import Settings
+from app.settings import _REPLACED, Settings
 from tests.support.server import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -36,6 +36,18 @@ def test_every_variable_of_baking_is_documented() -> None:
     documented = rows(section("Baking"))
     assert documented.keys() == variables().keys() | {"HF_TOKEN", "HF_ENDPOINT"}
     assert all(default == "" and meaning and when for default, meaning, when in documented.values())
+
+
+def test_every_setting_that_another_replaces_is_named_under_upgrading() -> None:
+    table = re.findall(r"^\| (`[A-Z_]+`.*) \| `([A-Z_]+)`", section("Upgrading"), re.M)
+    assert {name: new for names, new in table for name in re.findall(r"`(\w+)`", names)} == _REPLACED
+
+
+def test_the_pages_name_no_setting_that_is_gone() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    for page in pages:
+        text = page.read_text().replace(section("Upgrading"), "")
+        assert not re.findall(rf"\b(?:{'|'.join([*_REPLACED, 'COMPUTE_TIMEOUT'])})\b", text), page.name
 
 
 def test_the_links_of_the_pages_lead_somewhere() -> None:
