@@ -135,6 +135,7 @@ _REPLACED = {
     **dict.fromkeys(("ROOM_TIMEOUT", "LOADING_TIMEOUT"), "CLIENT_TIMEOUT"),
     **dict.fromkeys(("HEADER_TIMEOUT", "BODY_TIMEOUT", "WRITE_TIMEOUT"), "STALL_TIMEOUT"),
     **dict.fromkeys(("IMAGE_BATCH", "TEXT_BATCH", "TEXT_BATCH_TOKENS"), "MAX_BATCH"),
+    "COMPUTE_TIMEOUT": "nothing",
 }
 """Variables of earlier versions, and what replaced them."""
 

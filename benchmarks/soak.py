@@ -240,7 +240,7 @@ def ports_of_clients(pid: int) -> set[int]:
     return {int(line[2].partition(":")[2], 16) for line in lines if f"socket:[{line[9]}]" in files}
 
 
-def report(soak: Soak, seconds: float) -> dict[str, Any]:
+def report(soak: Soak, seconds: float, workers: int) -> dict[str, Any]:
     """Figures, and under `problems` what was not as it should be."""
     findings, samples = soak.findings, soak.samples
     quarter = max(1, len(samples) // 4)
@@ -257,7 +257,7 @@ def report(soak: Soak, seconds: float) -> dict[str, Any]:
         problems.append(f"ready took {ready:.0f} ms")
     for name in ("threads", "files"):
         first, last = getattr(samples[0], name), getattr(samples[-1], name)
-        if last > first + (2 if name == "threads" else 0):
+        if last > first + (2 * workers if name == "threads" else 0):
             problems.append(f"{name}: {first} at first, {last} at last")
     return {
         "seconds": seconds,
@@ -285,7 +285,7 @@ def main() -> int:
     with server("app", options.models, env) as (port, pid, _):
         soak = Soak(port, pid)
         asyncio.run(soak.run(options.seconds, options.clients, options.kill_every))
-    figures = report(soak, options.seconds)
+    figures = report(soak, options.seconds, options.workers)
     if orphans := [pid for pid in soak.processes if Path(f"/proc/{pid}").exists()]:
         figures["problems"].append(f"processes that outlive the server: {orphans}")
     options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
