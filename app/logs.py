@@ -40,17 +40,17 @@ class JSONFormatter(PlainFormatter):
 
 
 class Throttle(logging.Filter):
-    """At most `most` lines a second; the next line says how many were left out."""
+    """At most `most` lines in so many `seconds`; the next line says how many were left out."""
 
-    def __init__(self, most: int = 20) -> None:
+    def __init__(self, most: int = 20, seconds: int = 1) -> None:
         super().__init__()
-        self._most = most
-        self._second, self._count = 0, 0
+        self._most, self._seconds = most, seconds
+        self._period, self._count = 0, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        second, left_out = int(record.created), self._count - self._most
-        if second != self._second:
-            self._second, self._count = second, 0
+        period, left_out = int(record.created) // self._seconds, self._count - self._most
+        if period != self._period:
+            self._period, self._count = period, 0
             if left_out > 0:
                 record.msg, record.args = f"{record.getMessage()} ({left_out} lines like this were left out)", ()
         self._count += 1

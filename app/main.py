@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
-from app.api import embeddings, page, routes
-from app.api.entry import OPEN, Entry
-from app.api.schemas import describe_token
-from app.api.status import add_error_handlers
+from app.api import embeddings, page, routes, vectorize
+from app.api.entry import Entry
+from app.api.status import answer_http_errors, errors
 from app.cgroup import resident_memory, usable_cpus, usable_memory
 from app.errors import first_line
 from app.models.bake import load_named_model
@@ -117,22 +116,17 @@ def create_app(
     app.state.settings = settings
     app.state.service = service
     app.state.metrics = metrics
-    app.state.collect = share.collect if share else _collect
-    app.include_router(routes.router)
+    app.state.share = share
+    for router in (routes.router, vectorize.router):
+        app.include_router(router, responses=errors(400, 401, 408, 431, 500))  # which any request may get
     if settings.enable_page:
         app.include_router(page.router)
     if settings.enable_embeddings_api:
         app.include_router(embeddings.router)
-    add_error_handlers(app, settings.enable_embeddings_api)
-    token = settings.api_token.get_secret_value().strip() if settings.api_token else None
-    if token:
-        describe_token(app, OPEN)
-    app.add_middleware(Entry, vectorize=routes.vectorize, token=token, count=metrics.count_answer, tracer=tracer)
+    answer_http_errors(app, settings.enable_embeddings_api)
+    token = settings.api_token.get_secret_value() if settings.api_token else None
+    app.add_middleware(Entry, vectorize=vectorize.vectorize, token=token, count=metrics.count_answer, tracer=tracer)
     return app
-
-
-async def _collect(metrics: Metrics) -> bytes:
-    return metrics.dump()
 
 
 def _serve(
@@ -160,7 +154,7 @@ def _serve(
     keep_decoded_memory(limits.kept_bytes)
     pictures = PictureProcessor(
         model.image.processor,
-        max_pixels=max_pixels_for(settings, budget.most_picture),
+        max_pixels=max_pixels_for(settings, budget.pictures.most),
         seconds=settings.decode_timeout,
         legacy=settings.legacy_images,
         fast=settings.fast_images,
@@ -185,7 +179,13 @@ def _serve(
     )
     preparing.start()
     metrics.waiting_bytes.set_function(lambda: budget.used()["requests"])
-    serves = _about(model)
+    serves = {
+        "model": model.name,
+        "family": model.family,
+        "engine": model.engine,
+        "precision": model.precision,
+        "version": VERSION,
+    }
     metrics.model.info(serves)
     seconds = seconds_since_start(os.getppid() if share else "self")
     metrics.ready_seconds.set(seconds)
@@ -213,38 +213,17 @@ def _share_of(tower: Tower, fronts: int) -> Tower:
     return replace(tower, limits=BatchLimits(items, tower.limits.tokens, tower.limits.same_length))
 
 
-def _about(model: LoadedModel) -> dict[str, str]:
-    """What is served, in words: for the log, the metrics and the page."""
-    return {
-        "model": model.name,
-        "family": model.family,
-        "engine": model.engine,
-        "precision": model.precision,
-        "version": VERSION,
-    }
-
-
 def _json(meta: dict[str, Any]) -> bytes:
     """JSON of a model's own configuration: integers of any size stay, NaN and infinity become null."""
-    try:
-        return json.dumps(meta, allow_nan=False).encode()
-    except ValueError:
-        finite = json.loads(json.dumps(meta), parse_constant=lambda _: None)
-        return json.dumps(finite).encode()
+    return json.dumps(json.loads(json.dumps(meta), parse_constant=lambda _: None)).encode()
 
 
-def _traces_are_wanted(environment: Mapping[str, str]) -> bool:
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip()
-    if exporter:
-        return exporter != "none"
-    return any(environment.get(f"OTEL_EXPORTER_OTLP{signal}_ENDPOINT") for signal in ("", "_TRACES"))
-
-
-def _open_tracer(environment: Mapping[str, str], level: int = logging.WARNING) -> "Tracer | None":
+def _open_tracer(environment: Mapping[str, str], level: int) -> "Tracer | None":
     """The tracer that OpenTelemetry's variables ask for; if it cannot be made, the log says why, at `level`."""
-    if not _traces_are_wanted(environment):
+    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip()
+    is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none"
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if is_off or not (exporter or any(map(environment.get, endpoints))):
         return None
     try:
         from app.api.tracing import open_tracer

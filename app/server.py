@@ -6,9 +6,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,7 +18,7 @@ from app.heap import collect_garbage_less_often, use_one_heap
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
-from app.sockets import ConnectionLimit, raise_open_files, shown
+from app.sockets import shown
 
 _log = logging.getLogger(__name__)
 
@@ -62,17 +61,6 @@ class Server(uvicorn.Server):
             self._at_once = True
             return
         self._asked_at, self._asked_by = time.monotonic(), sig
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; when connections run out, close those idle longest."""
-        make_protocol, limit = self.config.http_protocol_class, ConnectionLimit(raise_open_files())
-
-        def connected(*args: Any, **kwargs: Any) -> asyncio.Protocol:
-            limit.before_another(self.server_state.connections)
-            return make_protocol(*args, **kwargs)
-
-        self.config.http_protocol_class = cast(type[asyncio.Protocol], connected)
-        await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if self._asked_at is not None and not self._service.draining:
@@ -123,17 +111,15 @@ class Server(uvicorn.Server):
             return 0.0
         return drain_delay(self._settings)
 
-    def _connections(self) -> Sequence[Any]:
+    def _connections(self) -> list[Any]:
         return list(self.server_state.connections)
 
 
 def make_server(app: FastAPI) -> Server:
-    """The server of an app that create_app() made."""
     return Server(make_config(app), app.state.service, app.state.settings)
 
 
 def make_config(app: FastAPI) -> uvicorn.Config:
-    """How uvicorn serves an app that create_app() made."""
     return uvicorn.Config(
         app,
         loop="uvloop",

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from app.api.parse import parse_request
-from app.api.schemas import dump_response
+from app.api.vectorize import dump_response, parse_request
 from app.main import create_app
 from app.models.load import load_model
 from app.processors.padding import collate
@@ -71,14 +70,13 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
     inputs = preparer(_TEXT)
     rows = np.random.default_rng(1).normal(size=(1, WIDTH)).astype(np.float32)
     nothing = np.empty((0, WIDTH), np.float32)
-    pool, metrics = Pool(2**30, reserve=2**20, overflow=2**29), Metrics()
+    bodies, answers, metrics = Pool(2**30, 2**16), Pool(2**30, 2**18), Metrics()
     counts = metrics.of_kind("texts")
 
     def budget() -> None:
-        claim = Claim(100)
-        pool.ask(claim, 100, lambda: None)
-        pool.ask(claim, 15_000, lambda: None)
-        pool.release(claim)
+        for pool, claim in ((bodies, Claim(100)), (answers, Claim(15_000))):
+            pool.ask(claim)
+            pool.release(claim)
 
     def count() -> None:
         for histogram in (counts.waiting_seconds, counts.preparing_seconds, metrics.request_seconds):

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +9,15 @@ from typing import Any
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.api.body import announced_bytes
 from app.api.parse_embeddings import EmbeddingsRequest, parse_embeddings
-from app.api.request import Client
-from app.api.routes import Answer, metrics_of, receive, service_of
-from app.api.schemas import ROWS_AT_ONCE
+from app.api.request import answer, service_of
+from app.api.vectorize import ROWS_AT_ONCE
 from app.errors import InvalidRequest, ServiceError
+from app.serving.item import Caller
+from app.serving.service import Running
 from app.towers import Vectors
 
 router = APIRouter()
@@ -26,47 +26,39 @@ router = APIRouter()
 @router.post("/v1/embeddings", include_in_schema=False)
 async def embeddings(request: Request) -> Response:
     """The vectors that POST /vectorize gives, in the order of the input."""
-    with contextlib.ExitStack() as share:
-        share.enter_context(metrics_of(request).request_seconds.time())
-        client = Client(request)
-        running = await service_of(request).running(client)
-        admission = running.budget.admit(client, announced_bytes(request))
-        share.callback(admission.release)
-        payload = await receive(request, client, admission, parse_embeddings)
-        width = running.model.width
-        if payload.dimensions not in (None, width):
-            raise InvalidRequest(
-                f"this model gives vectors of {width} numbers, which cannot be shortened to {payload.dimensions}; "
-                "leave it out",
-                "dimensions",
-            )
-        await admission.take_items(len(payload.kinds))
-        try:
-            texts, images = await running.preparing.vectorize(payload.items.texts, payload.items.images, client)
-        except ServiceError as error:
-            raise _at_input(error, payload) from error
-        tokens = await asyncio.to_thread(running.count_tokens, payload.items.texts)
-        kinds, as_base64, name = payload.kinds, payload.as_base64, running.about["model"]
-        del payload
-        parts = await asyncio.to_thread(dump_embeddings, texts, images, kinds, as_base64, name, tokens)
-        return Answer(parts, share.pop_all().close)
+    return await answer(request, parse_embeddings, _embeddings)
+
+
+async def _embeddings(items: EmbeddingsRequest, running: Running, client: Caller) -> list[bytes]:
+    width = running.model.width
+    if items.dimensions not in (None, width):
+        raise InvalidRequest(
+            f"this model gives vectors of {width} numbers, which cannot be shortened to {items.dimensions}; "
+            "leave it out",
+            "dimensions",
+        )
+    try:
+        texts, images = await running.preparing.vectorize(items.texts, items.images, client)
+    except ServiceError as error:
+        raise _at_input(error, items) from error
+    tokens = await asyncio.to_thread(running.count_tokens, items.texts)
+    name = running.about["model"]
+    return await asyncio.to_thread(dump_embeddings, texts, images, items.kinds, items.as_base64, name, tokens)
 
 
 @router.get("/v1/models", include_in_schema=False)
 async def models(request: Request) -> Response:
-    """The one model that is served."""
     running = await service_of(request).running()
-    return _json({"object": "list", "data": [_model(running.about["model"])]})
+    return JSONResponse({"object": "list", "data": [_model(running.about["model"])]})
 
 
 @router.get("/v1/models/{name:path}", include_in_schema=False)
 async def model(request: Request, name: str) -> Response:
-    """The model, if that is its name."""
     running = await service_of(request).running()
     served = running.about["model"]
     if name != served:
         raise HTTPException(404, f"the model served here is {served}")
-    return _json(_model(served))
+    return JSONResponse(_model(served))
 
 
 def dump_embeddings(
@@ -95,17 +87,13 @@ def _joined(items: Iterator[bytes]) -> Iterator[bytes]:
         separator = b","
 
 
-def _at_input(error: ServiceError, payload: EmbeddingsRequest) -> ServiceError:
+def _at_input(error: ServiceError, items: EmbeddingsRequest) -> ServiceError:
     """The same error, with the item's place in the input instead of among the texts or the images."""
     if error.position is None:
         return error
-    positions = [position for position, kind in enumerate(payload.kinds) if kind == error.parameter]
-    return error.again(*payload.place(positions[error.position]))
+    positions = [position for position, kind in enumerate(items.kinds) if kind == error.parameter]
+    return error.again(*items.place(positions[error.position]))
 
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "multi2vec-clip"}
-
-
-def _json(content: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")

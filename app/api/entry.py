@@ -1,7 +1,11 @@
 """What every request passes on its way to the routes, and every answer on its way back."""
 
 import asyncio
+import base64
+import hmac
+import itertools
 import logging
+import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -10,9 +14,9 @@ from fastapi import Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
-from app.api.request import TIMELINE, RequestIDs, check_token, one_spelling
+from app.api.request import TIMELINE
 from app.api.status import response_to
-from app.errors import ServiceError, describe_unforeseen
+from app.errors import ServiceError, Unauthorized, describe_unforeseen
 
 if TYPE_CHECKING:
     from app.api.tracing import Tracer
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # Without a token: health, for whatever watches the container, and the page, which asks its user for the token.
-OPEN = re.compile(r"/\.well-known/(live|ready)|/health|/|/page/.*")
+_OPEN = re.compile(r"/\.well-known/(live|ready)|/health|/|/page/.*")
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
 class Entry:
@@ -44,19 +49,19 @@ class Entry:
         self._token = token.encode() if token else None
         self._count = count
         self._tracer = tracer
-        self._ids = RequestIDs()
+        self._prefix = os.urandom(8).hex()
+        self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path = scope["path"] = one_spelling(scope["path"])
-        identifier = self._ids.of(scope)
+        identifier = self._identifier(scope)
         logs.request_id.set(identifier)
         started = False
-        trace = self._tracer.begin(identifier) if self._tracer is not None else None
-        if trace is not None:
-            scope[TIMELINE] = trace.timeline
+        timeline = None if self._tracer is None else self._tracer.begin(identifier)
+        scope[TIMELINE] = timeline
 
         async def send_counted(message: Message) -> None:
             nonlocal started
@@ -64,14 +69,14 @@ class Entry:
                 started = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", identifier.encode())]
                 self._count(path, message["status"])
-                if trace is not None:
-                    trace.finish()
+                if self._tracer is not None and timeline is not None:
+                    self._tracer.finish(timeline)
             await send(message)
 
         try:
-            if self._token is not None and not OPEN.fullmatch(path):
-                check_token(scope, self._token)
-            if path == "/vectorize" and scope["method"] == "POST" and trace is None:
+            if self._token is not None and not _OPEN.fullmatch(path):
+                _check_token(scope, self._token)
+            if path == "/vectorize" and scope["method"] == "POST" and timeline is None:
                 response = await self._vectorize(Request(scope, receive))
                 await response(scope, receive, send_counted)
             else:
@@ -85,6 +90,37 @@ class Entry:
             if not started:
                 failure = ServiceError("the server failed on this request; its log says why")
                 await response_to(failure, scope["method"], path)(scope, receive, send_counted)
-        finally:
-            if trace is not None:
-                trace.finish()
+
+    def _identifier(self, scope: Scope) -> str:
+        """The X-Request-ID that the caller sent, if it is safe in a header and a log; else a new one."""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return str(value, "ascii")
+        return f"{self._prefix}{next(self._numbers):016x}"
+
+
+def one_spelling(path: str) -> str:
+    """The path with single slashes, none at its end, and one /v1 before the paths of OpenAI's clients."""
+    path = re.sub(r"//+", "/", path) if "//" in path else path
+    if path.startswith(("/embeddings", "/models", "/v1/v1/")):
+        path = re.sub("^(/v1)*", "/v1", path)
+    return path if path == "/" else path.removesuffix("/")
+
+
+def _check_token(scope: Scope, token: bytes) -> None:
+    """Raises Unauthorized without the token, as bearer or as the password of Basic with any user."""
+    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    scheme, _, given = header.partition(b" ")
+    given = given.strip()
+    if scheme.lower() == b"basic":
+        try:
+            given = base64.b64decode(given, validate=True).partition(b":")[2]
+        except ValueError:
+            given = b""
+    elif scheme.lower() != b"bearer":
+        given = b""
+    if not hmac.compare_digest(given, token):
+        raise Unauthorized(
+            "a token is needed: send the header Authorization: Bearer TOKEN, or the token as the password in "
+            "http://user:TOKEN@host:port"
+        )

@@ -5,11 +5,11 @@ import hashlib
 import re
 from pathlib import Path
 
-import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
-from app.api.routes import service_of
+from app.api.request import service_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -49,7 +49,7 @@ async def page(request: Request) -> Response:
 async def about(request: Request) -> Response:
     """Model, family, engine, precision and version, as the page shows them."""
     running = await service_of(request).running()
-    return Response(orjson.dumps(running.about), media_type="application/json")
+    return JSONResponse(running.about)
 
 
 @router.api_route("/page/{path:path}", methods=["GET", "HEAD"])

@@ -6,10 +6,12 @@ of its characters would be meaningless, and nobody would notice.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from app.api.parse import VectorizeRequest
-from app.api.reader import Reader, name_of, shown
+from app.api.reader import name_of, read_object, shown
+from app.api.request import Items
 from app.errors import InvalidRequest
 
 _EXAMPLE = '{"model": "any", "input": ["a red car", {"image": "<base64>"}]}'
@@ -33,22 +35,21 @@ _PICTURE_WITHIN = re.compile(rb";base64[\s,;:]*+" + _BASE64 + rb"{64}", re.IGNOR
 _SEARCHED = 512
 _URL = re.compile(rb"\s*(https?|file|ftp|s3)://", re.IGNORECASE)
 
-_PARTS = {"text": "text", "content": "text", "image": "image", "image_url": "image", "image_base64": "image"}
-_ADDRESS = {"url": "image"}
+_KINDS = {"text": "text", "content": "text", "image": "image", "image_url": "image", "image_base64": "image"}
 _OTHER_MEDIA = re.compile("(input_)?(audio|video|document|file)(_url|_base64)?")
 # Where other servers look for items, but not this one.
 _ELSEWHERE = ("text", "texts", "image", "images", "audio", "video")
+_NOTHING: tuple[object, ...] = (None, b"", [])
 
 # A "string" turns out to be a text or a picture by its looks, or by the rest of the body.
 _Part = tuple[str, bytes]
 
 
 @dataclass
-class EmbeddingsRequest:
+class EmbeddingsRequest(Items):
     """Body of POST /v1/embeddings. `kinds` holds "texts" or "images" for each item of the input, in order;
     `parameter` is the key of the items."""
 
-    items: VectorizeRequest = field(default_factory=VectorizeRequest)
     kinds: list[str] = field(default_factory=list)
     parameter: str = "input"
     as_base64: bool = False
@@ -60,186 +61,123 @@ class EmbeddingsRequest:
 
 
 def parse_embeddings(body: bytes | bytearray, max_items: int) -> EmbeddingsRequest:
-    """Parse a request body of at most `max_items` items. Raises InvalidRequest that names the item, TooLarge."""
-    reader = Reader(body, max_items, "what this route knows")
-    reader.enter_object(_EXAMPLE)
-    request = EmbeddingsRequest()
-    found: dict[str, list[_Part]] = {}
-    are_pictures = False
-    for key in reader.parameters():
-        if key in ("input", "inputs", "messages"):
-            found.pop(key, None)
-            if reader.next() == ord("n"):
-                reader.scalar()
-            else:
-                found[key] = _read_messages(reader) if key == "messages" else _read_items(reader)
-        elif key in ("encoding_format", "embedding_type"):
-            request.as_base64 = _read_word(reader, ("float", "base64")) == "base64"
-        elif key == "dimensions":
-            request.dimensions = _read_whole_number(reader)
-        elif key == "model":
-            _read_word(reader)
-        elif key == "modality":
-            are_pictures |= _read_word(reader, ("text", "image")) == "image"
-        elif key == "input_type":  # otherwise the purpose of the vector, which changes nothing here
-            word = (_read_word(reader) or "").lower()
-            if "audio" in word or "video" in word:
-                raise reader.invalid(f"{shown(word)} is not embedded here; send texts or images")
-            are_pictures |= "image" in word
-        elif key in _ELSEWHERE:
-            if _read_whether_given(reader):
-                raise reader.invalid(f'not known on this route; everything goes into "input": {_EXAMPLE}')
-        else:
-            reader.other()
-    reader.end()
-    if len(found) > 1:
-        raise InvalidRequest(f"send one of {', '.join(found)}, not several", [*found][1])
-    for request.parameter, parts in found.items():
-        _sort(request, parts, are_pictures)
+    """Parse the body of POST /v1/embeddings. Raises InvalidRequest that names the item, and TooLarge for far more
+    than `max_items`."""
+    document = read_object(body, max_items, _EXAMPLE)
+    for key in _ELSEWHERE:
+        if document.get(key) not in _NOTHING:
+            raise InvalidRequest(f'not known on this route; everything goes into "input": {_EXAMPLE}', key)
+    _word(document, "model")
+    forms = [_word(document, key, "float", "base64") for key in ("encoding_format", "embedding_type")]
+    modality = _word(document, "modality", "text", "image")
+    purpose = (_word(document, "input_type") or "").lower()  # otherwise it changes nothing here
+    if "audio" in purpose or "video" in purpose:
+        raise InvalidRequest(f"{shown(purpose)} is not embedded here; send texts or images", "input_type")
+    request = EmbeddingsRequest(as_base64="base64" in forms, dimensions=_dimensions(document))
+    keys = [key for key in ("input", "inputs", "messages") if document.get(key) is not None]
+    if len(keys) > 1:
+        raise InvalidRequest(f"send one of {', '.join(keys)}, not several", keys[1])
+    for request.parameter in keys:
+        items = _items(request.parameter, document[request.parameter])
+        _sort(request, items, modality == "image" or "image" in purpose)
     if not request.kinds:
         raise InvalidRequest(f"nothing to embed; send {_EXAMPLE}", "input")
     return request
 
 
-def _sort(request: EmbeddingsRequest, parts: list[_Part], are_pictures: bool) -> None:
+def _items(key: str, value: Any) -> list[Any]:
+    if key != "messages":
+        return value if isinstance(value, list) else [value]
+    if not isinstance(value, list):
+        raise InvalidRequest(f"expected an array of objects, got {name_of(value)}", key)
+    return [{"content": value}]  # a conversation is one item
+
+
+def _sort(request: EmbeddingsRequest, items: list[Any], are_pictures: bool) -> None:
     """Tell texts from pictures, in their order; raises InvalidRequest for what is neither."""
-    for position, (kind, content) in enumerate(parts):
-        found = _PICTURE.match(content)
-        if found or kind == "image" or (kind == "string" and are_pictures):
-            if found:
-                content = content[max(0, found.start("data")) :].strip(_AROUND)
-            if _URL.match(content):
-                raise InvalidRequest(
-                    "addresses are not opened; send the picture itself as base64 or a data URI",
-                    *request.place(position),
-                )
-            request.items.images.append(content)
-            request.kinds.append("images")
-        elif _PICTURE_WITHIN.search(content, 0, _SEARCHED):
-            raise InvalidRequest(
-                f"holds a picture within a text, and one vector cannot stand for both; {_SEND}",
-                *request.place(position),
-            )
-        else:
-            request.items.texts.append(content)
+    for position, item in enumerate(items):
+        try:
+            kind, content = _part_of(item)
+            picture = _picture(kind, content, are_pictures)
+        except InvalidRequest as error:
+            raise error.again(*request.place(position)) from error
+        if picture is None:
+            request.texts.append(content)
             request.kinds.append("texts")
+        else:
+            request.images.append(picture)
+            request.kinds.append("images")
 
 
-def _read_items(reader: Reader) -> list[_Part]:
-    if reader.next() != ord("["):
-        return [_read_item(reader)]
-    return [_read_item(reader) for _ in reader.items()]
-
-
-def _read_item(reader: Reader) -> _Part:
-    first = reader.next()
-    if first == ord("{"):
-        parts: list[_Part] = []
-        _read_object(reader, parts)
-        return _only_one(reader, parts)
-    if first == ord('"'):
-        reader.count_item()
-        return "string", reader.item()
-    reader.other()
-    if first == ord("[") or name_of(first) == "a number":
-        raise reader.invalid(
+def _part_of(item: Any) -> _Part:
+    """The one part of an item. An empty text beside a picture does not count: vLLM's clients send one."""
+    if isinstance(item, bytes):
+        return "string", item
+    if isinstance(item, (list, float)):
+        raise InvalidRequest(
             "token ids come from another tokenizer and mean nothing to this model; send the text "
             "(LangChain: check_embedding_ctx_length=False)"
         )
-    raise reader.invalid(f"expected a string or an object, got {name_of(first)}")
-
-
-def _read_messages(reader: Reader) -> list[_Part]:
-    """The one text or picture of a conversation."""
-    parts: list[_Part] = []
-    _read_parts(reader, parts)
-    return [_only_one(reader, parts)]
-
-
-def _read_parts(reader: Reader, parts: list[_Part], strings_are: str = "string") -> None:
-    """Add the parts of an array of objects and strings."""
-    if (first := reader.next()) != ord("["):
-        reader.other()
-        raise reader.invalid(f"expected an array of objects, got {name_of(first)}")
-    for _ in reader.elements():
-        first = reader.next()
-        if first == ord("{"):
-            _read_object(reader, parts)
-        elif first == ord('"'):
-            reader.count_item()
-            parts.append((strings_are, reader.item()))
-        else:
-            reader.other()
-
-
-def _read_object(reader: Reader, parts: list[_Part], known: dict[str, str] = _PARTS) -> None:
-    """Add the parts of {"text": …}, {"image": …}, {"image_url": {"url": …}} or {"content": [ … ]}."""
-    for key in reader.fields():
-        first = reader.next()
-        if key in known and first == ord('"'):
-            reader.count_item()
-            parts.append((known[key], reader.item()))
-        elif key in ("image", "image_url") and first == ord("{"):
-            _read_object(reader, parts, _ADDRESS)
-        elif key == "images" and first == ord("["):
-            _read_parts(reader, parts, "image")
-        elif key == "content" and first == ord("["):
-            _read_parts(reader, parts)
-        elif _OTHER_MEDIA.fullmatch(key):
-            if _read_whether_given(reader):
-                raise reader.invalid(f"holds {shown(key)}, but this model takes only texts and images; {_SEND}")
-        else:
-            reader.other()
-
-
-def _only_one(reader: Reader, parts: list[_Part]) -> _Part:
-    """The one part. An empty text beside a picture does not count: vLLM's clients send one. Raises InvalidRequest."""
+    if not isinstance(item, dict):
+        raise InvalidRequest(f"expected a string or an object, got {name_of(item)}")
+    parts = list(_parts(item))
     if len(parts) > 1:
         parts = [part for part in parts if part[1]] or parts[:1]
     if len(parts) > 1:
-        raise reader.invalid(f"holds more than one text or image, and an item has one vector; {_SEND}")
+        raise InvalidRequest(f"holds more than one text or image, and an item has one vector; {_SEND}")
     if not parts:
-        raise reader.invalid(f"holds neither a text nor an image; {_SEND}")
+        raise InvalidRequest(f"holds neither a text nor an image; {_SEND}")
     return parts[0]
 
 
-def _read_whether_given(reader: Reader) -> bool:
-    """Whether a value is more than null, an empty string or an empty array."""
-    first = reader.next()
-    if first == ord('"'):
-        return reader.string() != b""
-    if first != ord("["):
-        reader.other()
-        return first != ord("n")
-    given = False
-    for _ in reader.elements():
-        given = True
-        reader.other()
-    return given
+def _parts(item: dict[str, Any]) -> Iterator[_Part]:
+    """The parts of {"text": …}, {"image": …}, {"image_url": {"url": …}} or {"content": [ … ]}."""
+    for key, value in item.items():
+        if key in ("image", "image_url") and isinstance(value, dict):
+            value = value.get("url")
+        if key in _KINDS and isinstance(value, bytes):
+            yield _KINDS[key], value
+        elif key in ("content", "images") and isinstance(value, list):
+            for each in value:
+                if isinstance(each, dict):
+                    yield from _parts(each)
+                elif isinstance(each, bytes):
+                    yield ("image" if key == "images" else "string"), each
+        elif _OTHER_MEDIA.fullmatch(key) and value not in _NOTHING:
+            raise InvalidRequest(f"holds {shown(key)}, but this model takes only texts and images; {_SEND}")
 
 
-def _read_word(reader: Reader, allowed: tuple[str, ...] = ()) -> str | None:
-    first = reader.next()
-    if first == ord("n"):
-        reader.scalar()
+def _picture(kind: str, content: bytes, are_pictures: bool) -> bytes | None:
+    """The picture that a part is, in base64; None for a text."""
+    found = _PICTURE.match(content)
+    if found:
+        content = content[max(0, found.start("data")) :].strip(_AROUND)
+    elif kind == "text" or (kind == "string" and not are_pictures):
+        if _PICTURE_WITHIN.search(content, 0, _SEARCHED):
+            raise InvalidRequest(f"holds a picture within a text, and one vector cannot stand for both; {_SEND}")
         return None
-    if first != ord('"'):
-        reader.other()
-        raise reader.invalid(f"expected a string, got {name_of(first)}")
-    word = reader.string().decode()
+    if _URL.match(content):
+        raise InvalidRequest("addresses are not opened; send the picture itself as base64 or a data URI")
+    return content
+
+
+def _word(document: dict[str, Any], key: str, *allowed: str) -> str | None:
+    value = document.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, bytes):
+        raise InvalidRequest(f"expected a string, got {name_of(value)}", key)
+    word = value.decode()
     if allowed and word not in allowed:
-        raise reader.invalid(f"{shown(word)} is not known; send {' or '.join(allowed)}")
+        raise InvalidRequest(f"{shown(word)} is not known; send {' or '.join(allowed)}", key)
     return word
 
 
-def _read_whole_number(reader: Reader) -> int | None:
-    first = reader.next()
-    if name_of(first) not in ("a number", "null"):
-        reader.other()
-        raise reader.invalid(f"expected a whole number, got {name_of(first)}")
-    scalar = reader.scalar()
-    if scalar == b"null":
+def _dimensions(document: dict[str, Any]) -> int | None:
+    number = document.get("dimensions")
+    if number is None:
         return None
-    if not re.fullmatch(rb"\d{1,9}", scalar):
-        raise reader.invalid(f"expected a whole number, got {scalar[:20].decode()}")
-    return int(scalar)
+    if not isinstance(number, float) or not number.is_integer():
+        got = f"{number:g}" if isinstance(number, float) else name_of(number)
+        raise InvalidRequest(f"expected a whole number, got {got}", "dimensions")
+    return int(number)

@@ -5,21 +5,18 @@ size, and an answer that nobody reads ends the connection. A valid request is an
 """
 
 import asyncio
-import functools
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
 import orjson
-from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
 
-from app.api.head_limits import MAX_HEAD_BYTES, Refused, check_head, refusal, too_large
+from app.api.refusal import MAX_HEAD_BYTES, Refused, refusal, too_large
 from app.logs import Throttle
 from app.settings import Settings
+from app.sockets import ConnectionLimit, raise_open_files
 
 _log = logging.getLogger(__name__)
 _log.addFilter(Throttle())
@@ -93,19 +90,12 @@ class _Connection:
 class HttpProtocol(HttpToolsProtocol):
     """One connection. A request must arrive, and each part of an answer be taken, within `stall_timeout` seconds."""
 
+    stall_timeout: float
+    limit: ConnectionLimit
     transport: _Connection  # type: ignore[assignment]
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        stall_timeout: float,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._stall_timeout = stall_timeout
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._in_head = False
         self.url = b""
@@ -114,15 +104,17 @@ class HttpProtocol(HttpToolsProtocol):
         self._keeps_alive = True
         self._last = False
         self._deaf = False
-        self.idle_since: float | None = None
         self.on_lost: Callable[[], None] = lambda: None
 
-    # The connection ---------------------------------------------------------------------------
+    @property
+    def idle_since(self) -> float | None:
+        """When nothing was left to do, by a clock that is the same for all connections; None at work."""
+        return None if self.timeout_keep_alive_task is None else self.timeout_keep_alive_task.when()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        connection = _Connection(cast(asyncio.Transport, transport), self.loop, self._stall_timeout)
+        self.limit.before_another(self.connections)
+        connection = _Connection(cast(asyncio.Transport, transport), self.loop, self.stall_timeout)
         super().connection_made(cast(asyncio.Transport, connection))
-        self.idle_since = time.monotonic()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -166,14 +158,12 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
-        self._start("write", self._stall_timeout, self.transport.abort)
+        self._start("write", self.stall_timeout, self.transport.abort)
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self._stop("write")
         super().resume_writing()
-
-    # What arrives -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         parts: list[bytes | memoryview] = [data]
@@ -186,7 +176,7 @@ class HttpProtocol(HttpToolsProtocol):
                 except httptools.HttpParserUpgrade as offer:
                     parts = [memoryview(part)[offer.args[0] :], self._head_without_offer()]
             if self._unread_bytes > MAX_HEAD_BYTES:  # of a head, of trailers, or of what stands beside a chunk's size
-                raise too_large(self.url)
+                raise too_large()
         except httptools.HttpParserError as error:
             self._refuse(refusal(error, data))
         except Refused as refused:
@@ -194,14 +184,14 @@ class HttpProtocol(HttpToolsProtocol):
         if not self.transport.receives:
             self._stop("stall")
         elif "stall" not in self._timers:
-            self._start("stall", self._stall_timeout, self._stalled)
+            self._start("stall", self.stall_timeout, self._stalled)
 
     def _stalled(self) -> None:
         del self._timers["stall"]
         if self.flow.read_paused:  # the client waits for us
-            self._start("stall", self._stall_timeout, self._stalled)
+            self._start("stall", self.stall_timeout, self._stalled)
         else:
-            self._refuse(Refused(408, f"the request did not arrive within {self._stall_timeout:g} s"))
+            self._refuse(Refused(408, f"the request did not arrive within {self.stall_timeout:g} s"))
 
     def _head_without_offer(self) -> bytes:
         """The head without the other protocol that it offers, to be parsed again: the parser took its body for that.
@@ -222,16 +212,16 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        self.idle_since = None
         self._in_head = self.transport.receives = True
 
     def on_headers_complete(self) -> None:
         self._in_head, self._unread_bytes = False, 0
-        check_head(self.url, self.headers)
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            raise too_large()
         if self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             if self.scope["method"] == "CONNECT":
-                raise Refused(405, "CONNECT is not allowed: this is no proxy")
+                raise Refused(400, "this is no proxy, and takes no CONNECT")
             return
         super().on_headers_complete()
         self.headers = []  # what comes after the body says nothing that is read here
@@ -251,13 +241,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = self._keeps_alive
         super().on_message_complete()
 
-    # What is answered -------------------------------------------------------------------------
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._is_idle():
-            self.idle_since = time.monotonic()
-
     def _refuse(self, refused: Refused) -> None:
         """Read nothing more from this connection; requests that arrived whole before are answered."""
         if self._deaf or self.transport.is_closing():
@@ -274,19 +257,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         content = orjson.dumps({"error": str(refused)})
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(content)).encode()),
-            (b"connection", b"close"),
-            *([(b"allow", b"GET, HEAD, POST")] if refused.status == 405 else []),
-        ]
-        lines = [name + b": " + value + b"\r\n" for name, value in headers]
-        self.transport.write(b"".join([STATUS_LINE[refused.status], *lines, b"\r\n", content]))
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
+        self.transport.write(STATUS_LINE[refused.status] + head + content)
         self.transport.receives = True  # more may arrive, whatever the parser made of it
         self.transport.close()
-
-    # Timers -----------------------------------------------------------------------------------
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -301,5 +275,6 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
-    """The factory with which uvicorn makes the protocol of a connection."""
-    return cast(type[asyncio.Protocol], functools.partial(HttpProtocol, stall_timeout=settings.stall_timeout))
+    """The protocol of the connections of one server; when they run out, those idle longest are closed."""
+    limit = ConnectionLimit(raise_open_files())
+    return type("HttpProtocol", (HttpProtocol,), {"stall_timeout": settings.stall_timeout, "limit": limit})

@@ -1,106 +1,153 @@
-"""A request beside its body: its path, its id, its token, and whether its client still waits."""
+"""The way of a request for vectors: its body is read within the budget and parsed, and its client may leave."""
 
 import asyncio
-import base64
-import hmac
-import itertools
-import os
-import re
-import time
-from typing import TypeVar
+import contextlib
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
-from fastapi import Request
-from starlette.types import Scope
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
 
-from app.errors import ClientGone, Unauthorized
+from app.errors import ClientGone, InvalidRequest, TooLarge, UnsupportedEncoding
+from app.serving.budget import Admission
+from app.serving.item import Caller
+from app.serving.metrics import Metrics
+from app.serving.service import Running, Service
 
-T = TypeVar("T")
+Parsed = TypeVar("Parsed", bound="Items")
 
 TIMELINE = "timeline"
-"""The key in the scope of a traced request that holds its Timeline."""
+"""The key in the scope that holds the Timeline of a traced request; None for others."""
 
-_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
-# Most requests are answered before it is worth watching whether their client leaves.
-_WATCHED_AFTER = 0.05
+# How many bytes are decoded before the event loop has a turn.
+_PIECE = 128 * 1024
+# Bodies of more bytes are parsed off the event loop, unless they are a few pictures: waking a thread takes longer.
+_PARSED_AT_ONCE = 64 * 1024
+_MAX_PICTURES_BYTES, _MAX_PICTURES_QUOTES = 512 * 1024, 100
 
 
-class Client:
-    """The client that waits for an answer, since `arrived` by time.monotonic(): a Caller of serving.
+@dataclass
+class Items:
+    """The items of a request, as UTF-8."""
 
-    Set `has_sent` once the body is read: from then on it notices that the client leaves.
-    """
+    texts: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
 
-    def __init__(self, request: Request) -> None:
-        self.arrived = time.monotonic()
-        self.timeline = request.scope.get(TIMELINE)
-        self.has_sent = False
-        self._receive = request.receive
-        self._gone = False
 
-    async def wait(self, future: asyncio.Future[T]) -> T:
-        """The future's result. Cancels the future and raises ClientGone once the client has left."""
-        watching: list[asyncio.Task[None]] = []
+class _Answer(Response):
+    """JSON in parts, each sent once the client has taken most of the one before. `end` is called after the last."""
 
-        async def cancel_when_gone() -> None:
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            self._gone = True
-            future.cancel()
+    def __init__(self, parts: list[bytes], end: Callable[[], None]) -> None:
+        self.status_code, self.background = 200, None
+        length = b"%d" % sum(map(len, parts))
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
+        self._parts = parts
+        self._end = end
 
-        def watch() -> None:
-            watching.append(asyncio.ensure_future(cancel_when_gone()))
-
-        timer = asyncio.get_running_loop().call_later(_WATCHED_AFTER, watch) if self.has_sent else None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            return await future
-        except asyncio.CancelledError:
-            if self._gone:
-                raise ClientGone("the client closed the connection") from None
-            raise
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            for part in self._parts[:-1]:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": self._parts[-1]})
         finally:
-            if timer is not None:
-                timer.cancel()
-            for task in watching:
-                task.cancel()
+            self._end()
 
 
-class RequestIDs:
-    """Gives each request its X-Request-ID: the caller's, or a new one."""
+async def answer(
+    request: Request,
+    parse: Callable[[bytearray, int], Parsed],
+    compute: Callable[[Parsed, Running, Caller], Awaitable[list[bytes]]],
+) -> Response:
+    """The answer to a request for vectors. `compute` gives the parts of its JSON; `parse` is called with the body and
+    the most items, off the event loop if the body is large.
 
-    def __init__(self) -> None:
-        self._prefix = os.urandom(8).hex()
-        self._numbers = itertools.count(1)
+    Raises what these raise, and BodyTooLarge, TooLarge, Overloaded, UnsupportedEncoding, InvalidRequest, ClientGone.
+    """
+    metrics = metrics_of(request)
+    with contextlib.ExitStack() as share:
+        share.enter_context(metrics.request_seconds.time())
 
-    def of(self, scope: Scope) -> str:
-        """The id that the caller sent, if it is safe in a header and a log; else a new one."""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return str(value, "ascii")
-        return f"{self._prefix}{next(self._numbers):016x}"
+        async def left() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
 
-
-def one_spelling(path: str) -> str:
-    """The path with single slashes, none at its end, and one /v1 before the paths of OpenAI's clients."""
-    path = re.sub(r"//+", "/", path) if "//" in path else path
-    if path.startswith(("/embeddings", "/models", "/v1/v1/")):
-        path = re.sub("^(/v1)*", "/v1", path)
-    return path if path == "/" else path.removesuffix("/")
-
-
-def check_token(scope: Scope, token: bytes) -> None:
-    """Raises Unauthorized without the token, as bearer or as the password of Basic with any user."""
-    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    scheme, _, given = header.partition(b" ")
-    given = given.strip()
-    if scheme.lower() == b"basic":
+        client = Caller(left, request.scope[TIMELINE])
+        running = await service_of(request).running()
+        admission = running.budget.admit(client, _announced_bytes(request))
+        share.callback(admission.release)
+        body = await _read_body(request, client, admission)
+        metrics.bytes_in.inc(len(body))
         try:
-            given = base64.b64decode(given, validate=True).partition(b":")[2]
-        except ValueError:
-            given = b""
-    elif scheme.lower() != b"bearer":
-        given = b""
-    if not hmac.compare_digest(given, token):
-        raise Unauthorized(
-            "a token is needed: send the header Authorization: Bearer TOKEN, or the token as the password in "
-            "http://user:TOKEN@host:port"
-        )
+            few_pictures = len(body) <= _MAX_PICTURES_BYTES and body.count(b'"') <= _MAX_PICTURES_QUOTES
+            if len(body) <= _PARSED_AT_ONCE or few_pictures:
+                items = parse(body, admission.max_items)
+            else:
+                items = await asyncio.to_thread(parse, body, admission.max_items)
+        except TooLarge as error:
+            metrics.refused.labels(error.cause).inc()
+            raise
+        del body
+        await admission.take_items(len(items.texts) + len(items.images))
+        parts = await compute(items, running, client)
+        return _Answer(parts, share.pop_all().close)
+
+
+def service_of(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+def metrics_of(request: Request) -> Metrics:
+    return cast(Metrics, request.app.state.metrics)
+
+
+async def _read_body(request: Request, client: Caller, admission: Admission) -> bytearray:
+    """The whole body, gzip decoded. The connection ends a request that does not arrive in time."""
+    stream = zlib.decompressobj(16 + zlib.MAX_WBITS) if _is_gzip(request) else None
+    body = bytearray()
+    while not client.has_sent:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client left in the middle of its body")
+        client.has_sent = not message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        for piece in (chunk,) if stream is None else _decoded(stream, chunk):
+            await admission.take_body(len(piece))
+            body += piece
+            if len(piece) == _PIECE:  # it may be the first of thousands
+                await asyncio.sleep(0)
+    if stream is not None and (not stream.eof or stream.unused_data):
+        raise InvalidRequest("the gzip body ends too early, or something follows it")
+    admission.end_body()
+    return body
+
+
+def _announced_bytes(request: Request) -> int | None:
+    """The size of the decoded body, if the head says so."""
+    length = _header(request, b"content-length")
+    return int(length) if length.isdigit() and not _is_gzip(request) else None
+
+
+def _is_gzip(request: Request) -> bool:
+    encoding = _header(request, b"content-encoding").decode("latin-1").strip().lower().removeprefix("x-")
+    if encoding not in ("", "identity", "gzip"):
+        raise UnsupportedEncoding(f"the body is encoded as {encoding[:40]!r}; send it plain, or as gzip")
+    return encoding == "gzip"
+
+
+def _header(request: Request, name: bytes) -> bytes:
+    return b", ".join([value for each, value in request.scope["headers"] if each == name])
+
+
+def _decoded(stream: "zlib._Decompress", chunk: bytes) -> Iterator[bytes]:
+    """What a part of a gzip body decodes to, in pieces of at most _PIECE bytes."""
+    piece = b""
+    while chunk or len(piece) == _PIECE:
+        try:
+            piece = stream.decompress(chunk, _PIECE)
+        except zlib.error as error:
+            raise InvalidRequest("the body is not valid gzip") from error
+        yield piece
+        chunk = stream.unconsumed_tail

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -28,12 +29,23 @@ _log.addFilter(Throttle())
 _ANSWERS: tuple[tuple[type[ServiceError], int, dict[str, str]], ...] = (
     (Unauthorized, 401, {"WWW-Authenticate": "Bearer"}),
     (TooLarge, 413, {}),
-    (UnsupportedEncoding, 415, {"Accept-Encoding": "gzip, deflate"}),
+    (UnsupportedEncoding, 415, {"Accept-Encoding": "gzip"}),
     (InvalidRequest, 422, {}),
     (ClientGone, 499, {}),
     (Unavailable, 503, {"Retry-After": "1"}),
     (ServiceError, 500, {}),
 )
+_MEANING = {
+    400: "Not HTTP",
+    401: "The token is missing or wrong",
+    408: "The request did not arrive in time",
+    413: "More than the server can ever take at once",
+    415: "The body's Content-Encoding is not supported",
+    422: "An item, or the body, cannot be read; the error names it",
+    431: "The head is too large",
+    500: "The server failed",
+    503: "Not now: the server is loading, full or broken",
+}
 # OpenAI's codes; most errors have none.
 _CODES = {401: "invalid_api_key", 404: "not_found"}
 _PATHS = frozenset({"/", "/vectorize", "/meta", "/metrics", "/about", "/health", "/v1/embeddings", "/v1/models"})
@@ -45,31 +57,29 @@ _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _OPENAI_PATHS = re.compile(r"(?!.*vectorize).*(/v\d/|embed).*")
 
 
+class _Error(BaseModel):
+    error: str
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI of errors."""
+    return {status: {"description": _MEANING[status], "model": _Error} for status in statuses}
+
+
 def response_to(error: ServiceError, method: str, path: str) -> Response:
     """The answer to an error, in OpenAI's form on its paths; also logs a line."""
-    status, headers = _answer_to(error)
+    status, headers = next((status, headers) for kind, status, headers in _ANSWERS if isinstance(error, kind))
+    level = logging.DEBUG if isinstance(error, ClientGone) else logging.WARNING if status >= 500 else logging.INFO
     if path not in _PROBES:
-        _log_refusal(method, path, status, error, _level(error, status))
+        _log_refusal(method, path, status, error, level)
     return _json(str(error), status, headers, path, error.parameter)
 
 
-def _log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
-    """Log one line about a refused request, at most so many a second.
+def answer_http_errors(app: FastAPI, embeddings_api: bool) -> None:
+    """Answer starlette's errors, such as 404. `embeddings_api` tells whether there is POST /v1/embeddings."""
 
-    It leaves out a path that is not ours, for its sender may write anything there.
-    """
-    _log.log(level, "%s %s: %d, %s", method, path if path in _PATHS else "another path", status, cause)
-
-
-def add_error_handlers(app: FastAPI, embeddings_api: bool) -> None:
-    """Map every foreseen error to a response. `embeddings_api` tells whether there is POST /v1/embeddings."""
-
-    async def on_service_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ServiceError)
-        return response_to(error, request.method, request.scope["path"])
-
-    async def on_http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
         path, cause, headers = request.scope["path"], error.detail, error.headers
         if error.status_code == 405:
             allowed = _allowed(request)
@@ -79,18 +89,13 @@ def add_error_handlers(app: FastAPI, embeddings_api: bool) -> None:
         _log_refusal(request.method, path, error.status_code, cause)
         return _json(f"{request.method} {path}: {cause}", error.status_code, headers, path)
 
-    app.add_exception_handler(ServiceError, on_service_error)
-    app.add_exception_handler(HTTPException, on_http_error)
 
+def _log_refusal(method: str, path: str, status: int, cause: object, level: int = logging.INFO) -> None:
+    """Log one line about a refused request, at most so many a second.
 
-def _answer_to(error: ServiceError) -> tuple[int, dict[str, str]]:
-    return next((status, headers) for kind, status, headers in _ANSWERS if isinstance(error, kind))
-
-
-def _level(error: ServiceError, status: int) -> int:
-    if isinstance(error, ClientGone):
-        return logging.DEBUG
-    return logging.WARNING if status >= 500 else logging.INFO
+    It leaves out a path that is not ours, for its sender may write anything there.
+    """
+    _log.log(level, "%s %s: %d, %s", method, path if path in _PATHS else "another path", status, cause)
 
 
 def _allowed(request: Request) -> str:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from app.cli.bake import busy
 from app.errors import CompilingFailed, ConfigurationError, ServiceError
-from app.serving.item import StayingCaller
+from app.serving.item import Caller
 from app.settings import Settings, load_settings
 from app.towers import Vectors
 
@@ -76,7 +76,7 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
         try:
             running = await service.running()
             started = time.perf_counter()
-            rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, StayingCaller())
+            rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, Caller())
         except ServiceError as error:
             raise ConfigurationError(str(error)) from error
         return _Embedded(*rows, time.perf_counter() - started, running.model.title)
@@ -84,7 +84,7 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
 
 async def _print_embedded(settings: Settings, texts: Sequence[str], images: Sequence[Path], as_json: bool) -> None:
     """Print vectors as JSON, or the table of similarities where there are texts and pictures."""
-    from app.api.schemas import dump_response
+    from app.api.vectorize import dump_response
 
     if not texts and not images:
         raise ConfigurationError("there is nothing to embed; give --text or --image")

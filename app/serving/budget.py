@@ -1,8 +1,8 @@
 """How much memory requests may take: asked before anything is allocated.
 
-There are two pools of bytes: one for requests (their bodies as they arrive, then their items and answers), one for
-pictures while they are prepared. What can never fit is refused at once; what may fit later waits for its turn. A
-thread that prepares takes nothing from the requests' pool, so the pools cannot wait for each other.
+There are three pools of bytes: for bodies, for items and their answers, and for pictures while they are prepared.
+What can never fit is refused at once; what may fit later waits for its turn. A request takes from each pool once, and
+in this order, so that no two wait for each other.
 """
 
 import asyncio
@@ -26,13 +26,11 @@ MAX_PIXELS = 178_956_970
 # Shares of the memory that the model leaves. The rest is for what a body becomes while it is parsed.
 _REQUESTS, _PICTURES = 0.35, 0.45
 _MAX_REQUESTS = 2 * 2**30
-# The largest request takes half of the memory for requests: its body this share of that, its items the rest.
+# Of these bytes bodies take this share, items the rest; the largest request takes half of each.
 _BODY = 0.6
 # Per number: the float32, its JSON, and both once more while parts are joined.
 _ANSWER_BYTES = 30
-# What a picture takes at most while it is prepared: per pixel, and for a decoder process besides.
-_PIXEL_BYTES, _DECODER_BYTES = 24, 40 * MIB
-# How much of it is kept for the next pictures (see picture.py): share, bytes per preparing thread, and at most.
+# How much of the pictures' memory is kept for the next ones: share, bytes per preparing thread, and at most.
 _KEPT, _KEPT_A_THREAD, _MAX_KEPT = 0.25, 64 * MIB, 256 * MIB
 _SMALL_BODY, _SMALL_ITEMS, _SMALL_PICTURE = 64 * 1024, 16, 16 * MIB
 # Preparing ends long before: only a decoder that hangs holds its memory for so long.
@@ -64,10 +62,8 @@ def limits_for(settings: Settings, free: int, width: int, threads: int) -> Limit
     requests = min(_MAX_REQUESTS, int(_REQUESTS * free))
     largest = requests // 2
     item_bytes = width * _ANSWER_BYTES
-    max_kept = min(threads * _KEPT_A_THREAD, _MAX_KEPT)
-    picture = (settings.max_pixels or MAX_PIXELS) * _PIXEL_BYTES + _DECODER_BYTES
-    pictures = min(threads * picture * 8 // 7 + max_kept, int(_PICTURES * free))
-    kept = min(max_kept, int(_KEPT * pictures))
+    pictures = int(_PICTURES * free)
+    kept = min(threads * _KEPT_A_THREAD, _MAX_KEPT, int(_KEPT * pictures))
     return Limits(
         request_bytes=requests,
         max_body=min(settings.max_body_bytes, int(_BODY * largest)),
@@ -94,31 +90,17 @@ class Budget:
         self.limits = limits
         self.patience = patience
         self.refused = refused
-        self.requests = Pool(
-            limits.request_bytes,
-            small=_SMALL_BODY + _SMALL_ITEMS * limits.item_bytes,
-            reserve=limits.request_bytes // 16,
-            overflow=limits.request_bytes // 2,
-        )
-        self._pictures = Pool(limits.picture_bytes, small=_SMALL_PICTURE, reserve=limits.picture_bytes // 8)
-        self._pictures_lock = threading.Lock()
-
-    @property
-    def most_picture(self) -> int:
-        """The most bytes that preparing one picture may take."""
-        return self._pictures.most
+        bodies = int(_BODY * limits.request_bytes)
+        self.bodies = Pool(bodies, _SMALL_BODY)
+        self.items = Pool(limits.request_bytes - bodies, _SMALL_ITEMS * limits.item_bytes)
+        self.pictures = Pool(limits.picture_bytes, _SMALL_PICTURE)
 
     def used(self) -> dict[str, int]:
-        """Bytes taken from each pool."""
-        return {"requests": self.requests.used, "pictures": self._pictures.used}
-
-    def waiting(self) -> dict[str, int]:
-        """How many wait for room in each pool."""
-        with self._pictures_lock:
-            return {"requests": self.requests.waiting, "pictures": self._pictures.waiting}
+        """Bytes that requests and pictures have taken."""
+        return {"requests": self.bodies.used + self.items.used, "pictures": self.pictures.used}
 
     def admit(self, caller: Caller, announced: int | None = None) -> "Admission":
-        """The share of one request; `announced` is its Content-Length, which takes nothing yet.
+        """The share of one request; `announced` is its Content-Length, which takes nothing before the body arrives.
 
         Raises BodyTooLarge if that can never fit.
         """
@@ -137,7 +119,7 @@ class Budget:
 
         Raises TooLarge if they can never fit, Overloaded if there is no room for very long.
         """
-        pool, claim = self._pictures, Claim()
+        pool = self.pictures
         if size > pool.most:
             self.refused("too_large")
             raise TooLarge(
@@ -145,21 +127,16 @@ class Budget:
                 "there are; send it smaller, or raise MAX_MEMORY"
             )
         granted = threading.Event()
+        claim = Claim(size, granted.set)
         try:
-            with self._pictures_lock:
-                here = pool.ask(claim, size, granted.set)
-            if not here and not granted.wait(_PICTURE_SECONDS):
-                with self._pictures_lock:
-                    late = bool(claim.wanted)
-                if late:
-                    raise self.full("pictures", _PICTURE_SECONDS)
+            if not pool.ask(claim) and not granted.wait(_PICTURE_SECONDS):
+                raise self.full("pictures", _PICTURE_SECONDS)
             yield
         finally:
-            with self._pictures_lock:
-                pool.release(claim)
+            pool.release(claim)
 
     def full(self, name: str, seconds: float) -> Overloaded:
-        """The error for a request that found no room; counts it."""
+        """The error for what found no room; counts it."""
         self.refused(name)
         return Overloaded(f"the server is full: no room for more {name} within {seconds:g} s; try again later")
 
@@ -170,22 +147,26 @@ class Admission:
     def __init__(self, budget: Budget, caller: Caller, expected: int) -> None:
         self._budget = budget
         self._caller = caller
-        self._claim = Claim(expected)
-        self._body = 0
+        self._expected = expected
+        self._body_bytes = 0
+        self._claims: list[tuple[Pool, Claim]] = []
         self.max_items = budget.limits.max_items
 
-    def check_body(self, size: int) -> None:
-        """Raises BodyTooLarge if a body of `size` bytes can never fit."""
-        self._budget.check_body(size)
-
     async def take_body(self, size: int) -> None:
-        """Take `size` more bytes for the body, waiting until there is room.
+        """Count `size` more bytes of the body. With the first of them take room for all, waiting until there is some.
 
         Call it for each part that arrives, before reading the next. Raises BodyTooLarge, Overloaded or ClientGone.
         """
-        self._body += size
-        self.check_body(self._body)
-        await self._take(size)
+        self._body_bytes += size
+        self._budget.check_body(self._body_bytes)
+        if size and not self._claims:
+            await self._take(self._budget.bodies, self._expected)
+
+    def end_body(self) -> None:
+        """Give back what the body was expected to take, and did not."""
+        for pool, claim in self._claims:
+            if claim.size > self._body_bytes:
+                pool.shrink(claim, self._body_bytes)
 
     async def take_items(self, count: int) -> None:
         """Take room for `count` items, equal ones included, and for their answer, before computing anything.
@@ -194,26 +175,23 @@ class Admission:
         """
         if count > self.max_items:
             self._budget.refused("too_large")
-            raise TooLarge(f"the request has {count} items, more than the {self.max_items} allowed; split it")
-        await self._take(count * self._budget.limits.item_bytes)
+            raise TooLarge(f"the request has {count} items, more than the {self.max_items} items allowed; split it")
+        await self._take(self._budget.items, count * self._budget.limits.item_bytes)
 
     def release(self) -> None:
-        """Give everything back."""
-        self._budget.requests.release(self._claim)
+        for pool, claim in self._claims:
+            pool.release(claim)
 
-    async def _take(self, amount: int) -> None:
-        def settle(came: bool) -> None:
-            if not room.done():
-                room.set_result(came)
-
-        if self._budget.requests.ask(self._claim, amount, lambda: settle(True)):
+    async def _take(self, pool: Pool, size: int) -> None:
+        claim = Claim(size)
+        self._claims.append((pool, claim))
+        if pool.ask(claim):
             return
-        loop = asyncio.get_running_loop()
-        room: asyncio.Future[bool] = loop.create_future()
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        claim.on_granted = lambda: None if room.done() else room.set_result(None)
         patience = self._budget.patience - (time.monotonic() - self._caller.arrived)
-        timer = loop.call_later(max(0.0, patience), settle, False)
         try:
-            if not await self._caller.wait(room):
-                raise self._budget.full("requests", self._budget.patience)
-        finally:
-            timer.cancel()
+            async with asyncio.timeout(patience):
+                await self._caller.wait(room)
+        except TimeoutError:
+            raise self._budget.full("requests", self._budget.patience) from None

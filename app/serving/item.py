@@ -1,40 +1,87 @@
-"""A caller, the job it waits for, and the items of a job."""
+"""A caller, the job it waits for, the items of a job, and when they waited, were prepared and were computed."""
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from app.errors import ServiceError
-from app.serving.timeline import Timeline
+from app.errors import ClientGone, ServiceError
 from app.towers import Inputs, Vectors
 
 T = TypeVar("T")
 
-
-class Caller(Protocol):
-    """Who waits for a job, since `arrived` by time.monotonic(). `timeline` records what becomes of it."""
-
-    arrived: float
-    timeline: Timeline | None
-
-    def wait(self, future: asyncio.Future[T]) -> Awaitable[T]:
-        """The future's result; raises ClientGone once the caller has left."""
-        ...
+# Most requests are answered before it is worth watching whether their client leaves.
+_WATCHED_AFTER = 0.05
 
 
-class StayingCaller:
-    """A Caller that never leaves, since now."""
+class Passage(NamedTuple):
+    """One item's way as far as it came. Seconds of time.monotonic(), 0 for what never was; `batch` counts the items
+    that were computed with it."""
 
-    timeline: Timeline | None = None
+    taken: float
+    prepared: float
+    started: float
+    ended: float
+    batch: int
 
-    def __init__(self) -> None:
+
+@dataclass(slots=True)
+class Timeline:
+    """One request: when it `began`, when its items were `added` to the queue, and what became of them, by kind.
+
+    `wanted` counts its items by kind, `cached` those whose vector was in the cache.
+    """
+
+    began: float = field(default_factory=time.monotonic)
+    added: float | None = None
+    wanted: dict[str, int] = field(default_factory=dict)
+    cached: int = 0
+    passages: dict[str, list[Passage]] = field(default_factory=lambda: defaultdict(list))
+
+
+async def _never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+class Caller:
+    """Who waits for a job, since `arrived` by time.monotonic(). `timeline`, if any, records what becomes of it.
+
+    `left` returns once the caller has left. It is not called before `has_sent` is true, nor for quick answers.
+    """
+
+    def __init__(self, left: Callable[[], Awaitable[None]] = _never, timeline: Timeline | None = None) -> None:
         self.arrived = time.monotonic()
+        self.timeline = timeline
+        self.has_sent = False
+        self._left = left
+        self._is_gone = False
+        self._watching: asyncio.Task[None] | None = None
 
     async def wait(self, future: asyncio.Future[T]) -> T:
-        return await future
+        """The future's result. Cancels the future and raises ClientGone once the caller has left."""
+        timer = asyncio.get_running_loop().call_later(_WATCHED_AFTER, self._watch, future) if self.has_sent else None
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self._is_gone:
+                raise ClientGone("the client closed the connection") from None
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._watching is not None:
+                self._watching.cancel()
+
+    def _watch(self, future: asyncio.Future[Any]) -> None:
+        self._watching = asyncio.ensure_future(self._cancel_when_gone(future))
+
+    async def _cancel_when_gone(self, future: asyncio.Future[Any]) -> None:
+        await self._left()
+        self._is_gone = True
+        future.cancel()
 
 
 class Stage(Enum):

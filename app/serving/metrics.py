@@ -1,9 +1,10 @@
 """The metrics for Prometheus, each described in docs/operations.md."""
 
+import itertools
 import os
 import pickle
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
@@ -47,20 +48,14 @@ class Metrics:
         def gauge(name: str, meaning: str) -> Gauge:
             return Gauge(name, meaning, registry=registry)
 
-        def seconds(name: str, meaning: str, *labels: str) -> Histogram:
-            return Histogram(name, meaning, labels, registry=registry, buckets=_SECONDS)
+        def histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return Histogram(name, meaning, labels, registry=registry, buckets=buckets)
 
-        self.request_seconds = seconds(
-            "clip_request_seconds", "a request for vectors, from its headers to its answer, whatever that is"
-        )
-        self.waiting_seconds = seconds(
-            "clip_waiting_seconds", "an item's time in which nobody prepares or computes it", "kind"
-        )
-        self.preparing_seconds = seconds("clip_preparing_seconds", "time to prepare an item", "kind")
-        self.computing_seconds = seconds("clip_computing_seconds", "time to compute a batch", "kind")
-        self.batch_items = Histogram(
-            "clip_batch_items", "items in a batch", ["kind"], registry=registry, buckets=_ITEMS
-        )
+        self.request_seconds = histogram("clip_request_seconds", "a request for vectors, from its head to its answer")
+        self.waiting_seconds = histogram("clip_waiting_seconds", "time in which nobody works on an item", "kind")
+        self.preparing_seconds = histogram("clip_preparing_seconds", "time to prepare an item", "kind")
+        self.computing_seconds = histogram("clip_computing_seconds", "time to compute a batch", "kind")
+        self.batch_items = histogram("clip_batch_items", "items in a batch", "kind", buckets=_ITEMS)
         self.items = counter("clip_items", "items computed", "kind")
         self.joined = counter("clip_items_joined", "items equal to one under way, which shared its vector", "kind")
         self.cached = counter("clip_items_cached", "items whose vector was still in the cache", "kind")
@@ -71,13 +66,9 @@ class Metrics:
         self.waiting_bytes = gauge("clip_bytes_waiting", "bytes that requests not yet answered take")
         self.bytes_in = counter("clip_received_bytes", "bytes of bodies received")
         self.responses = counter("clip_responses", "answers to requests for vectors", "status")
-        self.refused = counter(
-            "clip_requests_refused", "requests refused for lack of memory, by what needed it", "cause"
-        )
-        self.left_seconds = seconds("clip_left_seconds", "how long clients had waited that left before their answer")
-        self.fronts = gauge(
-            "clip_fronts", "processes that take requests, beside one that computes; 0 if one does both"
-        )
+        self.refused = counter("clip_requests_refused", "requests for which there was no room, by cause", "cause")
+        self.left_seconds = histogram("clip_left_seconds", "how long clients waited that left before an answer")
+        self.fronts = gauge("clip_fronts", "processes that take requests; 0 if the one that computes does")
         self.fronts_replaced = counter("clip_fronts_replaced", "such processes that ended and were replaced")
         self.devices_lost = counter("clip_devices_lost", "processes that computed and ended, while others go on")
         self.ready_seconds = gauge("clip_ready_seconds", "seconds from start to ready; 0 until then")
@@ -86,7 +77,6 @@ class Metrics:
         self._answered = {200: self.responses.labels(200)}
 
     def of_kind(self, kind: str) -> KindMetrics:
-        """The metrics of "texts" or of "images"."""
         return KindMetrics(self, kind)
 
     def count_answer(self, path: str, status: int) -> None:
@@ -95,7 +85,6 @@ class Metrics:
             (self._answered.get(status) or self.responses.labels(status)).inc()
 
     def dump(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def snapshot(self) -> bytes:
@@ -118,20 +107,20 @@ class _Merged(Collector):
     """Sums over processes. The earliest start counts, and what only one process knows is its own."""
 
     def __init__(self, snapshots: Iterable[bytes]) -> None:
-        self._metrics: dict[str, Metric] = {}
-        values: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
-        for snapshot in snapshots:
-            for metric in pickle.loads(snapshot):
-                self._metrics.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
-                for sample in metric.samples:
-                    key = metric.name, sample.name, tuple(sample.labels.items())
-                    before = values.get(key)
-                    values[key] = sample.value if before is None else _combined(sample.name, before, sample.value)
-        for (metric_name, name, labels), value in values.items():
-            self._metrics[metric_name].samples.append(Sample(name, dict(labels), value))
+        self._snapshots = snapshots
 
-    def collect(self) -> Iterator[Metric]:
-        yield from self._metrics.values()
+    def collect(self) -> Iterable[Metric]:
+        metrics: dict[str, Metric] = {}
+        values: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
+        for metric in itertools.chain.from_iterable(map(pickle.loads, self._snapshots)):
+            metrics.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            for sample in metric.samples:
+                key = metric.name, sample.name, tuple(sample.labels.items())
+                before = values.get(key)
+                values[key] = sample.value if before is None else _combined(sample.name, before, sample.value)
+        for (metric_name, name, labels), value in values.items():
+            metrics[metric_name].samples.append(Sample(name, dict(labels), value))
+        return metrics.values()
 
 
 def _combined(name: str, one: float, other: float) -> float:
@@ -142,10 +131,10 @@ def _combined(name: str, one: float, other: float) -> float:
     return one + other
 
 
-def seconds_since_start(process: int | str = "self", proc: Path = Path("/proc")) -> float:
-    """Seconds for which a process, by default this one, has run; 0 if the system does not tell."""
+def seconds_since_start(process: int | str) -> float:
+    """Seconds for which a process, or "self", has run; 0 if the system does not tell."""
     try:
-        fields = (proc / str(process) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError):
         return 0.0

@@ -1,130 +1,99 @@
-"""A number of bytes, and who waits for a share of it. Pure: no threads, no clock."""
+"""A number of bytes, and who waits for a share of it."""
 
-import heapq
-import itertools
+import contextlib
+import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-_OVERFLOWING, _HOLDING, _BEGINNING = range(3)
-_Key = tuple[int, int, int]
+# The share of a pool that is kept for small claims.
+_RESERVE = 1 / 8
+
+
+@dataclass(eq=False, slots=True)
+class _Part:
+    """A part of a pool."""
+
+    free: int
 
 
 @dataclass(eq=False, slots=True)
 class Claim:
-    """What one request holds of a pool, and what more it waits for.
+    """Bytes that somebody asks for. `on_granted` is called when they are there, maybe by another thread; `part` is
+    where they were taken from."""
 
-    `expected` is how much it will probably hold in the end; that reserves nothing.
-    """
-
-    expected: int = 0
-    held: int = 0
-    wanted: int = 0
-    _reserved: int = 0
-    _tag: int = 0
-    _key: _Key | None = None
-    _granted: Callable[[], None] | None = None
+    size: int
+    on_granted: Callable[[], None] = lambda: None
+    part: _Part | None = field(default=None, init=False)
 
 
 class Pool:
-    """Claims of any size share `capacity`. Small claims pass large ones, and no claim waits for ever.
+    """Gives `capacity` bytes to claims, first come, first served. Safe on any thread.
 
-    Claims wait in the order of start-time fair queueing over sizes: a large claim is passed until about its own
-    size has been granted since it came. Of the capacity, `reserve` is kept for claims of at most `small`. Claims that
-    grow could wait for each other for ever, so `overflow`, also a part of the capacity, lets one claim at a time go
-    on when nothing else is left.
+    A reserve is for claims of at most `small` bytes, so that they pass the large ones. They also take from the rest
+    as long as no large claim waits for it. Whoever holds a claim must not ask for another: they could wait for each
+    other for ever.
     """
 
-    def __init__(self, capacity: int, *, small: int = 0, reserve: int = 0, overflow: int = 0) -> None:
+    def __init__(self, capacity: int, small: int = 0) -> None:
+        reserve = int(_RESERVE * capacity)
         self.capacity = capacity
-        self.most = overflow or capacity - reserve
+        self.most = capacity - reserve
         """The largest claim that can ever be granted."""
-        self._small_size, self._reserve, self._shared = small, reserve, capacity - reserve - overflow
-        self._overflow = overflow
-        self._reserve_used = self._shared_used = 0
-        self._owner: Claim | None = None  # of the overflow
-        self._virtual_time = 0
-        self._sequence = itertools.count()
-        self._small: list[tuple[_Key, Claim]] = []
-        self._large: list[tuple[_Key, Claim]] = []
+        self._max_small = min(small, reserve)
+        self._reserve, self._shared = _Part(reserve), _Part(capacity - reserve)
+        self._small: deque[Claim] = deque()
+        self._large: deque[Claim] = deque()
+        self._lock = threading.Lock()
 
     @property
     def used(self) -> int:
-        return self._reserve_used + self._shared_used
+        return self.capacity - self._reserve.free - self._shared.free
 
     @property
     def waiting(self) -> int:
-        """How many claims wait."""
-        return sum(claim._key is key for key, claim in (*self._small, *self._large))
+        return len(self._small) + len(self._large)
 
-    def ask(self, claim: Claim, amount: int, granted: Callable[[], None]) -> bool:
-        """Whether the claim gets `amount` more at once; if not, `granted` is called when it does.
+    def ask(self, claim: Claim) -> bool:
+        """Whether the claim, of at most `most` bytes, is granted at once; if not, it waits until it is released."""
+        with self._lock:
+            self._queue(claim).append(claim)
+            self._grant()
+            return claim.part is not None
 
-        The caller keeps the claim within `most`, and asks for one amount at a time.
-        """
-        assert not claim.wanted and claim.held + amount <= self.most
-        if not claim.held:
-            claim._tag = self._virtual_time + max(claim.expected, amount)
-        nobody_waits = not self._small and not self._large
-        if not amount or (nobody_waits and self._shared_used + amount <= self._shared):
-            self._shared_used += amount
-            claim.held += amount
-            return True
-        order = _OVERFLOWING if claim is self._owner else _HOLDING if claim.held else _BEGINNING
-        claim.wanted = amount
-        claim._key = key = (order, claim._tag, next(self._sequence))
-        small = max(claim.expected, claim.held + amount) <= self._small_size
-        heapq.heappush(self._small if small else self._large, (key, claim))
-        self._grant()
-        if not claim.wanted:
-            return True
-        claim._granted = granted
-        return False
+    def shrink(self, claim: Claim, size: int) -> None:
+        """Give back what a granted claim holds beyond `size` bytes."""
+        with self._lock:
+            if claim.part is not None:
+                claim.part.free += claim.size - size
+                claim.size = size
+                self._grant()
 
     def release(self, claim: Claim) -> None:
-        """Stop waiting, and give back what the claim holds."""
-        claim.wanted, claim._key, claim._granted = 0, None, None
-        self._reserve_used -= claim._reserved
-        self._shared_used -= claim.held - claim._reserved
-        claim.held = claim._reserved = 0
-        if self._shared_used <= self._shared:
-            self._owner = None
-        if self._small or self._large:
+        """Give back what the claim holds, or stop waiting."""
+        with self._lock:
+            if claim.part is not None:
+                claim.part.free += claim.size
+                claim.part = None
+            else:
+                with contextlib.suppress(ValueError):  # it was never asked for
+                    self._queue(claim).remove(claim)
             self._grant()
 
+    def _queue(self, claim: Claim) -> deque[Claim]:
+        return self._small if claim.size <= self._max_small else self._large
+
     def _grant(self) -> None:
-        while True:
-            small, large = _first(self._small), _first(self._large)
-            if small is not None and self._reserve_used + small.wanted <= self._reserve:
-                self._reserve_used += small.wanted
-                small._reserved += small.wanted
-                self._take(small)
-                continue
-            heads = [(claim._key, claim) for claim in (small, large) if claim is not None and claim._key is not None]
-            if not heads:
-                return
-            claim = min(heads)[1]
-            if self._shared_used + claim.wanted > self._shared:
-                begun = claim.held or not self._shared_used
-                if not (self._overflow and begun and self._owner in (None, claim)):
-                    return
-                self._owner = claim
-            self._shared_used += claim.wanted
-            self._take(claim)
+        if not self._small and not self._large:
+            return
+        self._serve(self._small, self._reserve)
+        self._serve(self._large, self._shared)
+        if not self._large:
+            self._serve(self._small, self._shared)
 
-    def _take(self, claim: Claim) -> None:
-        granted = claim._granted
-        claim.held += claim.wanted
-        claim.wanted, claim._key, claim._granted = 0, None, None
-        self._virtual_time = max(self._virtual_time, claim._tag)
-        if granted is not None:
-            granted()
-
-
-def _first(heap: list[tuple[_Key, Claim]]) -> Claim | None:
-    """The first that still waits. Claims that were granted or withdrawn stay in the heap until they come first."""
-    while heap:
-        key, claim = heap[0]
-        if claim._key is key:
-            return claim
-        heapq.heappop(heap)
-    return None
+    def _serve(self, waiting: deque[Claim], part: _Part) -> None:
+        while waiting and waiting[0].size <= part.free:
+            claim = waiting.popleft()
+            part.free -= claim.size
+            claim.part = part
+            claim.on_granted()

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import threading
 from collections import Counter
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from app.errors import ServiceError, Stopped, Unavailable
 from app.processors.text import TextPreparer
 from app.serving.budget import Budget
-from app.serving.item import Caller
 from app.serving.preparing import Preparing
 from app.towers import LoadedModel
 
@@ -84,20 +84,14 @@ class Service:
         if self.current is None:
             raise Unavailable("the model is still loading; try again in a moment")
 
-    async def running(self, caller: Caller | None = None) -> Running:
+    async def running(self) -> Running:
         """What serves a request, also while the server drains. Waits for the model if it is loading.
 
-        Raises Unavailable with the cause if loading fails or takes too long, ClientGone if the caller leaves
-        meanwhile.
+        Raises Unavailable with the cause if loading fails or takes too long.
         """
         if self.is_loading:
-            settled = asyncio.ensure_future(asyncio.wait_for(self._settled.wait(), self._patience))
-            try:
-                await (settled if caller is None else caller.wait(settled))
-            except TimeoutError:
-                pass
-            finally:
-                settled.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), self._patience)
         if self.failure is not None:
             raise Unavailable(self.failure)
         if self.current is None:

@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.errors import Overloaded, ServiceError
-from app.serving.item import Item, Job, Stage
-from app.serving.timeline import Passage, Timeline
+from app.serving.item import Item, Job, Passage, Stage, Timeline
 from app.serving.vector_cache import VectorCache
 from app.towers import BatchLimits, Vectors
 

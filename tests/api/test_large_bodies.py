@@ -23,7 +23,7 @@ def server(serve: Callable[..., str]) -> tuple[int, int]:
     [
         ("short texts", 36, 413),
         ("equal texts", 100, 200),
-        ("other values", 20, 422),
+        ("other values", 20, 413),
         ("deep values", 20, 422),
         ("blanks", 100, 200),
         ("one string without end", 100, 422),

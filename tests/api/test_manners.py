@@ -55,11 +55,6 @@ def test_405_names_the_methods_of_the_path(url: str, path: str) -> None:
         assert httpx.request(method, url + path).status_code != 405
 
 
-def test_a_proxy_is_not_what_this_is(url: str) -> None:
-    status, headers, _ = talk(url, b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n")
-    assert status == 405 and headers["allow"]
-
-
 @pytest.mark.parametrize("path", ["/vectors", "/vectors/", "/v1/vectors", "/vector", "/vectorise/vectors"])
 def test_what_is_nearly_the_path_is_told_the_right_one(url: str, path: str) -> None:
     answer = httpx.post(url + path, json={"text": "a red star"})

@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,19 +108,12 @@ def test_a_large_body_that_waits_to_be_asked_for_is(url: str) -> None:
 # Bodies --------------------------------------------------------------------------------------------
 
 
-def raw_deflate(data: bytes) -> bytes:
-    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return stream.compress(data) + stream.flush()
-
-
 @pytest.mark.parametrize(
     ("encoding", "encode"),
     [
         ("gzip", gzip.compress),
-        ("x-gzip", lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])),
+        ("x-gzip", gzip.compress),
         ("GZIP", gzip.compress),
-        ("deflate", zlib.compress),
-        ("deflate", raw_deflate),
         ("identity", lambda data: data),
         ("", lambda data: data),
     ],
@@ -131,13 +123,16 @@ def test_encoded_bodies_are_decoded(url: str, encoding: str, encode: Callable[[b
     assert talk(url, post(encode(body), b"Content-Encoding: " + encoding.encode()))[::2] == (200, VECTOR)
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "aes128gcm"])
+@pytest.mark.parametrize("encoding", ["br", "zstd", "deflate", "gzip, gzip"])
 def test_other_encodings_are_named(url: str, encoding: str) -> None:
     status, headers, answer = talk(url, post(b"xxxx", b"Content-Encoding: " + encoding.encode()))
     assert status == 415 and encoding in answer["error"] and "gzip" in headers["accept-encoding"]
 
 
-@pytest.mark.parametrize("body", [b"", b"no gzip", gzip.compress(b'{"texts": ["1"]}' * 9, mtime=0)[:-9], b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"no gzip", gzip.compress(b'{"texts": ["1"]}' * 9, mtime=0)[:-9], b"\x1f\x8b", gzip.compress(b"{}") * 2],
+)
 def test_a_broken_encoding_is_said_to_be_broken(url: str, body: bytes) -> None:
     status, _, answer = talk(url, post(body, b"Content-Encoding: gzip"))
     assert status == 422 and "gzip" in answer["error"]
@@ -147,10 +142,8 @@ def test_a_bomb_is_refused(run_app: RunApp) -> None:
     running = run_app(fake_model(FakeSession()), max_body_bytes=2_000_000, **LIMITS)
     bomb = gzip.compress(b" " * 100_000_000)
     assert len(bomb) < 200_000
-    empty = gzip.compress(b"") * 110_000
-    for body in (bomb, empty):
-        status, _, answer = talk(running.url, post(body, b"Content-Encoding: gzip"))
-        assert status == 413 and "2000000" in answer["error"]
+    status, _, answer = talk(running.url, post(bomb, b"Content-Encoding: gzip"))
+    assert status == 413 and "2000000" in answer["error"]
     assert set(running.used().values()) == {0}
 
 
@@ -171,8 +164,8 @@ def test_slashes_do_not_count(url: str, path: bytes) -> None:
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        (b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: a\r\n", 414),
-        (b"GET /" + b"x" * 20_000_000, 414),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n", 431),
+        (b"GET /" + b"x" * 20_000_000, 431),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000_000, 431),
         (b"GET / HTTP/1.1\r\n" + b"x" * 20_000_000, 431),
@@ -228,7 +221,8 @@ def test_what_is_not_http_is_told_so_in_json(url: str, data: bytes) -> None:
 
 
 def test_this_is_no_proxy(url: str) -> None:
-    assert talk(url, b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n")[0] == 405
+    status, _, answer = talk(url, b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n")
+    assert status == 400 and "no proxy" in answer["error"]
 
 
 def test_an_empty_header_is_no_other_header(url: str) -> None:

@@ -69,7 +69,7 @@ def test_the_token_opens(url: str, given: str) -> None:
     headers = {"Authorization": given.encode()}
     assert httpx.post(f"{url}/vectorize", json={"texts": ["1"]}, headers=headers).status_code == 200
     assert httpx.get(f"{url}/meta", headers=headers).status_code == 200
-    assert httpx.get(f"{url}/openapi.json", headers=headers).json()["components"]["securitySchemes"]
+    assert httpx.get(f"{url}/openapi.json", headers=headers).json()["paths"]
 
 
 @pytest.mark.parametrize(

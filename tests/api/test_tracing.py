@@ -233,7 +233,7 @@ def test_a_collector_that_is_not_there_delays_nothing(tiny_models: Path, silent:
         assert len(about) == len(warnings) <= 2 and any(said in line for line in about), warnings
 
 
-def test_what_keeps_spans_away_is_said_once_and_its_end_too(
+def test_what_keeps_spans_away_is_said_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -244,12 +244,12 @@ def test_what_keeps_spans_away_is_said_once_and_its_end_too(
         with RunningApp(create_app(Settings(**BATCH), fake_model(FakeSession()))) as running:  # type: ignore[arg-type]
             collector.away = True
             ask(running.url, ["a 1"])
-            wait_until(lambda: "spans do not reach" in caplog.text)
+            wait_until(lambda: "Service Unavailable" in caplog.text)
             ask(running.url, ["a 2"])
             collector.away = False
-            wait_until(lambda: "spans reach the collector again" in caplog.text, 30)
+            wait_until(lambda: bool(collector.spans), 30)
             assert collector.resource["service.name"] == "pictures"
-    assert [record.levelname for record in caplog.records if "span" in record.getMessage()] == ["WARNING", "INFO"]
+    assert [record.levelname for record in caplog.records if "span" in record.getMessage()] == ["WARNING"]
 
 
 def test_without_its_packages_the_start_says_what_to_install(tiny_models: Path, tmp_path: Path, workers: int) -> None:
@@ -270,7 +270,6 @@ def test_without_its_packages_the_start_says_what_to_install(tiny_models: Path, 
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "OTEL_EXPORTER_OTLP_PROTOCOL=http/json; choose http/protobuf"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "pip install opentelemetry-exporter-otlp-proto-grpc"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000", "max_export_batch_size"),
-        ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "process,nobodys", "has 'nobodys'; choose from *, "),
     ],
 )
 def test_a_variable_that_does_not_fit_costs_the_traces_alone(
@@ -313,7 +312,6 @@ def test_values_that_fit_are_taken_and_empty_ones_are_unset(tiny_models: Path, w
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_PROPAGATORS": "baggage, None",
             "OTEL_PYTHON_CONTEXT": "contextvars_context",
-            "OTEL_PYTHON_METER_PROVIDER": "nobodys",
             "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
             "OTEL_BSP_SCHEDULE_DELAY": "10",
             "OTEL_BSP_MAX_QUEUE_SIZE": "",

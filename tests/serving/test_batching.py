@@ -210,7 +210,7 @@ def test_a_body_that_waits_for_room_is_not_given_up(run_app: RunApp) -> None:
     running = run_app(fake_model(engine), max_memory=1, stall_timeout=0.5, **BATCH)  # the least: 22 MiB for requests
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(ask, running.url, ["x" * 6_000_000 + f" {i}"]) for i in range(4)]
-        wait_until(lambda: running.service.current.budget.waiting()["requests"] > 0)
+        wait_until(lambda: running.service.current.budget.bodies.waiting > 0)
         time.sleep(1.5)
         assert not any(each.done() for each in asked)
         engine.go_on.set()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from app.errors import EngineBroken
-from app.serving.item import Item, StayingCaller
+from app.serving.item import Caller, Item
 from app.serving.link import LocalLink
 from app.serving.metrics import Metrics
 from app.serving.preparing import Preparing
@@ -163,8 +163,8 @@ def test_a_panic_while_preparing_fails_its_item_alone(large: bytes) -> None:
         made = serving(FakeSession(), Preparer(), [])
         for _ in range(4):
             with pytest.raises(Exception, match=r"texts\[1\]: could not be prepared"):
-                await made.vectorize([b"good", b"unprepared" + large], [], StayingCaller())
-        rows, _ = await made.vectorize([b"good 1"], [], StayingCaller())
+                await made.vectorize([b"good", b"unprepared" + large], [], Caller())
+        rows, _ = await made.vectorize([b"good 1"], [], Caller())
         assert rows.tolist() == [vector_of("good 1")]
         made.stop()
 
@@ -176,7 +176,7 @@ def test_short_texts_are_prepared_together_and_the_one_at_fault_fails_alone() ->
         preparer = Preparer()
         made = serving(FakeSession(), preparer, [])
         requests = [[b"good %d" % n] for n in range(6)] + [[b"unprepared"], [b"long " * 1000], [b"last"]]
-        others = [asyncio.ensure_future(made.vectorize(texts, [], StayingCaller())) for texts in requests]
+        others = [asyncio.ensure_future(made.vectorize(texts, [], Caller())) for texts in requests]
         outcomes = await asyncio.gather(*others, return_exceptions=True)
         for texts, outcome in zip(requests, outcomes, strict=True):
             if texts == [b"unprepared"]:
@@ -194,9 +194,9 @@ def test_a_text_that_takes_long_to_prepare_keeps_nobody_waiting() -> None:
     async def run() -> None:
         preparer = Preparer()
         made = serving(FakeSession(), preparer, [])
-        first = asyncio.ensure_future(made.vectorize([b"held"], [], StayingCaller()))
+        first = asyncio.ensure_future(made.vectorize([b"held"], [], Caller()))
         await asyncio.to_thread(preparer.begun.wait, 20)
-        rows, _ = await made.vectorize([b"short 1", b"long " * 1000], [], StayingCaller())
+        rows, _ = await made.vectorize([b"short 1", b"long " * 1000], [], Caller())
         assert rows.tolist() == [vector_of("short 1"), vector_of("long " * 1000)]
         assert not first.done()
         preparer.go_on.set()
@@ -213,7 +213,7 @@ def test_items_that_wait_while_nothing_runs_are_noticed() -> None:
         broken: list[str] = []
         made = serving(FakeSession(), Preparer(), broken, threads=0)
         made._preparing = Forgets()
-        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], StayingCaller()))
+        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], Caller()))
         await asyncio.sleep(0.1)
         made.watch(60.0)
         assert not broken
@@ -231,7 +231,7 @@ def test_a_preparation_that_hangs_is_noticed() -> None:
         broken: list[str] = []
         preparer = Preparer()
         made = serving(FakeSession(), preparer, broken)
-        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], StayingCaller()))
+        waiting = asyncio.ensure_future(made.vectorize([b"held"], [], Caller()))
         await asyncio.to_thread(preparer.begun.wait, 20)
         await asyncio.sleep(0.05)
         made.watch(0.01)
@@ -277,7 +277,7 @@ def test_the_device_gets_the_next_batch_while_it_computes() -> None:
         device = Overlapping()
         made = serving(device, Preparer(), [])  # type: ignore[arg-type]
         texts = [b"text %d" % n for n in range(40)]
-        rows, _ = await made.vectorize(texts, [], StayingCaller())
+        rows, _ = await made.vectorize(texts, [], Caller())
         assert rows.tolist() == [vector_of(text.decode()) for text in texts]
         assert device.most_running == 2
         made.stop()

@@ -1,13 +1,8 @@
-"""How large the head of a request may be, and the answer to a request that the parser rejects."""
-
-from collections.abc import Iterable
+"""Why a connection is refused: a head that is too large, a request that does not arrive, or no HTTP/1.1 at all."""
 
 import httptools
 
 MAX_HEAD_BYTES = 64 * 1024
-_MAX_URL_BYTES = 8 * 1024
-# Overhead of a header line beside its bytes, as HTTP/2 counts.
-_LINE_BYTES = 32
 
 # What other protocols begin with.
 _OTHER_PROTOCOLS = {
@@ -26,17 +21,8 @@ class Refused(Exception):
         self.status = status
 
 
-def check_head(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises Refused for a head that is too large."""
-    size = sum(len(name) + len(value) + _LINE_BYTES for name, value in headers)
-    if size > MAX_HEAD_BYTES or len(url) > _MAX_URL_BYTES:
-        raise too_large(url)
-
-
-def too_large(url: bytes) -> Refused:
-    """The answer to a head that is too large, with `url` as far as it has arrived."""
-    if len(url) > _MAX_URL_BYTES:
-        return Refused(414, f"the address of the request has more than {_MAX_URL_BYTES} bytes; send less")
+def too_large() -> Refused:
+    """The answer to a head that is too large."""
     return Refused(431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes; send less")
 
 
