@@ -1,8 +1,9 @@
 """How much memory requests may take: asked before anything is allocated.
 
-There are three pools of bytes: for bodies, for items and their answers, and for pictures while they are prepared.
-What can never fit is refused at once; what may fit later waits for its turn. A request takes from each pool once, and
-in this order, so that no two wait for each other.
+There are four pools of bytes: for the beginnings of bodies, for the rest of large ones, for items and their answers,
+and for pictures while they are prepared. What can never fit is refused at once; what may fit later waits for its
+turn. A request takes from each pool once, and in this order, so that no two wait for each other. A client that
+announces a large body and sends little of it holds no more than the beginning.
 """
 
 import asyncio
@@ -26,8 +27,9 @@ MAX_PIXELS = 178_956_970
 # Shares of the memory that the model leaves. The rest is for what a body becomes while it is parsed.
 _REQUESTS, _PICTURES = 0.35, 0.45
 _MAX_REQUESTS = 2 * 2**30
-# Of these bytes bodies take this share, items the rest; the largest request takes half of each.
-_BODY = 0.6
+# Of these bytes bodies take this share, items the rest; the largest request takes half of each. Of the bodies' bytes
+# this share is for beginnings, each of at most so many bytes.
+_BODY, _BEGINNINGS, _MAX_BEGINNING = 0.6, 0.25, MIB
 # Per number: the float32, its JSON, and both once more while parts are joined.
 _ANSWER_BYTES = 30
 # How much of the pictures' memory is kept for the next ones: share, bytes per preparing thread, and at most.
@@ -91,13 +93,18 @@ class Budget:
         self.patience = patience
         self.refused = refused
         bodies = int(_BODY * limits.request_bytes)
-        self.bodies = Pool(bodies, _SMALL_BODY)
+        beginnings = int(_BEGINNINGS * bodies)
+        self.beginnings = Pool(beginnings, _SMALL_BODY)
+        self.bodies = Pool(bodies - beginnings)
+        self.beginning = min(_MAX_BEGINNING, beginnings // 8)
+        """How many bytes of a body count as its beginning."""
         self.items = Pool(limits.request_bytes - bodies, _SMALL_ITEMS * limits.item_bytes)
         self.pictures = Pool(limits.picture_bytes, _SMALL_PICTURE)
 
     def used(self) -> dict[str, int]:
         """Bytes that requests and pictures have taken."""
-        return {"requests": self.bodies.used + self.items.used, "pictures": self.pictures.used}
+        requests = sum(pool.used for pool in (self.beginnings, self.bodies, self.items))
+        return {"requests": requests, "pictures": self.pictures.used}
 
     def admit(self, caller: Caller, announced: int | None = None) -> "Admission":
         """The share of one request; `announced` is its Content-Length, which takes nothing before the body arrives.
@@ -153,20 +160,26 @@ class Admission:
         self.max_items = budget.limits.max_items
 
     async def take_body(self, size: int) -> None:
-        """Count `size` more bytes of the body. With the first of them take room for all, waiting until there is some.
+        """Count `size` more bytes of the body. Take room for its beginning, and once that is full for all the rest,
+        waiting until there is some.
 
         Call it for each part that arrives, before reading the next. Raises BodyTooLarge, Overloaded or ClientGone.
         """
         self._body_bytes += size
         self._budget.check_body(self._body_bytes)
+        beginning = min(self._expected, self._budget.beginning)
         if size and not self._claims:
-            await self._take(self._budget.bodies, self._expected)
+            await self._take(self._budget.beginnings, beginning)
+        if self._body_bytes > beginning and len(self._claims) == 1:
+            await self._take(self._budget.bodies, self._expected - beginning)
 
     def end_body(self) -> None:
         """Give back what the body was expected to take, and did not."""
+        left = self._body_bytes
         for pool, claim in self._claims:
-            if claim.size > self._body_bytes:
-                pool.shrink(claim, self._body_bytes)
+            if claim.size > left:
+                pool.shrink(claim, left)
+            left -= claim.size
 
     async def take_items(self, count: int) -> None:
         """Take room for `count` items, equal ones included, and for their answer, before computing anything.

@@ -36,7 +36,7 @@ class Pool:
     """
 
     def __init__(self, capacity: int, small: int = 0) -> None:
-        reserve = int(_RESERVE * capacity)
+        reserve = int(_RESERVE * capacity) if small else 0
         self.capacity = capacity
         self.most = capacity - reserve
         """The largest claim that can ever be granted."""

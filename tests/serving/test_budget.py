@@ -28,7 +28,7 @@ SMALL = Limits(
 
 
 def waiting(budget: Budget) -> int:
-    return sum(pool.waiting for pool in (budget.bodies, budget.items, budget.pictures))
+    return sum(pool.waiting for pool in (budget.beginnings, budget.bodies, budget.items, budget.pictures))
 
 
 @given(free=st.integers(0, 2**40), width=st.integers(1, 8192), threads=st.integers(1, 256))
@@ -48,6 +48,24 @@ def test_announced_bytes_cost_the_others_nothing() -> None:
         last = budget.admit(Caller())
         assert budget.used()["requests"] == 0
         await last.take_body(300 * 1024)
+
+    asyncio.run(check())
+
+
+def test_a_client_that_sends_less_than_it_announced_holds_no_more_than_a_beginning() -> None:
+    """Those who send all of theirs are answered beside it."""
+
+    async def check() -> None:
+        budget = Budget(SMALL, 0)
+        for _ in range(3):
+            await budget.admit(Caller(), SMALL.max_body).take_body(1)
+        for _ in range(20):
+            honest = budget.admit(Caller(), SMALL.max_body)
+            await honest.take_body(SMALL.max_body)
+            honest.end_body()
+            await honest.take_items(100)
+            honest.release()
+        assert budget.used()["requests"] == 3 * budget.beginning
 
     asyncio.run(check())
 
