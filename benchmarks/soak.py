@@ -97,7 +97,7 @@ class Soak:
         }
         self._alone: dict[str, list[npt.NDArray[np.float64]]] = {}
 
-    async def run(self, seconds: float, clients: int, kill_every: float) -> None:
+    async def run(self, seconds: float, clients: int, kill_every: float = 0) -> None:
         for kind, items in self._items.items():
             self._alone[kind] = [await self._vector_alone(kind, item) for item in items]
         end = time.monotonic() + seconds
