@@ -59,6 +59,19 @@ def processes(pid: int) -> list[int]:
     return found
 
 
+def fronts(pid: int) -> list[int]:
+    """The front processes of a server, which are forks of it."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return [each for each in processes(pid)[1:] if Path(f"/proc/{each}/cmdline").read_bytes() == command]
+
+
+def ports_of_clients(pid: int) -> set[int]:
+    """The ports at the other end of a process's connections over IPv4."""
+    files = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return {int(line[2].partition(":")[2], 16) for line in lines if f"socket:[{line[9]}]" in files}
+
+
 def memory(pid: int) -> dict[str, float]:
     """Resident memory of a server's processes in MB: all, and its anonymous part; what they share counts for each."""
     kb: Counter[str] = Counter()

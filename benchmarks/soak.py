@@ -32,7 +32,7 @@ import orjson
 from PIL import Image
 
 from benchmarks.load import WORDS, ask, poll_ready
-from benchmarks.servers import memory, processes, server
+from benchmarks.servers import fronts, memory, ports_of_clients, processes, server
 
 BAD_SHARE, LEAVING_SHARE = 0.05, 0.1
 READY_MS = 500.0
@@ -225,19 +225,6 @@ def entries(pid: int, name: str) -> int:
     with suppress(FileNotFoundError):
         return len(os.listdir(f"/proc/{pid}/{name}"))
     return 0
-
-
-def fronts(pid: int) -> list[int]:
-    """The front processes of a server, which are forks of it."""
-    command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    return [each for each in processes(pid)[1:] if Path(f"/proc/{each}/cmdline").read_bytes() == command]
-
-
-def ports_of_clients(pid: int) -> set[int]:
-    """The ports at the other end of a process's connections over IPv4."""
-    files = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
-    return {int(line[2].partition(":")[2], 16) for line in lines if f"socket:[{line[9]}]" in files}
 
 
 def report(soak: Soak, seconds: float, workers: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from app.settings import Settings
 from benchmarks.ceiling import by_wrk
 from benchmarks.load import picture_bodies, text_bodies
 from benchmarks.plain_prepare import Form, plain_rate
-from benchmarks.servers import server
+from benchmarks.servers import fronts, processes, server
 
 WORKERS = (1, 2)
 _PLAIN_PROCESSES = 2
@@ -100,20 +100,12 @@ def cpu_seconds(stat: Path) -> float:
 
 def processes_of(server: int) -> dict[str, int]:
     """The processes of a server, by what they do."""
-    children = {}
-    command = Path(f"/proc/{server}/cmdline").read_bytes()  # of the fronts too, which are forks
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-            if parent == server:
-                children[int(folder.name)] = (folder / "cmdline").read_bytes() != command
-        except OSError:  # it has just ended
-            continue
-    if not any(children.values()):
+    forks = sorted(fronts(server))
+    devices = [each for each in processes(server)[1:] if each not in forks]
+    if not devices:
         return {"the process": server}
-    fronts = sorted(child for child, computes in children.items() if not computes)
-    (device,) = (child for child, computes in children.items() if computes)
-    return {"supervisor": server, **{f"front {i}": front for i, front in enumerate(fronts)}, "device": device}
+    (device,) = devices
+    return {"supervisor": server, **{f"front {i}": front for i, front in enumerate(forks)}, "device": device}
 
 
 def form_of(models: Path, folder: Path) -> Form:

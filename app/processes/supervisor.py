@@ -130,6 +130,9 @@ class Supervisor:
         for front in self._fronts:
             self._kill(front)
             os.waitpid(front.process, 0)
+            self._connections.extend(front.offered)
+        for connection in self._connections:  # else their clients would wait for this process's end
+            connection.close()
         self._end_devices()
         signal.set_wakeup_fd(-1)
         if self._alone and self._signal is None:

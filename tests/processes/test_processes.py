@@ -18,6 +18,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from benchmarks.servers import ports_of_clients
 from tests.support.load import wait_until
 from tests.support.server import ROOT, environment_of, free_port, start_server, wait_for_port, wait_for_ready
 
@@ -129,11 +130,7 @@ def test_connections_that_a_front_has_not_taken_when_it_ends_go_to_another(serve
 
 def connections_of(server: Server) -> list[int]:
     """How many connections of clients each front process has."""
-    port = f":{int(server.url.rpartition(':')[2]):04X}"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    established = {f"socket:[{each[9]}]" for each in lines if each[1].endswith(port) and each[3] == "01"}
-    files = [Path(f"/proc/{front}/fd").iterdir() for front in server.fronts()]
-    return [sum(os.readlink(each) in established for each in of_front) for of_front in files]
+    return [len(ports_of_clients(front)) for front in server.fronts()]
 
 
 def test_the_same_input_is_computed_once_on_whichever_fronts_it_arrives(server: Server) -> None:
