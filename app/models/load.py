@@ -113,7 +113,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
         else:
             processor = from_description(tower["processor"], folder)
         session = OPENVINO.open(folder / name, chosen_precision(settings), settings)
-        towers[name] = open_tower(name, processor, session, Padding(**tower["padding"]), settings, folder)
+        towers[name] = open_tower(name, processor, session, Padding(**tower["padding"]), settings)
     engine = f"{OPENVINO.title} on {OPENVINO.device(settings)}"
     if refused:
         reason = "; ".join(refused.values())

@@ -4,7 +4,6 @@
         manifest.json           what it was made by, how items are prepared, and which tower no engine takes
         image.* text.*          the towers in the engine's own files
         tokenizer.json
-        batches.json            what was measured on machines that served it; may be absent
 
 The name of a form holds the model's fingerprint, the precision, and the version that wrote it. One rename makes a
 folder appear under its name when it is complete, and one rename removes it, so nobody finds half a form.
