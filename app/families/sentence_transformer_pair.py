@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from app.errors import ConfigurationError, first_line
 from app.families.family import Family, ModelFolder
-from app.families.folders import have_same_content, loading, read_config
+from app.families.folders import fingerprint, loading, read_config
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel, TorchTower
@@ -63,7 +63,8 @@ class SentenceTransformerPair(Family):
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         clip, text = models_dir / "clip", models_dir / "text"
         image_model = _load(clip, trust_remote_code)
-        text_model = image_model if have_same_content(clip, text) else _load(text, trust_remote_code)
+        is_one_model = fingerprint(clip, below=clip) == fingerprint(text, below=text)
+        text_model = image_model if is_one_model else _load(text, trust_remote_code)
         return TorchModel(
             text=_tower("text", text_model, text),
             image=_tower("clip", image_model, clip),
