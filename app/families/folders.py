@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationError
-from app.families.family import Family, ModelFolder, require_libraries
+from app.families.registry import Family, ModelFolder
 from app.settings import Settings
 from app.towers import TorchModel
 
@@ -29,7 +29,7 @@ def load_torch_model(settings: Settings, family: Family) -> TorchModel:
 
     The file MODELS_DIR/trust_remote_code wins over the environment, as baked.
     """
-    require_libraries(family)
+    family.require_libraries()
     baked, trust = settings.models_dir / "trust_remote_code", settings.trust_remote_code
     if baked.is_file():
         trust = baked.read_text(encoding="utf-8").strip().lower() == "true"

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.errors import ConfigurationError, first_line
 from app.families.folders import WEIGHTS, read_config
+from app.families.hub import download
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +29,6 @@ def download_model(name: str, pretrained: str, downloads: Path) -> tuple[dict[st
 
 def _download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Path]:
     """Only the file of weights that open_clip takes."""
-    from app.families.hub import download
-
     for weights in _WEIGHTS_IN_ORDER:
         source = download(name, downloads, ("open_clip_config.json", weights))
         if not (source / "open_clip_config.json").is_file():
@@ -62,8 +61,6 @@ def _check_pair(name: str, pretrained: str) -> None:
 def _download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
     """From the hub where it has them, else from where open_clip says, with its checksum."""
     import open_clip
-
-    from app.families.hub import download
 
     repository, _, filename = pretrained.get("hf_hub", "").rpartition("/")
     if repository:

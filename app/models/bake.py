@@ -12,8 +12,7 @@ from typing import Any
 
 from app.engines import OPENVINO, choose_engine
 from app.errors import CompilingFailed, ConfigurationError
-from app.families.family import Family, require_libraries
-from app.families.registry import FAMILIES, find_family, named_family, variables
+from app.families.registry import FAMILIES, Family, find_family, named_family, variables
 from app.models.child import run_in_child
 from app.models.load import load_model
 from app.models.store import compiled_only, is_writable, one_at_a_time
@@ -99,7 +98,7 @@ def bake(settings: Settings, names: Mapping[str, str], *, compile_towers: bool) 
         for folder in (baked, aside):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        require_libraries(family)
+        family.require_libraries()
         family.bake(names, trust, downloads, baked)
         (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
         for path in baked.rglob("*"):

@@ -14,9 +14,8 @@ from PIL import Image
 
 from app.engines import OPENVINO, TORCH, chosen_precision
 from app.errors import ConfigurationError, DiskFull, NotCompiled
-from app.families.family import Family
 from app.families.folders import check_model, fingerprint, load_torch_model
-from app.families.registry import find_family
+from app.families.registry import Family, find_family
 from app.models import store
 from app.models.child import run_in_child
 from app.models.store import Form

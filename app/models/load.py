@@ -7,9 +7,8 @@ from typing import Any
 
 from app.engines import OPENVINO, TORCH, Engine, check_precision, choose_engine, chosen_precision, torch_instead
 from app.errors import CompilingFailed, ConfigurationError, NotCompiled
-from app.families.family import Family, require_libraries
 from app.families.folders import check_model, load_torch_model
-from app.families.registry import find_family
+from app.families.registry import Family, find_family
 from app.models.batches import open_tower
 from app.models.compile import compiled_form
 from app.models.store import FORMAT, compiled_only, read_manifest
@@ -35,7 +34,7 @@ def load_model(
     check_model(settings.models_dir, family)
     engine = choose_engine(settings)
     if engine is TORCH:
-        require_libraries(family)
+        family.require_libraries()
     settings = _in_precision(engine, settings, served_elsewhere)
     if engine is OPENVINO:
         try:
