@@ -49,8 +49,13 @@ class Family:
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         """Load the model on the CPU in float32, without network.
 
-        Raises ConfigurationError that names the folder and says how to get a model.
+        The file MODELS_DIR/trust_remote_code, as baked, wins over the argument. Raises ConfigurationError that names
+        the folder and says how to get a model.
         """
+        self.require_libraries()
+        baked = models_dir / "trust_remote_code"
+        if baked.is_file():
+            trust_remote_code = baked.read_text(encoding="utf-8").strip().lower() == "true"
         # Libraries that use the hub read it at their import: a baked model must not be looked up there.
         os.environ["HF_HUB_OFFLINE"] = "1"
         model: TorchModel = importlib.import_module(self.module).load(models_dir, trust_remote_code)

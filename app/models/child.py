@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from app import errors
 from app.child_process import end_with, python_environment
-from app.errors import CompilingFailed, ConfigurationError, DiskFull, Stopped, first_line
+from app.errors import CompilingFailed, ConfigurationError, Stopped, first_line
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threadi
     """Let the module do a task of JSON values, of which "folder" is where it writes.
 
     What it prints goes to the log, after `doing`, as in "baking". It ends with this process, and when `stop` is set.
-    Raises ConfigurationError where its work did, DiskFull, CompilingFailed for everything else, and Stopped.
+    Raises ConfigurationError where its work did, CompilingFailed for everything else, and Stopped.
     """
     arguments = [module, json.dumps({**task, "doing": doing, "parent": os.getpid()})]
     process = subprocess.Popen(
@@ -97,13 +97,13 @@ def _work() -> int:
         failure = ConfigurationError.__name__, str(error)
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        kind, reason = CompilingFailed.__name__, f"{first_line(error)}; the log has more"
+        reason = f"{first_line(error)}; the log has more"
         no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if no_space or shutil.disk_usage(task["folder"]).free < _MIN_FREE:
-            kind, reason = DiskFull.__name__, "the disk is full"
+            reason = "the disk is full"
         elif isinstance(error, MemoryError):
             reason = "the memory does not suffice"
-        failure = kind, f"{task['doing']} the model failed: {reason}"
+        failure = CompilingFailed.__name__, f"{task['doing']} the model failed: {reason}"
     with os.fdopen(stdout, "w", encoding="utf-8") as file:
         json.dump(failure, file)
     return 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.engines import OPENVINO, TORCH, Engine, check_precision, choose_engine, chosen_precision, torch_instead
 from app.errors import CompilingFailed, ConfigurationError, NotCompiled
-from app.families.folders import check_model, load_torch_model
+from app.families.folders import check_model
 from app.families.registry import Family, find_family
 from app.models.batches import open_tower
 from app.models.compile import compiled_form
@@ -106,7 +106,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
         elif family is None:
             raise NotCompiled(f"the reference library prepares the inputs of the {name} tower")
         else:
-            own = getattr(load_torch_model(settings, family), name)
+            own = getattr(family.load(settings.models_dir, settings.trust_remote_code), name)
             own.module.to("meta")  # frees its weights
             processor = own.processor
         session = OPENVINO.open(folder / name, chosen_precision(settings), settings)
@@ -117,7 +117,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
 
 def _load_modules(settings: Settings, family: Family) -> LoadedModel:
     """The model as torch computes it."""
-    model = load_torch_model(settings, family)
+    model = family.load(settings.models_dir, settings.trust_remote_code)
     towers: dict[str, Tower] = {}
     for name, tower in (("text", model.text), ("image", model.image)):
         session = TORCH.open(tower.module, chosen_precision(settings), settings)
