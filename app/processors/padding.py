@@ -25,7 +25,7 @@ def collate(items: list[Inputs], padding: Padding, empty: Empty = np.empty) -> I
         if is_padded:
             rows.fill(padding.values.get(name, 0))
         for row, array in enumerate(arrays):
-            rows[(row, *map(slice, array.shape))] = array
+            rows[row][tuple(map(slice, array.shape))] = array
     return batch
 
 

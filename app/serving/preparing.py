@@ -173,7 +173,7 @@ class Preparing:
         """Call after each change. What changes in the next few turns of the event loop, which take microseconds, is
         handed out together: that wakes the device once."""
         self._changed = True
-        if not self._handing_out:
+        if self._turns.jobs and not self._handing_out:
             self._handing_out = True
             self._loop.call_soon(self._wait_for_calm, _MAX_TURNS)
 
