@@ -194,8 +194,6 @@ class Preparing:
                 self._prepared(items, self._prepare(items))
                 ready += items
             else:
-                if not quick:
-                    self._link.announce(items)
                 self._preparing.update(dict.fromkeys(items))
                 self._tasks.put(items)
         # At the end: the device's thread would only wait for the interpreter while this one goes on.
