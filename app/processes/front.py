@@ -112,7 +112,10 @@ class Front:
     def _handle(self, kind: str, values: list[Any]) -> None:
         if kind == "connection":
             self._send("taken")  # before anything of it is read
-            self._server.take(socket.socket(fileno=values[0]), lambda: self._send("closed"))
+            if values:
+                self._server.take(socket.socket(fileno=values[0]), lambda: self._send("closed"))
+            else:  # this process may open no more files
+                self._send("closed")
         elif kind == "model":
             self._model.put(values[0])
         elif kind == "device":

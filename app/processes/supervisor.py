@@ -228,23 +228,23 @@ class Supervisor:
         """Hand all that connect now to the fronts that have the fewest connections."""
         while any(front.is_up for front in self._fronts):
             try:
-                connection, _ = listening.accept()
+                self._connections.append(listening.accept()[0])
+                self._place_connections()
             except BlockingIOError:
                 return
             except OSError as error:
                 _log.warning("a connection could not be accepted: %s", error)
+                time.sleep(_TICK)  # the port stays readable; those that the fronts have taken are closed meanwhile
                 return
-            self._connections.append(connection)
-            self._place_connections()
 
     def _place_connections(self) -> None:
         """Those that have the model come first: a front that was replaced gets it in a moment."""
         while self._connections and (up := [front for front in self._fronts if front.is_up]):
             connection = self._connections.popleft()
             front = min(up, key=lambda front: (not front.has_model, front.connections))
+            self._tell(front, "connection", files=[connection.fileno()])
             front.connections += 1
             front.offered.append(connection)
-            self._tell(front, "connection", files=[connection.fileno()])
 
     # processes --------------------------------------------------------------------------------
 
