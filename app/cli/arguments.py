@@ -43,6 +43,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
                 help="picture files",
             )  # fmt: skip
             command.add_argument("--json", dest="as_json", action="store_true", help="print vectors in any case")
+        if name == "check":
+            command.add_argument("--all", dest="show_all", action="store_true", help="print all settings")
         if name == "compile":
             command.add_argument("--output", type=Path, help="folder to write; default: MODELS_DIR/compiled")
         _add_settings(command)

@@ -5,9 +5,10 @@ import asyncio
 import base64
 import io
 import logging
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.command == "compile":
             from app.models.compile import compile_model
 
+            print("compiling the model", file=sys.stderr)
             print(compile_model(settings, arguments.output or settings.models_dir / "compiled"))
         elif arguments.command == "check":
-            asyncio.run(_check(settings))
+            asyncio.run(_check(settings, arguments.settings, show_all=arguments.show_all))
         else:
             asyncio.run(_print_embedded(settings, arguments.texts, arguments.images, arguments.as_json))
     except (ConfigurationError, CompilingFailed) as error:
@@ -83,11 +85,17 @@ async def _print_embedded(settings: Settings, texts: Sequence[str], paths: Seque
             print(f"{similarity:6.3f}  {path.name}  {text}")
 
 
-async def _check(settings: Settings) -> None:
-    """Print the settings that are not at their default, and embed a text and a picture of it."""
+async def _check(settings: Settings, options: Mapping[str, str], *, show_all: bool) -> None:
+    """Print the settings that are not at their default, or all, and embed a text and a picture of it.
+
+    `options` are the settings that the command line named.
+    """
     for name, field in Settings.model_fields.items():
-        if (value := getattr(settings, name)) != field.default:
-            print(f"{name.upper()}={value}")
+        value = getattr(settings, name)
+        if show_all or value != field.default:
+            option = f"--{name.replace('_', '-')}" if name in options else None
+            origin = option or ("environment" if os.environ.get(name.upper()) else "default")
+            print(f"{name.upper()}={'' if value is None else value} ({origin})")
     text, image, how = await _embed(settings, [_TEXT], [_picture()])
     lengths = (float(np.linalg.norm(rows[0])) for rows in (text, image))
     print(f"{how} for a text and a picture: vectors of width {text.shape[1]}")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.settings import Settings
 from tests.support.server import ROOT, free_port, wait_for_ready
 from tests.support.vectors import png
 from tests.support.warm_python import warm_python
@@ -44,12 +45,23 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert "--models-dir" in result.stdout and "--trust-remote-code" in result.stdout
 
 
-def test_check_says_what_is_served_and_which_settings_are_not_at_their_default() -> None:
+def settings_shown(output: str) -> dict[str, str]:
+    """The lines of `check` about settings, by name."""
+    return dict(line.split("=", 1) for line in output.splitlines() if re.match("[A-Z_]+=", line))
+
+
+def test_check_says_what_is_served_and_where_each_setting_comes_from() -> None:
     result = run("check", "--threads", "1", MAX_PIXELS="1000000", PORT="8080")
     assert result.returncode == 0, result.stderr
     assert "vectors of width 64" in result.stdout and "similarity" in result.stdout
-    changed = [line for line in result.stdout.splitlines() if re.match("[A-Z_]+=", line)]
-    assert changed == [f"MODELS_DIR={DEMO}", "MAX_PIXELS=1000000", "THREADS=1"]
+    assert settings_shown(result.stdout) == {
+        "MODELS_DIR": f"{DEMO} (environment)",
+        "MAX_PIXELS": "1000000 (environment)",
+        "THREADS": "1 (--threads)",
+    }
+    shown = settings_shown(run("check", "--all", "--threads", "1").stdout)
+    assert (shown["THREADS"], shown["PORT"]) == ("1 (--threads)", "8080 (default)")
+    assert len(shown) == len(Settings.model_fields)
 
 
 def test_check_finds_a_model_folder_that_is_cut_in_half(tmp_path: Path) -> None:
