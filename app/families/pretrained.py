@@ -13,7 +13,7 @@ from app.families.folders import WEIGHTS, content_files, loading, read_config, w
 from app.families.hub import download, wanted_files
 from app.families.registry import Family
 from app.families.tokenizer import require_vocabulary, use_tokenizer_json
-from app.families.weights import load_with_transformers
+from app.families.weights import checked_weights
 from app.towers import TorchModel
 
 # The repository in "OWNER/NAME--module.Class", as an auto_map names code in another repository.
@@ -49,11 +49,8 @@ def load_saved(
     model_class, processor_class = classes or (AutoModel, AutoProcessor)
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
 
-    def load(more: dict[str, Any]) -> Any:
-        return model_class.from_pretrained(model_folder.resolve(), dtype=torch.float32, **options, **more).eval()
-
-    with loading(model_folder):
-        model = load_with_transformers(model_folder, load)
+    with loading(model_folder), checked_weights(model_folder):
+        model = model_class.from_pretrained(model_folder.resolve(), dtype=torch.float32, **options).eval()
     require_vocabulary(processor_folder)
     with loading(processor_folder):
         processor = processor_class.from_pretrained(processor_folder.resolve(), backend="pil", **options)
