@@ -10,7 +10,8 @@ import torch
 from app.errors import ConfigurationError, first_line
 from app.families.folders import fingerprint, loading, read_config
 from app.families.hub import download
-from app.families.pretrained import VARIABLES, check_remote_code, copy_model, wrong_type
+from app.families.pretrained import check_remote_code, copy_model, wrong_type
+from app.families.registry import OF_TYPE
 from app.families.tokenizer import use_tokenizer_json
 from app.families.torch_towers import Embeds, first_item, image_tower, locked, text_tower
 from app.families.weights import checked_weights
@@ -81,7 +82,7 @@ def _mend_tokenizer(module: Any, folder: Path) -> None:
     if modules.is_file():
         folder /= json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
     use_tokenizer_json(module.tokenizer, folder, module.do_lower_case)
-    if module.config.model_type in VARIABLES and "max_seq_length" not in module.load_config(str(folder)):
+    if module.config.model_type in OF_TYPE and "max_seq_length" not in module.load_config(str(folder)):
         module.max_seq_length = module.config.text_config.max_position_embeddings
 
 

@@ -47,11 +47,9 @@ def load_model(
 
 def _in_precision(engine: Engine, settings: Settings, served_elsewhere: bool) -> Settings:
     """The settings with the precision in which the model is loaded; raises ConfigurationError if there is none."""
-    if not served_elsewhere:
-        check_precision(engine, settings)
-        return settings
     precision = chosen_precision(settings)
-    if precision in engine.precisions(settings):
+    if not served_elsewhere or precision in engine.precisions(settings):
+        check_precision(engine, settings)
         return settings
     _log.warning(
         "this machine does not compute in %s, so the model is tried in another precision; the machine that serves it "
