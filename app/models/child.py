@@ -16,7 +16,6 @@ import threading
 from collections.abc import Mapping
 from typing import IO, Any
 
-from app import errors
 from app.child_process import end_with, python_environment
 from app.errors import CompilingFailed, ConfigurationError, Stopped, first_line
 
@@ -26,6 +25,8 @@ _log = logging.getLogger(__name__)
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 # With less space than this, in bytes, it was the disk that was full: libraries do not tell why they could not write.
 _MIN_FREE = 2**20
+# The status of a process whose task another try would not do either.
+_NEVER = 2
 
 
 def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threading.Event) -> None:
@@ -71,9 +72,7 @@ def _log_lines(lines: IO[str], doing: str) -> None:
 
 def _failure(status: int, answer: str, doing: str) -> Exception:
     if answer:
-        kind, message = json.loads(answer)
-        failure: Exception = getattr(errors, kind)(message)
-        return failure
+        return ConfigurationError(answer) if status == _NEVER else CompilingFailed(answer)
     if status == -signal.SIGKILL:
         return CompilingFailed(
             f"the process that was {doing} the model was killed, probably for lack of memory; bake while building "
@@ -94,7 +93,7 @@ def _work() -> int:
         importlib.import_module(module).work(task)
         return 0
     except ConfigurationError as error:
-        failure = ConfigurationError.__name__, str(error)
+        status, answer = _NEVER, str(error)
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
         reason = f"{first_line(error)}; the log has more"
@@ -103,10 +102,10 @@ def _work() -> int:
             reason = "the disk is full"
         elif isinstance(error, MemoryError):
             reason = "the memory does not suffice"
-        failure = CompilingFailed.__name__, f"{task['doing']} the model failed: {reason}"
+        status, answer = 1, f"{task['doing']} the model failed: {reason}"
     with os.fdopen(stdout, "w", encoding="utf-8") as file:
-        json.dump(failure, file)
-    return 1
+        file.write(answer)
+    return status
 
 
 if __name__ == "__main__":
