@@ -38,15 +38,12 @@ def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, tar
     folder.mkdir()
     name, pretrained = names["OPEN_CLIP_MODEL_NAME"], names.get("OPEN_CLIP_PRETRAINED", "")
     description, weights = download_model(name, pretrained, downloads)
-    text = description["model_cfg"]["text_cfg"]
-    tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
-    if tower or tokenizer:
+    # A text tower of the hub has its tokenizer from the same repository in every model of open_clip.
+    if tokenizer := description["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
         (folder / "text").mkdir()
-        source = download(tokenizer or tower, downloads, TOKENIZER)
+        source = download(tokenizer, downloads, TOKENIZER)
         for file in wanted_files((path.name for path in source.iterdir() if path.is_file()), TOKENIZER):
             shutil.copy(source / file, folder / "text")
-    if tower and tokenizer and tower != tokenizer:
-        shutil.copy(download(tower, downloads, ("config.json",)) / "config.json", folder / "text")
     shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
     (folder / "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
     config = {

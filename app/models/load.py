@@ -91,7 +91,7 @@ def _load_compiled_only(form: Path, settings: Settings, served_elsewhere: bool) 
 def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> LoadedModel:
     """The towers in `folder`. Raises NotCompiled where OpenVINO did not take one.
 
-    So it does if there is nothing but the folder (no `family`), and a library must prepare the inputs.
+    A library that prepares inputs comes from the `family`; raises NotCompiled where that is None, too.
     """
     manifest = read_manifest(folder)
     for tower in manifest["towers"].values():
