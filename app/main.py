@@ -86,7 +86,7 @@ def create_app(
     tracer = tracer or _open_tracer(os.environ, logging.WARNING if speaks else logging.DEBUG)
     metrics = Metrics()
     service = Service(
-        lambda stopping: load(settings) if load else load_named_model(settings, os.environ, stopping),
+        lambda stopping: load(settings) if load else load_named_model(settings, stopping),
         lambda model, on_broken: _serve(model, settings, metrics, on_broken, share),
         on_failure,
         patience=settings.patience,

@@ -14,11 +14,11 @@ from fastapi import FastAPI
 
 from app import logs
 from app.api.protocol import protocol_for
-from app.heap import collect_garbage_less_often, use_one_heap
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
-from app.sockets import raise_open_files, shown
+from app.sockets import shown
+from app.system import collect_garbage_less_often, raise_open_files, use_one_heap
 
 _log = logging.getLogger(__name__)
 

@@ -117,11 +117,6 @@ class Tower:
     item_bytes: int = 0
     width: int = 0
 
-    @property
-    def empty(self) -> Empty:
-        """Makes the arrays into which a batch is collated; see memory_of()."""
-        return memory_of(self.session)
-
 
 @dataclass(frozen=True)
 class LoadedModel:

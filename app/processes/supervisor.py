@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app import logs
-from app.child_process import end_with, python_environment
-from app.heap import collect_garbage_less_often, use_one_heap
 from app.processes.channel import MAX_PACKET, Channel
 from app.settings import Settings
-from app.sockets import raise_open_files, shown
+from app.sockets import shown
+from app.system import collect_garbage_less_often, end_with, python_environment, raise_open_files, use_one_heap
 
 _log = logging.getLogger(__name__)
 

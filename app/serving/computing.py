@@ -18,7 +18,7 @@ from app.errors import EngineBroken, OutOfMemory, ServiceError, describe_unfores
 from app.processors.padding import collate
 from app.serving.item import Item, Stage
 from app.serving.metrics import Metrics
-from app.towers import BatchLimits, Tower, Vectors
+from app.towers import BatchLimits, Tower, Vectors, memory_of
 
 _log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class Computing:
             item.started = now
         tower = self._towers[batch[0].kind]
         try:
-            inputs = collate([item.inputs for item in batch], tower.padding, tower.empty)
+            inputs = collate([item.inputs for item in batch], tower.padding, memory_of(tower.session))
             with self._starting:
                 return tower.session.start(inputs)
         except BaseException as cause:  # a native library's panic is no Exception
