@@ -177,7 +177,6 @@ def _serve(
         metrics=metrics,
         on_broken=on_broken,
     )
-    preparing.start()
     metrics.waiting_bytes.set_function(lambda: budget.used()["requests"])
     serves = {
         "model": model.name,

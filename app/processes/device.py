@@ -76,7 +76,7 @@ def _work(channel: Channel, settings: Settings, fronts: int, stopping: threading
     arrivals = Fronts(model.width, cache)
     towers = {"texts": model.text, "images": model.image}
     collect_garbage_less_often()
-    computing = Computing(
+    Computing(
         towers,
         model.width,
         arrivals,
@@ -85,7 +85,6 @@ def _work(channel: Channel, settings: Settings, fronts: int, stopping: threading
         metrics,
         overlap=settings.enable_cuda,
     )
-    computing.start()
     text, image = (replace(tower, session=Elsewhere()) for tower in (model.text, model.image))
     served = replace(model, text=text, image=image, device_bytes=resident_memory())
     try:

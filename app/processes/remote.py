@@ -70,9 +70,6 @@ class RemoteLink:
         self._dropped: list[int] = []
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Devices are added as they come."""
-
     def stop(self) -> None:
         for device in self._devices:
             self._disconnect(device)

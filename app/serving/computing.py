@@ -17,7 +17,7 @@ import numpy as np
 from app.errors import EngineBroken, OutOfMemory, ServiceError, describe_unforeseen
 from app.processors.padding import collate
 from app.serving.item import Item, Stage
-from app.serving.metrics import Metrics
+from app.serving.metrics import KindMetrics, Metrics
 from app.towers import BatchLimits, Tower, Vectors, memory_of
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Ready:
 
 
 class Computing:
-    """The threads around the device.
+    """The threads around the device, which end with the arrivals.
 
     They call `deliver` with the items of each batch, their outcome, and the seconds they took, and `on_broken` with
     the reason when the device cannot go on.
@@ -126,18 +126,14 @@ class Computing:
         self._deliver = deliver
         self._on_broken = on_broken
         self._arrivals = arrivals
-        self._metrics = {kind: metrics.of_kind(kind) for kind in towers}
+        self._metrics = {kind: KindMetrics(metrics, kind) for kind in towers}
         self._launched: SimpleQueue[tuple[list[Item], _Finish] | None] = SimpleQueue()
         self._beside = Semaphore(1)
         self._starting = Lock()
         self._started: dict[int, float] = {}
         steps = [self._launch, self._finish_launched] if overlap else [self._compute]
-        self._threads = [Thread(target=self._work, args=(step,), name="device", daemon=True) for step in steps]
-
-    def start(self) -> None:
-        """Start the threads; they end with the arrivals."""
-        for thread in self._threads:
-            thread.start()
+        for step in steps:
+            Thread(target=self._work, args=(step,), name="device", daemon=True).start()
 
     def running_since(self) -> float | None:
         """When the oldest batch under way began, by time.monotonic(); None if there is none."""

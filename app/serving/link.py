@@ -21,8 +21,6 @@ OnBroken = Callable[[str], None]
 class Link(Protocol):
     """Hands prepared items to the device. What it was made with is called on the event loop."""
 
-    def start(self) -> None: ...
-
     def stop(self) -> None:
         """End it; what is under way is finished or not."""
         ...
@@ -69,7 +67,6 @@ class LocalLink:
             metrics,
             overlap=overlap,
         )
-        self.start = self._computing.start
 
     def stop(self) -> None:
         self._arrivals.put(None)

@@ -76,9 +76,6 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._answered = {200: self.responses.labels(200)}
 
-    def of_kind(self, kind: str) -> KindMetrics:
-        return KindMetrics(self, kind)
-
     def count_answer(self, path: str, status: int) -> None:
         """Count an answer to a request for vectors; others are not counted."""
         if path in ("/vectorize", "/v1/embeddings"):

@@ -22,7 +22,7 @@ from app.processors.text import TextPreparer
 from app.serving.computing import Outcome, error_for
 from app.serving.item import Caller, Item, Job, Stage
 from app.serving.link import Connect
-from app.serving.metrics import Metrics
+from app.serving.metrics import KindMetrics, Metrics
 from app.serving.turns import Turns, Wanted
 from app.serving.vector_cache import VectorCache, digest
 from app.towers import CutInputs, Inputs, Tower, Vectors
@@ -75,16 +75,13 @@ class Preparing:
         self._preparing: dict[Item, None] = {}
         self._handing_out = self._changed = False
         self._tasks: SimpleQueue[list[Item] | None] = SimpleQueue()
-        self._threads = [Thread(target=self._work, name=f"prepare-{i}", daemon=True) for i in range(threads)]
+        self._threads = threads
         self._link = connect(self._computed, self.give_up)
         self._metrics = metrics
-        self._kind_metrics = {kind: metrics.of_kind(kind) for kind in towers}
+        self._kind_metrics = {kind: KindMetrics(metrics, kind) for kind in towers}
         metrics.waiting.set_function(lambda: self._turns.waiting)
-
-    def start(self) -> None:
-        self._link.start()
-        for thread in self._threads:
-            thread.start()
+        for number in range(threads):
+            Thread(target=self._work, name=f"prepare-{number}", daemon=True).start()
 
     def stop(self) -> None:
         """End the threads; what still waits fails with Unavailable."""
@@ -99,7 +96,7 @@ class Preparing:
     def _stop(self, error: ServiceError) -> None:
         self._turns.stop(error)
         self._link.stop()
-        for _ in self._threads:
+        for _ in range(self._threads):
             self._tasks.put(None)
 
     def watch(self, limit: float) -> None:
