@@ -9,7 +9,7 @@ the device writes the row over them. Each number comes back once, and then its s
     device -> front    "rows" when their batch started, the seconds that it took, [number]; 0 s if it was another
                        front's
                        "failed" number, error
-                       "free" [number]: dropped before they were computed, or with an item that another front wants
+                       "free" [number]: dropped by all before they were computed
 """
 
 import asyncio

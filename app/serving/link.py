@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -56,17 +57,10 @@ class LocalLink:
         overlap: bool,
     ) -> None:
         """For `overlap` see Computing."""
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._arrivals: SimpleQueue[list[Item] | None] = SimpleQueue()
-        self._computing = Computing(
-            towers,
-            width,
-            self._arrivals,
-            lambda items, outcome, seconds: self._on_loop(deliver, items, outcome, seconds),
-            lambda message: self._on_loop(on_broken, message),
-            metrics,
-            overlap=overlap,
-        )
+        to_loop = partial(on_loop, loop, deliver), partial(on_loop, loop, on_broken)
+        self._computing = Computing(towers, width, self._arrivals, *to_loop, metrics, overlap=overlap)
 
     def stop(self) -> None:
         self._arrivals.put(None)
@@ -80,6 +74,8 @@ class LocalLink:
     def busy_since(self, limit: float) -> float | None:
         return self._computing.running_since()
 
-    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended, so nobody waits
-            self._loop.call_soon_threadsafe(call, *arguments)
+
+def on_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
+    """Let an event loop make a call, from any thread."""
+    with suppress(RuntimeError):  # the loop has ended, so nobody waits
+        loop.call_soon_threadsafe(call, *arguments)

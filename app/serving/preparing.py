@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from app.processors.picture import PictureProcessor
 from app.processors.text import TextPreparer
 from app.serving.computing import Outcome, error_for
 from app.serving.item import Caller, Item, Job, Stage
-from app.serving.link import Connect
+from app.serving.link import Connect, on_loop
 from app.serving.metrics import KindMetrics, Metrics
 from app.serving.turns import Turns, Wanted
 from app.serving.vector_cache import VectorCache, digest
@@ -241,11 +240,11 @@ class Preparing:
             while (items := self._tasks.get()) is not None:
                 self._prepare(items)
                 self._submit(items)
-                self._on_loop(self._prepared_on_thread, items)
+                on_loop(self._loop, self._prepared_on_thread, items)
         except BaseException as error:  # if a thread ended unseen, requests would wait for ever
             _log.critical("a preparing thread failed: %s", describe_unforeseen(error))
             message = f"a preparing thread failed ({type(error).__name__}); the server's log says why"
-            self._on_loop(self.give_up, message)
+            on_loop(self._loop, self.give_up, message)
 
     def _prepared_on_thread(self, items: list[Item]) -> None:
         self._prepared(items)
@@ -265,10 +264,6 @@ class Preparing:
                 item.prepared = time.monotonic()
             except BaseException as cause:
                 item.error = error_for(cause, item.kind, "prepared")
-
-    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended, so nobody waits
-            self._loop.call_soon_threadsafe(call, *arguments)
 
 
 def _wanted(contents: Mapping[str, list[bytes]]) -> list[Wanted]:
