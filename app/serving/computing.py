@@ -37,11 +37,9 @@ class Arrivals(Protocol):
 
     def get(self) -> list[Item] | None:
         """The next that arrive; none if something else happened, None at the end. Waits for it."""
-        ...
 
     def empty(self) -> bool:
         """Whether get() would wait."""
-        ...
 
 
 class Ready:

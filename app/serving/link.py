@@ -24,20 +24,16 @@ class Link(Protocol):
 
     def stop(self) -> None:
         """End it; what is under way is finished or not."""
-        ...
 
     def submit(self, items: list[Item]) -> None:
         """Hand over prepared items, from any thread."""
-        ...
 
     def drop(self, item: Item) -> None:
         """Say that nobody wants an item any more. For the event loop."""
-        ...
 
     def busy_since(self, limit: float) -> float | None:
         """When what the device does began, by time.monotonic(); None if it does nothing. `limit` is for how many
         seconds it may."""
-        ...
 
 
 Connect = Callable[[Deliver, OnBroken], Link]
