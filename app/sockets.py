@@ -1,10 +1,13 @@
 """The port. It is bound before anything slow is imported or loaded, so that clients wait instead of being refused."""
 
 import contextlib
+import logging
 import socket
 from typing import Any
 
 from app.errors import ConfigurationError
+
+_log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 
@@ -43,6 +46,7 @@ def shown(sock: socket.socket) -> str:
 def _bind(family: int, address: tuple[Any, ...], dual: bool = False) -> socket.socket:
     sock = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
     sock.setblocking(False)
+    _log.info("listening on http://%s", shown(sock))
     return sock
 
 

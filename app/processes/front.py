@@ -13,6 +13,7 @@ The supervisor tells it, over a channel:
 
 import asyncio
 import contextlib
+import logging
 import pickle
 import signal
 import socket
@@ -58,6 +59,7 @@ class Front:
 
     def run(self) -> None:
         """Serve until the supervisor says that the port is closed and all is answered."""
+        logging.getLogger("app.server").setLevel(logging.WARNING)  # why it ends, the supervisor says
         self._server.run([])
 
     def _started(self) -> None:
@@ -165,9 +167,6 @@ class FrontServer(Server):
     async def on_tick(self, counter: int) -> bool:
         await super().on_tick(counter)
         return self._at_once or self.port_closed
-
-    def _log_cause(self) -> None:
-        """The supervisor does."""
 
     def take(self, sock: socket.socket, on_closed: Callable[[], None]) -> None:
         """Serve a connection that was accepted; `on_closed` is called at its end."""

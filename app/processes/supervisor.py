@@ -5,6 +5,7 @@ processes are programs of their own: they load the model meanwhile.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import selectors
@@ -18,11 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app import logs
 from app.processes.channel import MAX_PACKET, Channel
 from app.settings import Settings
-from app.sockets import shown
-from app.system import collect_garbage_less_often, end_with, python_environment, raise_open_files, use_one_heap
+from app.system import collect_garbage_less_often, end_with, python_environment
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._fronts: list[_Child] = []
         self._devices: list[_Child] = []
-        self._next_index = 0
+        self._indices = itertools.count()
         self._failed_starts = 0
         self._model: bytes | None = None
         self._failure: str | None = None
@@ -255,7 +254,7 @@ class Supervisor:
 
     def _start_front(self) -> None:
         ours, theirs = Channel.pair()
-        index, self._next_index = self._next_index, self._next_index + 1
+        index = next(self._indices)
         supervisor, process = os.getpid(), os.fork()
         if process == 0:
             status = 1
@@ -419,12 +418,7 @@ class Supervisor:
 
 def supervise(settings: Settings, sockets: list[socket.socket], fronts: int, devices: Sequence[Settings]) -> int:
     """Serve on `sockets`, which already listen. Returns the exit status: 0 after a clean stop, 1 after a failure."""
-    use_one_heap()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no threads in a process that forks
-    raise_open_files()
-    logs.configure(settings.log_format, settings.log_level)
-    for sock in sockets:
-        _log.info("listening on http://%s", shown(sock))
     status = Supervisor(settings, sockets, fronts, devices).run()
     if status is not None:
         return status
