@@ -26,11 +26,8 @@ def collect_garbage_less_often() -> None:
 
 def use_one_heap() -> None:
     """Let threads share a heap: one per thread keeps what its thread freed, and memory would grow for hours."""
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has one heap anyway
-        mallopt(_M_ARENA_MAX, 1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def raise_open_files() -> None:

@@ -78,7 +78,6 @@ class Supervisor:
         self._signals = 0
         self._asked_at: float | None = None
         self._port_closed = False
-        self._listening = False
         self._connections: deque[socket.socket] = deque()  # that have no front yet
         self._departed: list[bytes] = []
         self._collecting: set[_Child] = set()  # those who asked for the metrics of all
@@ -107,6 +106,8 @@ class Supervisor:
         self._metrics = Metrics()
         self._metrics.fronts.set_function(lambda: sum(each.has_model for each in self._fronts))
         collect_garbage_less_often()
+        for sock in self._sockets:
+            self._selector.register(sock, selectors.EVENT_READ, sock)
         if self._signal is None:
             for _ in range(self._count):
                 self._start_front()
@@ -151,7 +152,6 @@ class Supervisor:
         if kind == "up":
             child.is_up = True
             self._place_connections()
-            self._listen()
         elif kind == "taken":
             child.offered.popleft().close()
         elif kind == "connected":
@@ -201,20 +201,9 @@ class Supervisor:
 
     # connections ------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Accept connections as long as there is a front to take them."""
-        wanted = not self._port_closed and any(front.is_up for front in self._fronts)
-        if wanted != self._listening:
-            self._listening = wanted
-            for sock in self._sockets:
-                if wanted:
-                    self._selector.register(sock, selectors.EVENT_READ, sock)
-                else:
-                    self._selector.unregister(sock)
-
     def _accept(self, listening: socket.socket) -> None:
-        """Hand all that connect now to the fronts that have the fewest connections."""
-        while any(front.is_up for front in self._fronts):
+        """Hand all that connect now to the fronts that have the fewest connections. Without a front they wait."""
+        while True:
             try:
                 self._connections.append(listening.accept()[0])
                 self._place_connections()
@@ -334,7 +323,6 @@ class Supervisor:
 
     def _replace(self, child: _Child, how: str) -> None:
         _log.error("front process %d %s, with %d connections; it is replaced", child.index, how, child.connections)
-        self._listen()
         self._failed_starts += not child.has_model
         if self._failed_starts >= _MAX_FAILED_STARTS:
             self._fail(f"{_MAX_FAILED_STARTS} front processes ended before they could answer; the last one {how}")
@@ -390,12 +378,10 @@ class Supervisor:
         loaded = self._model is not None
         at_once = self._signal == signal.SIGINT or self._failure is not None or not loaded
         if not self._port_closed and now >= self._asked_at + (0.0 if at_once else self._drain_delay(self._settings)):
-            if self._listening:  # those who wait in the backlog would be reset
-                for sock in self._sockets:
-                    self._accept(sock)
             self._port_closed = True
-            self._listen()
             for sock in self._sockets:
+                self._accept(sock)  # those who wait in the backlog would be reset
+                self._selector.unregister(sock)
                 sock.close()
             for front in self._fronts:
                 self._tell(front, "port closed")
