@@ -3,7 +3,7 @@
 The supervisor tells it, over a channel:
 
     <-  "model" pickled                           ->  "up": connections are welcome
-    <-  "device" index, descriptor of a socket    ->  "connected": it can answer; "hangs" index
+    <-  "device" descriptor of a socket           ->  "connected": it can answer
     <-  "connection" descriptor                   ->  "taken", and "closed": a connection has ended
     <-  "drain" signal, "port closed"             ->  "broken" message
     <-  "failed" message
@@ -44,7 +44,7 @@ class Front:
     def __init__(self, settings: Settings, channel: Channel, index: int, fronts: int) -> None:
         self._channel = channel
         self._model: SimpleQueue[bytes | None] = SimpleQueue()
-        self._devices: list[tuple[int, socket.socket]] = []
+        self._devices: list[socket.socket] = []
         self._link: RemoteLink | None = None
         self._collecting: list[asyncio.Future[list[bytes]]] = []
         app = create_app(
@@ -75,9 +75,9 @@ class Front:
         return model
 
     def _connect(self, model: LoadedModel, capacity: int, deliver: Deliver) -> Link:
-        self._link = RemoteLink(capacity, model.width, deliver, lambda index: self._send("hangs", index))
-        for index, sock in self._devices:
-            self._link.add_device(index, sock)
+        self._link = RemoteLink(capacity, model.width, deliver)
+        for sock in self._devices:
+            self._link.add_device(sock)
         self._send("connected")
         return self._link
 
@@ -121,10 +121,9 @@ class Front:
         elif kind == "model":
             self._model.put(values[0])
         elif kind == "device":
-            index, sock = values[0], socket.socket(fileno=values[1])
-            self._devices.append((index, sock))
+            self._devices.append(socket.socket(fileno=values[0]))
             if self._link is not None:
-                self._link.add_device(index, sock)
+                self._link.add_device(self._devices[-1])
         elif kind == "drain":
             if self._service.is_loading:
                 self._model.put(None)

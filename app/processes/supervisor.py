@@ -174,11 +174,6 @@ class Supervisor:
                 self._kill(child)
             else:
                 self._fail(values[0])
-        elif kind == "hangs":
-            for device in self._devices:
-                if device.index == values[0]:
-                    _log.critical("device %d hangs, and is ended", device.index)
-                    self._kill(device)
         elif kind == "collect":
             self._collecting.add(child)
             if not self._silent:
@@ -282,12 +277,11 @@ class Supervisor:
 
     def _join(self, front: _Child, device: _Child) -> None:
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end, child, kind, index in (
-            (ends[0], device, "front", front.index),
-            (ends[1], front, "device", device.index),
-        ):
+        for end in ends:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * MAX_PACKET)
-            self._tell(child, kind, index, files=[end.fileno()])
+        self._tell(device, "front", front.index, files=[ends[0].fileno()])
+        self._tell(front, "device", files=[ends[1].fileno()])
+        for end in ends:
             end.close()
 
     def _lose(self, child: _Child) -> None:

@@ -5,11 +5,12 @@ query never waits behind an import.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from queue import SimpleQueue
-from threading import Lock, Semaphore, Thread
+from threading import Event, Lock, Semaphore, Thread
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,8 @@ from app.towers import BatchLimits, Tower, Vectors, memory_of
 
 _log = logging.getLogger(__name__)
 
+COMPUTE_TIMEOUT = 120.0
+"""A batch that takes more seconds counts as hung."""
 # The most padding in a batch of texts, as a share, so that a long text does not pad short ones.
 _MAX_PADDING = 0.1
 
@@ -104,7 +107,7 @@ class Computing:
     """The threads around the device, which end with the arrivals.
 
     They call `deliver` with the items of each batch, their outcome, and the seconds they took, and `on_broken` with
-    the reason when the device cannot go on.
+    the reason when the device cannot go on, or takes more than `timeout` seconds for a batch.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Computing:
         metrics: Metrics,
         *,
         overlap: bool,
+        timeout: float = COMPUTE_TIMEOUT,
     ) -> None:
         """With `overlap` the device, a GPU, gets a batch while it computes another."""
         self._towers = towers
@@ -129,13 +133,11 @@ class Computing:
         self._beside = Semaphore(1)
         self._starting = Lock()
         self._started: dict[int, float] = {}
+        self._timeout = timeout
+        self._ended = Event()
         steps = [self._launch, self._finish_launched] if overlap else [self._compute]
-        for step in steps:
+        for step in (*steps, self._watch):
             Thread(target=self._work, args=(step,), name="device", daemon=True).start()
-
-    def running_since(self) -> float | None:
-        """When the oldest batch under way began, by time.monotonic(); None if there is none."""
-        return min([*self._started.values()], default=None)
 
     def _work(self, step: Callable[[], None]) -> None:
         try:
@@ -143,6 +145,13 @@ class Computing:
         except BaseException as error:  # if a thread ended unseen, requests would wait for ever
             _log.critical("the device's thread failed: %s", describe_unforeseen(error))
             self._on_broken(f"the device's thread failed ({type(error).__name__}); the server's log says why")
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._timeout / 4)):
+            if time.monotonic() - min([*self._started.values()], default=math.inf) > self._timeout:
+                self._on_broken(f"a batch has taken more than {self._timeout:g} s; the device hangs")
+                return
 
     def _compute(self) -> None:
         """Without overlap one thread does all."""

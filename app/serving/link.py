@@ -7,7 +7,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from app.serving.computing import Computing, Outcome
+from app.serving.computing import COMPUTE_TIMEOUT, Computing, Outcome
 from app.serving.item import Item
 from app.serving.metrics import Metrics
 from app.towers import Tower
@@ -31,10 +31,6 @@ class Link(Protocol):
     def drop(self, item: Item) -> None:
         """Say that nobody wants an item any more. For the event loop."""
 
-    def busy_since(self, limit: float) -> float | None:
-        """When what the device does began, by time.monotonic(); None if it does nothing. `limit` is for how many
-        seconds it may."""
-
 
 Connect = Callable[[Deliver, OnBroken], Link]
 
@@ -51,12 +47,13 @@ class LocalLink:
         metrics: Metrics,
         *,
         overlap: bool,
+        timeout: float = COMPUTE_TIMEOUT,
     ) -> None:
-        """For `overlap` see Computing."""
+        """For `overlap` and `timeout` see Computing."""
         loop = asyncio.get_running_loop()
         self._arrivals: SimpleQueue[list[Item] | None] = SimpleQueue()
         to_loop = partial(on_loop, loop, deliver), partial(on_loop, loop, on_broken)
-        self._computing = Computing(towers, width, self._arrivals, *to_loop, metrics, overlap=overlap)
+        Computing(towers, width, self._arrivals, *to_loop, metrics, overlap=overlap, timeout=timeout)
 
     def stop(self) -> None:
         self._arrivals.put(None)
@@ -66,9 +63,6 @@ class LocalLink:
 
     def drop(self, item: Item) -> None:
         """The device sees it by the item's stage."""
-
-    def busy_since(self, limit: float) -> float | None:
-        return self._computing.running_since()
 
 
 def on_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:

@@ -99,15 +99,12 @@ class Preparing:
             self._tasks.put(None)
 
     def watch(self, limit: float) -> None:
-        """Give up if a batch or a preparation takes more than `limit` s, or jobs wait so long without progress."""
+        """Give up if a preparation takes more than `limit` s, or jobs wait twice as long without any progress."""
         now = time.monotonic()
-        begun = [item.taken for item in self._preparing]
-        if (running := self._link.busy_since(limit)) is not None:
-            begun.append(running)
-        if now - min(begun, default=now) > limit:
-            self.give_up(f"a batch or an item has taken more than {limit:g} s; the device hangs")
-        elif not begun and self._turns.jobs and now - self._turns.progress > limit:
-            self.give_up(f"requests have waited for more than {limit:g} s without progress")
+        if now - min((item.taken for item in self._preparing), default=now) > limit:
+            self.give_up(f"preparing an item has taken more than {limit:g} s; it hangs")
+        elif self._turns.jobs and now - self._turns.progress > 2 * limit:
+            self.give_up(f"requests have waited for more than {2 * limit:g} s without progress")
 
     async def vectorize(self, texts: list[bytes], images: list[bytes], caller: Caller) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.

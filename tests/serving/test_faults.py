@@ -233,7 +233,7 @@ def test_a_preparation_that_hangs_is_noticed() -> None:
         await asyncio.to_thread(preparer.begun.wait, 20)
         await asyncio.sleep(0.05)
         made.watch(0.01)
-        with pytest.raises(EngineBroken, match="the device hangs"):
+        with pytest.raises(EngineBroken, match="preparing an item"):
             await waiting
         preparer.go_on.set()
 
