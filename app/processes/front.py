@@ -2,8 +2,9 @@
 
 The supervisor tells it, over a channel:
 
-    <-  "model" pickled                           ->  "up": connections are welcome
-    <-  "device" descriptor of a socket           ->  "connected": it can answer
+                                                  ->  "up": connections are welcome
+    <-  "model" pickled                           ->  "connected": it can answer with any device
+    <-  "device" descriptor of a socket
     <-  "connection" descriptor                   ->  "taken", and "closed": a connection has ended
     <-  "drain" signal, "port closed"             ->  "broken" message
     <-  "failed" message
@@ -44,8 +45,7 @@ class Front:
     def __init__(self, settings: Settings, channel: Channel, index: int, fronts: int) -> None:
         self._channel = channel
         self._model: SimpleQueue[bytes | None] = SimpleQueue()
-        self._devices: list[socket.socket] = []
-        self._link: RemoteLink | None = None
+        self._link: RemoteLink
         self._collecting: list[asyncio.Future[list[bytes]]] = []
         app = create_app(
             settings,
@@ -76,8 +76,6 @@ class Front:
 
     def _connect(self, model: LoadedModel, capacity: int, deliver: Deliver) -> Link:
         self._link = RemoteLink(capacity, model.width, deliver)
-        for sock in self._devices:
-            self._link.add_device(sock)
         self._send("connected")
         return self._link
 
@@ -121,9 +119,7 @@ class Front:
         elif kind == "model":
             self._model.put(values[0])
         elif kind == "device":
-            self._devices.append(socket.socket(fileno=values[0]))
-            if self._link is not None:
-                self._link.add_device(self._devices[-1])
+            self._link.add_device(socket.socket(fileno=values[0]))
         elif kind == "drain":
             if self._service.is_loading:
                 self._model.put(None)

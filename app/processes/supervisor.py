@@ -37,7 +37,7 @@ _TICK = 0.05
 class _Child:
     """A process, its channel, and what it was last seen to count.
 
-    A front `is_up` once it takes connections, and `has_model` once it can answer. A device `is_up` with the model.
+    A front `is_up` once it takes connections, and `has_model` once it can answer, as a device once it can compute.
     `offered` are the connections that a front has not taken yet: if it ends, another one gets them.
     """
 
@@ -74,8 +74,7 @@ class Supervisor:
         self._model: bytes | None = None
         self._failure: str | None = None
         self._alone = False
-        self._signal: int | None = None
-        self._signals = 0
+        self._signals: list[int] = []
         self._asked_at: float | None = None
         self._port_closed = False
         self._connections: deque[socket.socket] = deque()  # that have no front yet
@@ -84,7 +83,7 @@ class Supervisor:
         self._silent: set[_Child] = set()  # those who have not told theirs yet
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note_signal)
+            signal.signal(number, lambda number, _: self._signals.append(number))
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
         self._selector.register(self._wake[0], selectors.EVENT_READ)
         for each in devices:
@@ -108,10 +107,10 @@ class Supervisor:
         collect_garbage_less_often()
         for sock in self._sockets:
             self._selector.register(sock, selectors.EVENT_READ, sock)
-        if self._signal is None:
+        if not self._signals:
             for _ in range(self._count):
                 self._start_front()
-        while not self._alone and (self._fronts or (self._asked_at is None and self._signal is None)):
+        while not self._alone and (self._fronts or (self._asked_at is None and not self._signals)):
             for key, events in self._selector.select(None if self._asked_at is None else _TICK):
                 self._handle(key.data, key.fd, events)
             self._step()
@@ -123,7 +122,7 @@ class Supervisor:
             connection.close()
         self._end_devices()
         signal.set_wakeup_fd(-1)
-        if self._alone and self._signal is None:
+        if self._alone and not self._signals:
             return None
         return 1 if self._failure else 0
 
@@ -157,10 +156,12 @@ class Supervisor:
         elif kind == "connected":
             child.has_model = True
             self._failed_starts = 0
+            for device in self._devices:
+                self._join(child, device)
         elif kind == "closed":
             child.connections -= 1
         elif kind == "loaded":
-            child.is_up = True
+            child.has_model = True
             first, self._model = self._model is None, values[0]
             for front in self._fronts:
                 if first:
@@ -256,9 +257,6 @@ class Supervisor:
         self._watch(front)
         if self._model is not None:
             self._tell(front, "model", self._model)
-        for device in self._devices:
-            if device.is_up:
-                self._join(front, device)
 
     def _become_front(self, supervisor: int, ours: Channel, theirs: Channel, index: int) -> None:
         """In the new process: let go of all that is the supervisor's."""
@@ -276,6 +274,9 @@ class Supervisor:
         self._make_front(self._settings, theirs, index, self._count).run()
 
     def _join(self, front: _Child, device: _Child) -> None:
+        """Connect them once both have the model."""
+        if not (front.has_model and device.has_model):
+            return
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in ends:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * MAX_PACKET)
@@ -342,10 +343,6 @@ class Supervisor:
 
     # the end ----------------------------------------------------------------------------------
 
-    def _note_signal(self, number: int, _: Any) -> None:
-        self._signals += 1
-        self._signal = self._signal or number
-
     def _fail(self, message: str) -> None:
         """Turn ready to 503 everywhere and end the server."""
         if self._failure is None:
@@ -357,20 +354,20 @@ class Supervisor:
     def _step(self) -> None:
         """What time and signals ask for."""
         now = time.monotonic()
-        if self._asked_at is None and (self._signal is not None or self._failure is not None):
+        number, *others = self._signals or [signal.SIGTERM]
+        if self._asked_at is None and (self._signals or self._failure is not None):
             self._asked_at = now
-            name = "the failure" if self._failure else signal.Signals(self._signal or signal.SIGTERM).name
-            _log.info("shutting down on %s", name)
+            _log.info("shutting down on %s", "the failure" if self._failure else signal.Signals(number).name)
             for front in self._fronts:
-                self._tell(front, "drain", self._signal or signal.SIGTERM)
+                self._tell(front, "drain", number)
         if self._asked_at is None:
             return
-        if self._signals > 1:
-            self._signals = 1
+        if others:
+            del self._signals[1:]
             for front in self._fronts:
-                self._tell(front, "drain", signal.SIGTERM)
+                self._tell(front, "drain", number)
         loaded = self._model is not None
-        at_once = self._signal == signal.SIGINT or self._failure is not None or not loaded
+        at_once = number == signal.SIGINT or self._failure is not None or not loaded
         if not self._port_closed and now >= self._asked_at + (0.0 if at_once else self._drain_delay(self._settings)):
             self._port_closed = True
             for sock in self._sockets:
