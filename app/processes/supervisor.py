@@ -267,7 +267,8 @@ class Supervisor:
         self._selector.close()
         for file in self._wake:
             os.close(file)
-        for sock in self._sockets:
+        offered = (sock for front in self._fronts for sock in front.offered)
+        for sock in (*self._sockets, *self._connections, *offered):
             sock.close()
         for channel in (ours, *(child.channel for child in (*self._fronts, *self._devices))):
             channel.close()
