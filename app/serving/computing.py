@@ -1,4 +1,4 @@
-"""The prepared items, and the device that computes them. One thread owns both, so nothing here is locked.
+"""The prepared items, and the device that computes them. One thread owns the items, so they need no lock.
 
 The device takes what is ready as soon as it is free: no timer, no minimum. Pictures and texts take turns, so that a
 query never waits behind an import.
@@ -131,7 +131,7 @@ class Computing:
         self._metrics = {kind: KindMetrics(metrics, kind) for kind in towers}
         self._launched: SimpleQueue[tuple[list[Item], _Finish] | None] = SimpleQueue()
         self._beside = Semaphore(1)
-        self._starting = Lock()
+        self._starting = Lock()  # the thread that waits for rows starts the halves of a batch that failed
         self._started: dict[int, float] = {}
         self._timeout = timeout
         self._ended = Event()
