@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from app import errors
-from app.child_process import end_with, python_environment
 from app.errors import CompilingFailed, ConfigurationError, DiskFull, Stopped, first_line
+from app.system import end_with, python_environment
 
 _log = logging.getLogger(__name__)
 
