@@ -44,10 +44,6 @@ class CompilingFailed(ServiceError):
     """Compiling failed for a reason that may pass; the message names it."""
 
 
-class DiskFull(CompilingFailed):
-    """There is no space for the model in this folder; another may have some."""
-
-
 class Stopped(ServiceError):
     """The server was told to stop while it loaded the model."""
 

@@ -112,3 +112,12 @@ def test_no_network(tmp_path: Path) -> None:
     result = download(url, tmp_path / "models", "--clip-model", "a/b", "--text-model", "a/b")
     assert result.returncode == 1
     assert "does not answer" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_folder_that_holds_another_model_is_left_as_it_is(hub: Hub, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "text").mkdir(parents=True)
+    (models / "text" / "own").write_text("")
+    result = download(hub.url, models, "--clip-model", "clip-tiny", "--text-model", "clip-tiny", "--no-compile")
+    assert result.returncode == 1 and "holds another model" in result.stderr and "MODELS_DIR" in result.stderr
+    assert [path.name for path in models.rglob("*")] == ["text", "own"] and not hub.downloads

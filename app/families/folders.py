@@ -11,8 +11,6 @@ from typing import Any
 
 from app.errors import ConfigurationError
 from app.families.registry import Family, ModelFolder
-from app.settings import Settings
-from app.towers import TorchModel
 
 HOW_TO_GET_A_MODEL = "get a model with ./download.py, or serve the demo with MODELS_DIR=demo/models"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -22,18 +20,6 @@ _LFS_POINTER = b"version https://git-lfs"
 _MAX_READ_WHOLE = 2**20
 _SAMPLES = 1024
 _SAMPLE_BYTES = 512
-
-
-def load_torch_model(settings: Settings, family: Family) -> TorchModel:
-    """The model of MODELS_DIR as its family loads it, see Family.load().
-
-    The file MODELS_DIR/trust_remote_code wins over the environment, as baked.
-    """
-    family.require_libraries()
-    baked, trust = settings.models_dir / "trust_remote_code", settings.trust_remote_code
-    if baked.is_file():
-        trust = baked.read_text(encoding="utf-8").strip().lower() == "true"
-    return family.load(settings.models_dir, trust)
 
 
 def check_model(models_dir: Path, family: Family) -> None:

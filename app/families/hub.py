@@ -3,10 +3,8 @@
 import glob
 import json
 import os
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,16 +20,15 @@ TOKENIZER = "config.json tokenizer* vocab* merges.txt *.model special_tokens_map
 _XET = {"CONNECT_TIMEOUT": "5s", "READ_TIMEOUT": "8s", "RETRY_MAX_ATTEMPTS": "1", "RETRY_MAX_DURATION": "10s"}
 MAX_WAIT = 120
 """Seconds to wait in all, when the hub is asked too often."""
-_ADDRESS = re.compile(r"https?://[^/]+/(?P<name>[^/]+/[^/?#]+)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?")
 
 
 def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> Path:
     """The files of a model on the hub, in a folder below `downloads`; only those that match `only`, if given.
 
-    `name` is OWNER/MODEL or OWNER/MODEL@REVISION, the address of the model's page, or a local folder, which is
-    used as it is. Every revision has a folder of its own; a second call downloads only what is missing. Where
-    weights are there as safetensors, older formats beside them are left out. With HF_HUB_OFFLINE the hub's cache
-    is used. Raises ConfigurationError that says what to do, also for a whole model without weights that are read.
+    `name` is OWNER/MODEL or OWNER/MODEL@REVISION, or a local folder, which is used as it is. Every revision has a
+    folder of its own; a second call downloads only what is missing. Where weights are there as safetensors, older
+    formats beside them are left out. With HF_HUB_OFFLINE the hub's cache is used. Raises ConfigurationError that
+    says what to do, also for a whole model without weights that are read.
     """
     if name.startswith(("/", "./", "../", "~")) or Path(name).is_dir():
         folder = Path(name).expanduser()
@@ -39,12 +36,14 @@ def download(name: str, downloads: Path, only: Sequence[str] | None = None) -> P
             raise ConfigurationError(f"there is no folder {name}; give a name of the hub, or an existing folder")
         files = [str(path.relative_to(folder)) for path in folder.rglob("*")]
     else:
-        if address := _ADDRESS.match(name):
-            repository, revision = address.group("name", "revision")
-        else:
-            repository, _, revision = name.partition("@")
-        with _errors_explained(repository, revision):
+        import httpx2
+
+        repository, _, revision = name.partition("@")
+        print(f"downloading {repository}", flush=True)
+        try:
             folder, files = _patiently(lambda: _fetch(repository, revision or None, downloads, only))
+        except (httpx2.HTTPError, OSError, RuntimeError, ValueError, ImportError) as error:
+            raise ConfigurationError(_explain(error, repository, revision)) from error
     if only is None:
         require_weights(name, folder, files)
     return folder
@@ -111,19 +110,8 @@ def wanted_files(files: Iterable[str], only: Sequence[str] | None = None) -> lis
     return [file for file in files if not (file.endswith(_OLDER_WEIGHTS) and PurePosixPath(file).parent in safe)]
 
 
-@contextmanager
-def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
-    """Turns errors of the hub's client into a ConfigurationError that names the cause and what to do."""
-    import httpx2
-
-    print(f"downloading {repository}", flush=True)
-    try:
-        yield
-    except (httpx2.HTTPError, OSError, RuntimeError, ValueError, ImportError) as error:
-        raise ConfigurationError(_explain(error, repository, revision)) from error
-
-
-def _explain(error: Exception, repository: str, revision: str | None) -> str:
+def _explain(error: Exception, repository: str, revision: str) -> str:
+    """In words, what keeps the hub's client from downloading, and what to do."""
     import httpx2
     from huggingface_hub import constants, errors
 

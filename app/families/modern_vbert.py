@@ -22,7 +22,7 @@ from app.towers import Inputs, Padding, TorchModel
 
 
 def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-    bake_model(MODERN_VBERT, names["COLPALI_ENGINE_MODEL_NAME"], ("modernvbert",), False, downloads, target)
+    bake_model(MODERN_VBERT, names["COLPALI_ENGINE_MODEL_NAME"], False, downloads, target)
 
 
 def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:

@@ -14,11 +14,9 @@ from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel
 
-_MODEL_TYPES = ("clip", "metaclip_2", "chinese_clip")
-
 
 def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-    bake_model(OPENAI_CLIP, names["CLIP_MODEL_NAME"], _MODEL_TYPES, trust_remote_code, downloads, target)
+    bake_model(OPENAI_CLIP, names["CLIP_MODEL_NAME"], trust_remote_code, downloads, target)
 
 
 def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:

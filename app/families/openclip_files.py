@@ -52,14 +52,14 @@ def _check_pair(name: str, pretrained: str) -> None:
     pairs = open_clip.list_pretrained()
     if (name, pretrained) in pairs:
         return
-    own = [tag for model, tag in pairs if model == name]
-    if own:
-        raise ConfigurationError(
-            f"OPEN_CLIP_PRETRAINED={pretrained}: {name} has {', '.join(own)}; choose one of them"
-        )
     models = sorted({model for model, _ in pairs})
-    near = difflib.get_close_matches(name, models, n=5, cutoff=0.4) or models
-    raise ConfigurationError(f"OPEN_CLIP_MODEL_NAME={name}: there is no such model; similar names: {', '.join(near)}")
+    if own := [tag for model, tag in pairs if model == name]:
+        hint = f"it has {', '.join(own)}"
+    else:
+        hint = f"similar names: {', '.join(difflib.get_close_matches(name, models, n=5, cutoff=0.4) or models)}"
+    raise ConfigurationError(
+        f"OPEN_CLIP_MODEL_NAME={name}: there is no such model with OPEN_CLIP_PRETRAINED={pretrained}; {hint}"
+    )
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,13 @@ import torch
 from app.errors import ConfigurationError
 from app.families.folders import WEIGHTS, content_files, loading, read_config, with_hub_cache
 from app.families.hub import download, wanted_files
-from app.families.registry import Family
+from app.families.registry import OF_TYPE, Family
 from app.families.tokenizer import require_vocabulary, use_tokenizer_json
-from app.families.weights import load_with_transformers
+from app.families.weights import checked_weights
 from app.towers import TorchModel
 
 # The repository in "OWNER/NAME--module.Class", as an auto_map names code in another repository.
 _CODE_ELSEWHERE = re.compile(r'"([\w.-]+/[\w.-]+?)--(?=[\w.]+")')
-# What bakes a model of this type.
-VARIABLES = {
-    **dict.fromkeys(
-        ("clip", "metaclip_2", "chinese_clip"),
-        "CLIP_MODEL_NAME and TEXT_MODEL_NAME, with CLIP_MODEL_TYPE=openai",
-    ),
-    **dict.fromkeys(("siglip", "siglip2"), "SIGLIP_MODEL_NAME"),
-    "modernvbert": "COLPALI_ENGINE_MODEL_NAME",
-}
 
 
 def load_saved(
@@ -49,11 +40,8 @@ def load_saved(
     model_class, processor_class = classes or (AutoModel, AutoProcessor)
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
 
-    def load(more: dict[str, Any]) -> Any:
-        return model_class.from_pretrained(model_folder.resolve(), dtype=torch.float32, **options, **more).eval()
-
-    with loading(model_folder):
-        model = load_with_transformers(model_folder, load)
+    with loading(model_folder), checked_weights(model_folder):
+        model = model_class.from_pretrained(model_folder.resolve(), dtype=torch.float32, **options).eval()
     require_vocabulary(processor_folder)
     with loading(processor_folder):
         processor = processor_class.from_pretrained(processor_folder.resolve(), backend="pil", **options)
@@ -63,15 +51,8 @@ def load_saved(
         return make_towers(model, processor, read_config(model_folder))
 
 
-def bake_model(
-    family: Family,
-    name: str,
-    model_types: Sequence[str],
-    trust_remote_code: bool,
-    downloads: Path,
-    target: Path,
-) -> None:
-    """Copy a model of one of `model_types` from the hub to the folders of its family in `target`.
+def bake_model(family: Family, name: str, trust_remote_code: bool, downloads: Path, target: Path) -> None:
+    """Copy a model of the family from the hub to its folders in `target`.
 
     A model with code of its own may be of any type. Raises ConfigurationError that names the setting to use.
     """
@@ -79,7 +60,7 @@ def bake_model(
     check_remote_code(name, source, trust_remote_code)
     config = read_config(source)
     kind = config.get("model_type", "")
-    if kind not in model_types and not (trust_remote_code and "auto_map" in config):
+    if kind not in family.model_types and not (trust_remote_code and "auto_map" in config):
         raise wrong_type(name, kind)
     for folder in family.folders:
         copy_model(source, target / folder.name, trust_remote_code, downloads, with_weights=folder.has_weights)
@@ -88,8 +69,9 @@ def bake_model(
 
 def wrong_type(name: str, kind: str) -> ConfigurationError:
     """The error for a model of a type that another family takes, or none."""
-    if kind in VARIABLES:
-        return ConfigurationError(f"{name} is a {kind} model; bake it with {VARIABLES[kind]} instead")
+    if kind in OF_TYPE:
+        settings = ", ".join(OF_TYPE[kind].variables)
+        return ConfigurationError(f"{name} is a {kind} model; bake it with {settings} instead (--help says how)")
     return ConfigurationError(
         f"{name} is not a CLIP of this family: its config.json says model_type {kind!r}; choose another"
     )
@@ -98,7 +80,7 @@ def wrong_type(name: str, kind: str) -> ConfigurationError:
 def check_remote_code(name: str, source: Path, trust_remote_code: bool) -> None:
     """Raises ConfigurationError if the model needs code of its own and may not execute it."""
     config = read_config(source)
-    if "auto_map" in config and not trust_remote_code and config.get("model_type") not in VARIABLES:
+    if "auto_map" in config and not trust_remote_code and config.get("model_type") not in OF_TYPE:
         raise ConfigurationError(
             f"{name} brings Python code of its own; set TRUST_REMOTE_CODE=1 if you trust its author, or choose "
             "another"

@@ -29,7 +29,8 @@ class Family:
     """`module` has bake() and load() as below. It is imported only then: what serves a compiled model has no torch.
 
     `variables` are the environment variables that name a model of it in baking, with their meaning; the first one has
-    to be set. `libraries` are what loading needs, and `requirements` is the file that installs them.
+    to be set. `libraries` are what loading needs, and `requirements` is the file that installs them. `model_types`
+    are those of config.json that no other family takes.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Family:
     variables: Mapping[str, str]
     libraries: tuple[str, ...]
     requirements: str = "requirements.txt"
+    model_types: tuple[str, ...] = ()
 
     def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
         """Write this family's folders into `target`, from the hub by way of `downloads`.
@@ -49,8 +51,13 @@ class Family:
     def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
         """Load the model on the CPU in float32, without network.
 
-        Raises ConfigurationError that names the folder and says how to get a model.
+        The file MODELS_DIR/trust_remote_code, as baked, wins over the argument. Raises ConfigurationError that names
+        the folder and says how to get a model.
         """
+        self.require_libraries()
+        baked = models_dir / "trust_remote_code"
+        if baked.is_file():
+            trust_remote_code = baked.read_text(encoding="utf-8").strip().lower() == "true"
         # Libraries that use the hub read it at their import: a baked model must not be looked up there.
         os.environ["HF_HUB_OFFLINE"] = "1"
         model: TorchModel = importlib.import_module(self.module).load(models_dir, trust_remote_code)
@@ -80,6 +87,7 @@ MODERN_VBERT = Family(
     {"COLPALI_ENGINE_MODEL_NAME": "ModernVBERT model that download.py bakes"},
     ("torch", "colpali_engine"),
     "requirements/colpali.txt",
+    ("modernvbert",),
 )
 SIGLIP = Family(
     "SigLIP",
@@ -87,6 +95,7 @@ SIGLIP = Family(
     (ModelFolder("siglip"),),
     {"SIGLIP_MODEL_NAME": "SigLIP model that download.py bakes"},
     ("torch", "transformers"),
+    model_types=("siglip", "siglip2"),
 )
 OPENCLIP = Family(
     "OpenCLIP",
@@ -116,6 +125,7 @@ OPENAI_CLIP = Family(
     ),
     {**_TWO_NAMES, "CLIP_MODEL_TYPE": "openai: bake CLIP_MODEL_NAME as an OpenAI CLIP, whatever its name"},
     ("torch", "transformers"),
+    model_types=("clip", "metaclip_2", "chinese_clip"),
 )
 SENTENCE_TRANSFORMERS = Family(
     "sentence-transformers",
@@ -125,6 +135,7 @@ SENTENCE_TRANSFORMERS = Family(
     ("torch", "sentence_transformers"),
 )
 FAMILIES = (MODERN_VBERT, SIGLIP, OPENCLIP, OPENAI_CLIP, SENTENCE_TRANSFORMERS)
+OF_TYPE = {model_type: family for family in FAMILIES for model_type in family.model_types}
 
 
 def find_family(models_dir: Path) -> Family:

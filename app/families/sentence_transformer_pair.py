@@ -10,10 +10,11 @@ import torch
 from app.errors import ConfigurationError, first_line
 from app.families.folders import fingerprint, loading, read_config
 from app.families.hub import download
-from app.families.pretrained import VARIABLES, check_remote_code, copy_model, wrong_type
+from app.families.pretrained import check_remote_code, copy_model, wrong_type
+from app.families.registry import OF_TYPE
 from app.families.tokenizer import use_tokenizer_json
 from app.families.torch_towers import Embeds, first_item, image_tower, locked, text_tower
-from app.families.weights import load_with_transformers
+from app.families.weights import checked_weights
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel, TorchTower
@@ -58,18 +59,15 @@ def _load(folder: Path, trust_remote_code: bool) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-    def load(options: dict[str, Any]) -> Any:
-        return SentenceTransformer(
+    with loading(folder), checked_weights(folder):
+        model = SentenceTransformer(
             str(folder.resolve()),
             device="cpu",
             trust_remote_code=trust_remote_code,
             local_files_only=True,
-            model_kwargs={"dtype": torch.float32, **options},
+            model_kwargs={"dtype": torch.float32},
             processor_kwargs={"backend": "pil"},
         ).eval()
-
-    with loading(folder):
-        model = load_with_transformers(folder, load)
         if isinstance(model[0], Transformer) and model[0].tokenizer is not None:
             _mend_tokenizer(model[0], folder)
     return model
@@ -84,7 +82,7 @@ def _mend_tokenizer(module: Any, folder: Path) -> None:
     if modules.is_file():
         folder /= json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
     use_tokenizer_json(module.tokenizer, folder, module.do_lower_case)
-    if module.config.model_type in VARIABLES and "max_seq_length" not in module.load_config(str(folder)):
+    if module.config.model_type in OF_TYPE and "max_seq_length" not in module.load_config(str(folder)):
         module.max_seq_length = module.config.text_config.max_position_embeddings
 
 

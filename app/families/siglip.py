@@ -21,7 +21,7 @@ _TRAINED_LENGTH = 64
 
 
 def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-    bake_model(SIGLIP, names["SIGLIP_MODEL_NAME"], ("siglip", "siglip2"), trust_remote_code, downloads, target)
+    bake_model(SIGLIP, names["SIGLIP_MODEL_NAME"], trust_remote_code, downloads, target)
 
 
 def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:

@@ -6,14 +6,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from app.engines import OPENVINO, choose_engine
 from app.errors import CompilingFailed, ConfigurationError
-from app.families.registry import FAMILIES, Family, find_family, named_family, variables
+from app.families.registry import FAMILIES, Family, named_family, variables
 from app.models.child import run_in_child
 from app.models.load import load_model
 from app.models.store import compiled_only, is_writable, one_at_a_time
@@ -43,17 +43,15 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
     """In a process of its own, for a download can only be stopped with its process."""
     models_dir, family = settings.models_dir, named_family(names)
     own = _own_names(family, names)
-    if record := _read_record(models_dir):
-        wanted = record["wanted"]
-        if (wanted["family"], wanted["names"]) == (family.name, own):
+    if before := _read_record(models_dir):
+        if (before["family"], before["names"]) == (family.name, own):
             return
         raise ConfigurationError(
-            f"{models_dir} holds the model of {_in_words(wanted['names'])}, but the environment names "
+            f"{models_dir} holds the model of {_in_words(before['names'])}, but the environment names "
             f"{_in_words(own)}; set MODELS_DIR to a folder of its own for that model, or unset its name to serve "
             "what is there"
         )
-    folders = (models_dir / folder.name for family in FAMILIES for folder in family.folders)
-    if any(folder.exists() for folder in folders) or compiled_only(models_dir):
+    if _holds_a_model(models_dir):
         # The old container took no notice of these variables at run time.
         _log.warning("%s holds a model that was not baked by name: %s is not needed", models_dir, _in_words(own))
         return
@@ -70,6 +68,11 @@ def _bake_if_absent(settings: Settings, names: Mapping[str, str], stop: threadin
         raise ConfigurationError(str(error)) from error
 
 
+def _holds_a_model(models_dir: Path) -> bool:
+    folders = {folder.name for family in FAMILIES for folder in family.folders} | {"compiled"}
+    return any((models_dir / name).exists() for name in folders)
+
+
 def _in_words(names: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in names.items())
 
@@ -77,8 +80,8 @@ def _in_words(names: Mapping[str, str]) -> str:
 def bake(settings: Settings, names: Mapping[str, str], *, compile_towers: bool) -> None:
     """Fill MODELS_DIR with the model that `names` ask for, by the names of the environment variables.
 
-    The model is loaded once, as the server does it, before anything is replaced; then its folders replace what
-    was baked before. What was interrupted goes on at the next call. Raises ConfigurationError that names the way out.
+    The model is loaded once, as the server does it, before it is moved there. What was interrupted goes on at the
+    next call. Raises ConfigurationError that names the way out, also where the folder holds another model.
     """
     models_dir, trust = settings.models_dir, settings.trust_remote_code
     family = named_family(names)
@@ -87,37 +90,29 @@ def bake(settings: Settings, names: Mapping[str, str], *, compile_towers: bool) 
     if not is_writable(models_dir):
         raise ConfigurationError(f"MODELS_DIR={models_dir} is not writable; bake into a folder that is")
     with one_at_a_time(models_dir, threading.Event()):
-        before = _read_record(models_dir) or {"wanted": None, "folders": []}
-        if before["wanted"] == wanted:
+        if _read_record(models_dir) == wanted:
             print(f"{models_dir} holds this {family.name} model already")
             _verify(settings, compile_towers)
             return
-        downloads = models_dir / _DOWNLOADS
-        baked, aside = downloads / "baked", downloads / "replaced"
-        for folder in (baked, aside):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+        if _holds_a_model(models_dir):
+            raise ConfigurationError(
+                f"{models_dir} holds another model, or was baked with other settings; set MODELS_DIR to a folder of "
+                "its own for this one, or remove all that is in there"
+            )
         family.require_libraries()
+        downloads, baked = models_dir / _DOWNLOADS, models_dir / _DOWNLOADS / "baked"
+        shutil.rmtree(baked, ignore_errors=True)
+        baked.mkdir(parents=True)
         family.bake(names, trust, downloads, baked)
         (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
         for path in baked.rglob("*"):
             path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
         _verify(settings.model_copy(update={"models_dir": baked}), compile_towers)
+        for path in baked.iterdir():
+            path.rename(models_dir / path.name)
         record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
-        (baked / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-        _replace(models_dir, {*before["folders"], "compiled", "precision"}, baked, aside)
-        find_family(models_dir)  # raises if another model lies beside it
+        (models_dir / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         shutil.rmtree(downloads, ignore_errors=True)
-
-
-def _replace(models_dir: Path, old: Iterable[str], baked: Path, aside: Path) -> None:
-    """Put what was `baked` in the place of what is there, which goes `aside`: renames take but a moment."""
-    new = [path.name for path in baked.iterdir()]
-    for name in {*old, *new}:
-        with suppress(FileNotFoundError):
-            (models_dir / name).rename(aside / name)
-    for name in new:
-        (baked / name).rename(models_dir / name)
 
 
 def _own_names(family: Family, names: Mapping[str, str]) -> dict[str, str]:
@@ -125,13 +120,14 @@ def _own_names(family: Family, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read_record(models_dir: Path) -> dict[str, Any] | None:
-    """What was baked here before, and is there still; None if nothing was."""
+    """What was baked here before, and is there still: family, names and trust; None if nothing was."""
     try:
-        record: dict[str, Any] = json.loads((models_dir / _RECORD).read_text(encoding="utf-8"))
+        record = json.loads((models_dir / _RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     is_there = all((models_dir / name).is_dir() for name in record["folders"]) or compiled_only(models_dir)
-    return record if is_there else None
+    wanted: dict[str, Any] = record["wanted"]
+    return wanted if is_there else None
 
 
 def _verify(settings: Settings, compile_towers: bool) -> None:

@@ -16,8 +16,7 @@ import threading
 from collections.abc import Mapping
 from typing import IO, Any
 
-from app import errors
-from app.errors import CompilingFailed, ConfigurationError, DiskFull, Stopped, first_line
+from app.errors import CompilingFailed, ConfigurationError, Stopped, first_line
 from app.system import end_with, python_environment
 
 _log = logging.getLogger(__name__)
@@ -26,13 +25,15 @@ _log = logging.getLogger(__name__)
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 # With less space than this, in bytes, it was the disk that was full: libraries do not tell why they could not write.
 _MIN_FREE = 2**20
+# The status of a process whose task another try would not do either.
+_NEVER = 2
 
 
 def run_in_child(module: str, doing: str, task: Mapping[str, Any], stop: threading.Event) -> None:
     """Let the module do a task of JSON values, of which "folder" is where it writes.
 
     What it prints goes to the log, after `doing`, as in "baking". It ends with this process, and when `stop` is set.
-    Raises ConfigurationError where its work did, DiskFull, CompilingFailed for everything else, and Stopped.
+    Raises ConfigurationError where its work did, CompilingFailed for everything else, and Stopped.
     """
     arguments = [module, json.dumps({**task, "doing": doing, "parent": os.getpid()})]
     process = subprocess.Popen(
@@ -71,9 +72,7 @@ def _log_lines(lines: IO[str], doing: str) -> None:
 
 def _failure(status: int, answer: str, doing: str) -> Exception:
     if answer:
-        kind, message = json.loads(answer)
-        failure: Exception = getattr(errors, kind)(message)
-        return failure
+        return ConfigurationError(answer) if status == _NEVER else CompilingFailed(answer)
     if status == -signal.SIGKILL:
         return CompilingFailed(
             f"the process that was {doing} the model was killed, probably for lack of memory; bake while building "
@@ -94,19 +93,19 @@ def _work() -> int:
         importlib.import_module(module).work(task)
         return 0
     except ConfigurationError as error:
-        failure = ConfigurationError.__name__, str(error)
+        status, answer = _NEVER, str(error)
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        kind, reason = CompilingFailed.__name__, f"{first_line(error)}; the log has more"
+        reason = f"{first_line(error)}; the log has more"
         no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if no_space or shutil.disk_usage(task["folder"]).free < _MIN_FREE:
-            kind, reason = DiskFull.__name__, "the disk is full"
+            reason = "the disk is full"
         elif isinstance(error, MemoryError):
             reason = "the memory does not suffice"
-        failure = kind, f"{task['doing']} the model failed: {reason}"
+        status, answer = 1, f"{task['doing']} the model failed: {reason}"
     with os.fdopen(stdout, "w", encoding="utf-8") as file:
-        json.dump(failure, file)
-    return 1
+        file.write(answer)
+    return status
 
 
 if __name__ == "__main__":

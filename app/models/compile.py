@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from app.engines import OPENVINO, TORCH, chosen_precision
-from app.errors import ConfigurationError, DiskFull, NotCompiled
-from app.families.folders import check_model, fingerprint, load_torch_model
+from app.errors import ConfigurationError, NotCompiled
+from app.families.folders import check_model, fingerprint
 from app.families.registry import Family, find_family
 from app.models import store
 from app.models.child import run_in_child
@@ -41,7 +41,7 @@ def form_of(settings: Settings, family: Family) -> Form:
 
 @contextmanager
 def compiled_form(settings: Settings, family: Family, stop: threading.Event) -> Iterator[Path]:
-    """The folder of the compiled form, which is made in the first place with room for it, if need be.
+    """The folder of the compiled form, which is made in the first place that can be written, if need be.
 
     Raises CompilingFailed, ConfigurationError if the model is wrong, and Stopped.
     """
@@ -50,18 +50,10 @@ def compiled_form(settings: Settings, family: Family, stop: threading.Event) -> 
         if store.is_whole(place / form.name):
             yield place / form.name
             return
-    failure: DiskFull | None = None
     for place in filter(store.is_writable, store.store_folders(settings)):
-        try:
-            _compile_into(place, form, settings, stop)
-        except DiskFull as error:
-            _log.warning("%s: %s", place, error)
-            failure = error
-        else:
-            yield place / form.name
-            return
-    if failure is not None:
-        raise failure
+        _compile_into(place, form, settings, stop)
+        yield place / form.name
+        return
     _log.warning("no folder to keep the compiled model in; set CACHE_DIR to a writable folder")
     with TemporaryDirectory() as temporary:
         _compile_into(Path(temporary), form, settings, stop)
@@ -101,7 +93,8 @@ def work(task: Mapping[str, Any]) -> None:
     """In the process that _compile_into() starts."""
     settings = Settings(**task["settings"], enable_cuda=False)
     family = find_family(settings.models_dir)
-    write_form(load_torch_model(settings, family), family.name, Form(**task["form"]), Path(task["folder"]), settings)
+    model = family.load(settings.models_dir, settings.trust_remote_code)
+    write_form(model, family.name, Form(**task["form"]), Path(task["folder"]), settings)
 
 
 def write_form(model: TorchModel, family: str, form: Form, folder: Path, settings: Settings) -> None:

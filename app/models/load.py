@@ -7,7 +7,7 @@ from typing import Any
 
 from app.engines import OPENVINO, TORCH, Engine, check_precision, choose_engine, chosen_precision, torch_instead
 from app.errors import CompilingFailed, ConfigurationError, NotCompiled
-from app.families.folders import check_model, load_torch_model
+from app.families.folders import check_model
 from app.families.registry import Family, find_family
 from app.models.batches import open_tower
 from app.models.compile import compiled_form
@@ -47,11 +47,9 @@ def load_model(
 
 def _in_precision(engine: Engine, settings: Settings, served_elsewhere: bool) -> Settings:
     """The settings with the precision in which the model is loaded; raises ConfigurationError if there is none."""
-    if not served_elsewhere:
-        check_precision(engine, settings)
-        return settings
     precision = chosen_precision(settings)
-    if precision in engine.precisions(settings):
+    if not served_elsewhere or precision in engine.precisions(settings):
+        check_precision(engine, settings)
         return settings
     _log.warning(
         "this machine does not compute in %s, so the model is tried in another precision; the machine that serves it "
@@ -106,7 +104,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
         elif family is None:
             raise NotCompiled(f"the reference library prepares the inputs of the {name} tower")
         else:
-            own = getattr(load_torch_model(settings, family), name)
+            own = getattr(family.load(settings.models_dir, settings.trust_remote_code), name)
             own.module.to("meta")  # frees its weights
             processor = own.processor
         session = OPENVINO.open(folder / name, chosen_precision(settings), settings)
@@ -117,7 +115,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
 
 def _load_modules(settings: Settings, family: Family) -> LoadedModel:
     """The model as torch computes it."""
-    model = load_torch_model(settings, family)
+    model = family.load(settings.models_dir, settings.trust_remote_code)
     towers: dict[str, Tower] = {}
     for name, tower in (("text", model.text), ("image", model.image)):
         session = TORCH.open(tower.module, chosen_precision(settings), settings)

@@ -121,14 +121,12 @@ def _lock(handle: int, stop: threading.Event) -> bool:
 @contextmanager
 def being_written(place: Path, form: Form) -> Iterator[Path]:
     """A new folder that becomes the form when the block ends well, and goes away when it does not."""
-    folder = Path(tempfile.mkdtemp(prefix=".making-", dir=place))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=place, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         yield folder
-        folder.chmod(0o755)  # mkdtemp's folder is its owner's alone; another user may serve it
+        folder.chmod(0o755)  # it is its owner's alone; another user may serve it
         if not is_whole(place / form.name):  # else another server was first
             folder.rename(place / form.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_stale(place: Path, form: Form, shared: bool) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import pybase64
@@ -23,6 +24,7 @@ _TO_STANDARD = bytes.maketrans(b"-_ ", b"+/+")
 _BREAKS = b"\t\n\v\f\r"
 
 
+@dataclass(eq=False)
 class PictureProcessor:
     """From base64 text to the arrays that an image tower takes, by way of its `processor`.
 
@@ -33,23 +35,16 @@ class PictureProcessor:
     takes a plain crop. Decoding waits for as many bytes of `memory` as it takes. Safe on any thread.
     """
 
-    def __init__(
-        self,
-        processor: Processor,
-        *,
-        max_pixels: int,
-        seconds: float,
-        legacy: bool = False,
-        fast: bool = False,
-        memory: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
-    ) -> None:
-        self._processor = processor
-        self._max_pixels = max_pixels
-        self._seconds = seconds
-        self._legacy = legacy
-        self._fast = fast
-        self._memory = memory
-        self._processes = DecoderProcesses(max_pixels, seconds, legacy)
+    processor: Processor
+    _: KW_ONLY
+    max_pixels: int
+    seconds: float
+    legacy: bool = False
+    fast: bool = False
+    memory: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext()
+
+    def __post_init__(self) -> None:
+        self._processes = DecoderProcesses(self.max_pixels, self.seconds, self.legacy)
 
     def is_quick(self, content: bytes) -> bool:
         """No picture is prepared in less time than a thread takes to wake."""
@@ -58,11 +53,11 @@ class PictureProcessor:
     def __call__(self, content: bytes) -> Inputs:
         """The arrays of the picture in a base64 text; raises InvalidRequest or Unavailable."""
         picture = self.open(content)
-        with self._memory(picture.decoded_bytes):
-            if isinstance(self._processor, ImageProcessor):
-                least = self._least_size(self._processor, picture.size) if self._fast else None
-                return self._processor.prepare(picture.decode(least), self._fast)
-            return self._processor(picture.decode().upright())
+        with self.memory(picture.decoded_bytes):
+            if isinstance(self.processor, ImageProcessor):
+                least = self._least_size(self.processor, picture.size) if self.fast else None
+                return self.processor.prepare(picture.decode(least), self.fast)
+            return self.processor(picture.decode().upright())
 
     def many(self, contents: list[bytes]) -> list[Inputs]:
         """The same for several."""
@@ -74,8 +69,8 @@ class PictureProcessor:
         if not data:
             raise InvalidRequest("is empty")
         if (header := common_format(data)) is not None:
-            picture = CommonPicture(header, self._max_pixels, self._legacy)
-            if picture.seconds <= self._seconds:
+            picture = CommonPicture(header, self.max_pixels, self.legacy)
+            if picture.seconds <= self.seconds:
                 return picture
         return RarePicture(data, self._processes)
 

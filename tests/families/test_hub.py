@@ -75,12 +75,6 @@ def test_each_revision_has_its_own_folder(model: Path, tmp_path: Path) -> None:
     assert not (second / "model.safetensors").exists() and (second / "pytorch_model.bin").read_text() == "new"
 
 
-def test_the_address_of_a_page_is_a_name(model: Path, tmp_path: Path) -> None:
-    with serve_hub({"someone/model": model}) as hub:
-        for address in ("https://example.com/someone/model", "https://example.com/someone/model/tree/main"):
-            assert (folder_of(download(hub.url, tmp_path / "d", address)) / "config.json").is_file()
-
-
 def test_a_local_folder_is_used_as_it_is(model: Path, tmp_path: Path) -> None:
     assert folder_of(download("http://127.0.0.1:9", tmp_path / "d", str(model))) == model
     result = download("http://127.0.0.1:9", tmp_path / "d", "/nowhere/model")

@@ -220,5 +220,5 @@ def test_the_largest_picture_that_is_allowed() -> None:
     exact = pictures(max_pixels=2400)
     assert exact(as_base64(encoded(scene())))["pixels"].shape == (40, 60, 3)
     for form in ("PNG", "TIFF", "JPEG", "JPEG2000"):
-        with pytest.raises(InvalidRequest, match=r"61 x 40 pixels, more than|2440 pixels, itself or .*, more than"):
+        with pytest.raises(InvalidRequest, match=r"61 x 40 pixels, more than|more pixels than allowed, itself or"):
             exact(as_base64(encoded(scene(61, 40), form)))
