@@ -1,4 +1,10 @@
-"""A real server on a real port."""
+"""A real server on a real port.
+
+What loads torch or transformers is imported where it is used: the process that hands out the tests to others needs
+neither, and they start when it is ready.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import fcntl
@@ -8,20 +14,28 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
-import numpy as np
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from app.main import create_app
-from app.settings import Settings
-from app.towers import LoadedModel
-from tests.support.families import Case, bake, reference_vectors
-from tests.support.server import PROCESSES, WORKERS, RunningApp, free_port, start_server, wait_for_ready
-from tests.support.tiny import clip_pair
 from tests.support.warm_python import warm_python
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from app.settings import Settings
+    from app.towers import LoadedModel
+    from tests.support.families import Case
+    from tests.support.server import RunningApp
+
+# With how many front processes the tests of tests/api and tests/serving try a server in a process of its own.
+WORKERS = (1, 3)
+
+# Before anything loads torch, here and in what is started from here: its threads would spin while they wait for each
+# other, and several processes that do so on a few cores need ten times the time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A check of a change fails for the change, not for the example that was drawn that day; elsewhere new ones are drawn.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -74,6 +88,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pair that nobody changes; processes that test side by side share it, and what a server compiles of it."""
+    from tests.support.tiny import clip_pair
+
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return clip_pair(base / "tiny")
@@ -99,6 +115,8 @@ def workers(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def _serve() -> Iterator[Callable[..., str]]:
+    from tests.support.server import PROCESSES, free_port, start_server, wait_for_ready
+
     running: list[subprocess.Popen[str]] = []
     shared: dict[tuple[object, ...], tuple[str, subprocess.Popen[str]]] = {}
 
@@ -165,6 +183,8 @@ def hub(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 @pytest.fixture(scope="module")
 def baked(case: Case, hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder into which download.py baked them."""
+    from tests.support.families import bake
+
     models = tmp_path_factory.mktemp("baked") / "models"
     bake(case, hub, models)
     return models
@@ -173,12 +193,18 @@ def baked(case: Case, hub: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def reference(case: Case, hub: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
     """The vectors of TEXTS and pictures() that the family's own library gives."""
+    from tests.support.families import reference_vectors
+
     return reference_vectors(case, hub)
 
 
 @pytest.fixture
 def run_app() -> Iterator[Callable[..., RunningApp]]:
     """Serves create_app(Settings(**settings), load) in this process."""
+    from app.main import create_app
+    from app.settings import Settings
+    from tests.support.server import RunningApp
+
     with contextlib.ExitStack() as stack:
 
         def run(

@@ -23,9 +23,6 @@ from tests.support.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# With how many front processes the tests of tests/api and tests/serving try a server in a process of its own.
-WORKERS = (1, 3)
-
 
 def environment_of(models: Path, **env: str) -> dict[str, str]:
     """The environment of a server on this machine alone."""
