@@ -53,13 +53,13 @@ class Share:
     """One front process among several. `index` counts them, those that replace others too.
 
     `connect` makes its link to the devices, from the model and the bytes of memory for what is prepared. `collect`
-    gives the metrics of all processes, from this one's.
+    gives the metrics of all processes.
     """
 
     fronts: int
     index: int
     connect: Callable[[LoadedModel, int, Deliver], Link]
-    collect: Callable[[Metrics], Awaitable[bytes]]
+    collect: Callable[[], Awaitable[bytes]]
 
 
 def _terminate() -> None:

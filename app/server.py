@@ -18,7 +18,7 @@ from app.heap import collect_garbage_less_often, use_one_heap
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
-from app.sockets import shown
+from app.sockets import raise_open_files, shown
 
 _log = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on `sockets`, which already listen. Returns the exit status: 0 after a clean stop, 1 after a failure."""
     use_one_heap()
     collect_garbage_less_often()
+    raise_open_files()
     logs.configure(settings.log_format, settings.log_level)
     for sock in sockets:
         _log.info("listening on http://%s", shown(sock))

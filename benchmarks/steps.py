@@ -79,11 +79,11 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
             pool.release(claim)
 
     def count() -> None:
-        for histogram in (counts.waiting_seconds, counts.preparing_seconds, metrics.request_seconds):
+        for histogram in (counts.waiting_seconds, counts.preparing_seconds):
             histogram.observe(0.01)
         counts.items.inc()
         metrics.bytes_in.inc(100)
-        metrics.count_answer("/vectorize", 200)
+        metrics.count_answer("/vectorize", 200, 0.01)
 
     return {
         "body to items": lambda: parse_request(body, 100),

@@ -33,9 +33,8 @@ def hub(originals: dict[str, Path]) -> Iterator[Hub]:
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Time and size of every file, but for what tells of a compiled form's use: when, and how fast it was."""
-    use = ("manifest.json", "batches.json")
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in use)
+    """Time and size of every file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 

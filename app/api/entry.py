@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,8 @@ class Entry:
     """Normalises the path, gives the request its X-Request-ID, checks the `token`, and answers every error.
 
     POST /vectorize goes straight to `vectorize`: FastAPI's routing takes longer than all the work for one text.
-    `count` is called with the path and the status of each answer. `tracer` adds to the span of each request what
-    happened to it.
+    `count` is called with the path and the status of each answer, and the seconds until it begins. `tracer` adds to
+    the span of each request what happened to it.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Entry:
         app: ASGIApp,
         vectorize: Callable[[Request], Awaitable[Response]],
         token: str | None,
-        count: Callable[[str, int], None],
+        count: Callable[[str, int, float], None],
         tracer: "Tracer | None" = None,
     ) -> None:
         self._app = app
@@ -56,6 +57,7 @@ class Entry:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began = time.monotonic()
         path = scope["path"] = one_spelling(scope["path"])
         identifier = self._identifier(scope)
         logs.request_id.set(identifier)
@@ -68,7 +70,7 @@ class Entry:
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", identifier.encode())]
-                self._count(path, message["status"])
+                self._count(path, message["status"], time.monotonic() - began)
                 if self._tracer is not None and timeline is not None:
                     self._tracer.finish(timeline)
             await send(message)

@@ -16,7 +16,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.api.refusal import MAX_HEAD_BYTES, Refused, refusal, too_large
 from app.logs import Throttle
 from app.settings import Settings
-from app.sockets import ConnectionLimit, raise_open_files
 
 _log = logging.getLogger(__name__)
 _log.addFilter(Throttle())
@@ -91,7 +90,6 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection. A request must arrive, and each part of an answer be taken, within `stall_timeout` seconds."""
 
     stall_timeout: float
-    limit: ConnectionLimit
     transport: _Connection  # type: ignore[assignment]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -106,13 +104,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._deaf = False
         self.on_lost: Callable[[], None] = lambda: None
 
-    @property
-    def idle_since(self) -> float | None:
-        """When nothing was left to do, by a clock that is the same for all connections; None at work."""
-        return None if self.timeout_keep_alive_task is None else self.timeout_keep_alive_task.when()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.limit.before_another(self.connections)
         connection = _Connection(cast(asyncio.Transport, transport), self.loop, self.stall_timeout)
         super().connection_made(cast(asyncio.Transport, connection))
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -275,6 +267,5 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def protocol_for(settings: Settings) -> type[asyncio.Protocol]:
-    """The protocol of the connections of one server; when they run out, those idle longest are closed."""
-    limit = ConnectionLimit(raise_open_files())
-    return type("HttpProtocol", (HttpProtocol,), {"stall_timeout": settings.stall_timeout, "limit": limit})
+    """The protocol of the connections of one server."""
+    return type("HttpProtocol", (HttpProtocol,), {"stall_timeout": settings.stall_timeout})

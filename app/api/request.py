@@ -1,7 +1,6 @@
 """The way of a request for vectors: its body is read within the budget and parsed, and its client may leave."""
 
 import asyncio
-import contextlib
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -67,21 +66,20 @@ async def answer(
     Raises what these raise, and BodyTooLarge, TooLarge, Overloaded, UnsupportedEncoding, InvalidRequest, ClientGone.
     """
     metrics = metrics_of(request)
-    with contextlib.ExitStack() as share:
-        share.enter_context(metrics.request_seconds.time())
 
-        async def left() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
 
-        client = Caller(left, request.scope[TIMELINE])
-        running = await service_of(request).running()
-        admission = running.budget.admit(client, _announced_bytes(request))
-        share.callback(admission.release)
-        body = await _read_body(request, client, admission)
+    client = Caller(left, request.scope[TIMELINE])
+    is_gzip = _is_gzip(request)
+    running = await service_of(request).running()
+    admission = running.budget.admit(client, None if is_gzip else _announced_bytes(request))
+    try:
+        body = await _read_body(request, client, admission, is_gzip)
         metrics.bytes_in.inc(len(body))
+        few_pictures = len(body) <= _MAX_PICTURES_BYTES and body.count(b'"') <= _MAX_PICTURES_QUOTES
         try:
-            few_pictures = len(body) <= _MAX_PICTURES_BYTES and body.count(b'"') <= _MAX_PICTURES_QUOTES
             if len(body) <= _PARSED_AT_ONCE or few_pictures:
                 items = parse(body, admission.max_items)
             else:
@@ -91,8 +89,10 @@ async def answer(
             raise
         del body
         await admission.take_items(len(items.texts) + len(items.images))
-        parts = await compute(items, running, client)
-        return _Answer(parts, share.pop_all().close)
+        return _Answer(await compute(items, running, client), admission.release)
+    except BaseException:
+        admission.release()
+        raise
 
 
 def service_of(request: Request) -> Service:
@@ -103,9 +103,9 @@ def metrics_of(request: Request) -> Metrics:
     return cast(Metrics, request.app.state.metrics)
 
 
-async def _read_body(request: Request, client: Caller, admission: Admission) -> bytearray:
+async def _read_body(request: Request, client: Caller, admission: Admission, is_gzip: bool) -> bytearray:
     """The whole body, gzip decoded. The connection ends a request that does not arrive in time."""
-    stream = zlib.decompressobj(16 + zlib.MAX_WBITS) if _is_gzip(request) else None
+    stream = zlib.decompressobj(16 + zlib.MAX_WBITS) if is_gzip else None
     body = bytearray()
     while not client.has_sent:
         message = await request.receive()
@@ -125,9 +125,9 @@ async def _read_body(request: Request, client: Caller, admission: Admission) -> 
 
 
 def _announced_bytes(request: Request) -> int | None:
-    """The size of the decoded body, if the head says so."""
+    """The size of the body, if the head says so."""
     length = _header(request, b"content-length")
-    return int(length) if length.isdigit() and not _is_gzip(request) else None
+    return int(length) if length.isdigit() else None
 
 
 def _is_gzip(request: Request) -> bool:

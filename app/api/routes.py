@@ -37,5 +37,5 @@ async def health(request: Request) -> Response:
 @router.get("/metrics", responses={200: {"description": "Counts, for Prometheus", "content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     metrics, share = metrics_of(request), request.app.state.share
-    collected = await share.collect(metrics) if share else metrics.dump()
+    collected = await share.collect() if share else metrics.dump()
     return Response(collected, media_type="text/plain; version=0.0.4")

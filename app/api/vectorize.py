@@ -1,9 +1,11 @@
 """POST /vectorize: its body, its answer, and the route between them."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
@@ -21,6 +23,9 @@ router = APIRouter()
 ROWS_AT_ONCE = 64
 """How many rows become JSON in one call of a library, which holds the interpreter's lock that other threads need."""
 
+# A body of so many bytes at most is read by a library, for it cannot hold much.
+_SMALL_BODY = 4096
+
 _MISSPELT = {"text": "texts", "texts": "texts", "image": "images", "images": "images"}
 _EXAMPLE = '{"texts": ["a red car"], "images": ["<base64>"]}'
 
@@ -36,6 +41,16 @@ class _Vectors(BaseModel):
     textVectors: list[list[float]]
     imageVectors: list[list[float]]
 
+
+class _SmallBody(msgspec.Struct, forbid_unknown_fields=True):
+    texts: list[str] | None = None
+    images: list[str] | None = None
+
+    def items(self) -> Items:
+        return Items([text.encode() for text in self.texts or ()], [image.encode() for image in self.images or ()])
+
+
+_small_bodies = msgspec.json.Decoder(_SmallBody)
 
 _BODY = {"required": True, "content": {"application/json": {"schema": _Request.model_json_schema()}}}
 
@@ -56,6 +71,10 @@ async def _compute(items: Items, running: Running, client: Caller) -> list[bytes
 
 def parse_request(body: bytes | bytearray, max_items: int) -> Items:
     """The items of a body. Raises InvalidRequest that names the item, and TooLarge for far more than `max_items`."""
+    if len(body) <= _SMALL_BODY:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # the reader below says what is wrong
+            if (small := _small_bodies.decode(body)).texts or small.images:
+                return small.items()
     document = read_object(body, max_items, _EXAMPLE)
     items = Items(_strings(document, "texts"), _strings(document, "images"))
     if not items.texts and not items.images:

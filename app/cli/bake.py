@@ -3,8 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from app.errors import ConfigurationError
 from app.families.registry import variables
@@ -40,20 +39,8 @@ def main(arguments: Sequence[str], program: str | None = None) -> int:
     settings = {name: str(value) for name, value in given.items() if value is not None}
     names = {name: value for name in variables() if (value := getattr(options, name))}
     try:
-        bake(load_settings(settings), names, compile_towers=options.compile, busy=busy)
+        bake(load_settings(settings), names, compile_towers=options.compile)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-@contextmanager
-def busy(doing: str) -> Iterator[None]:
-    """Show a spinner, if the output is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(doing):
-        yield

@@ -9,15 +9,11 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from rich.console import Console
-from rich.table import Table
 
-from app.cli.bake import busy
 from app.errors import CompilingFailed, ConfigurationError, ServiceError
 from app.serving.item import Caller
 from app.settings import Settings, load_settings
@@ -36,8 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.command == "compile":
             from app.models.compile import compile_model
 
-            with busy("compiling the model"):
-                print(compile_model(settings, arguments.output or settings.models_dir / "compiled"))
+            print("compiling the model", file=sys.stderr)
+            print(compile_model(settings, arguments.output or settings.models_dir / "compiled"))
         elif arguments.command == "check":
             asyncio.run(_check(settings, arguments.settings, show_all=arguments.show_all))
         else:
@@ -48,24 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Embedded:
-    """Vectors of texts and pictures, float32 (items, width), how long they took, and what computed them."""
+async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes]) -> tuple[Vectors, Vectors, str]:
+    """Vectors of texts and of pictures, float32 (items, width), and what computed them in which time.
 
-    texts: Vectors
-    images: Vectors
-    seconds: float
-    model: str
-
-    def similarities(self) -> Vectors:
-        """Cosine similarity of each picture to each text, float32 (pictures, texts)."""
-        images, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (self.images, self.texts))
-        table: Vectors = images @ texts.T
-        return table
-
-
-async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[bytes]) -> _Embedded:
-    """Raises ConfigurationError that names the item at fault, or says why the model does not load."""
+    Raises ConfigurationError that names the item at fault, or says why the model does not load.
+    """
     from app.main import create_app
     from app.serving.service import Service
 
@@ -79,57 +62,52 @@ async def _embed(settings: Settings, texts: Sequence[str], images: Sequence[byte
             rows = await running.preparing.vectorize([text.encode() for text in texts], encoded, Caller())
         except ServiceError as error:
             raise ConfigurationError(str(error)) from error
-        return _Embedded(*rows, time.perf_counter() - started, running.model.title)
+        return *rows, f"{running.model.title}, {(time.perf_counter() - started) * 1000:.0f} ms"
 
 
-async def _print_embedded(settings: Settings, texts: Sequence[str], images: Sequence[Path], as_json: bool) -> None:
-    """Print vectors as JSON, or the table of similarities where there are texts and pictures."""
+async def _print_embedded(settings: Settings, texts: Sequence[str], paths: Sequence[Path], as_json: bool) -> None:
+    """Print vectors as JSON, or the similarities where there are texts and pictures."""
     from app.api.vectorize import dump_response
 
-    if not texts and not images:
+    if not texts and not paths:
         raise ConfigurationError("there is nothing to embed; give --text or --image")
     try:
-        files = [path.read_bytes() for path in images]
+        files = [path.read_bytes() for path in paths]
     except OSError as error:
         raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
-    embedded = await _embed(settings, texts, files)
-    if as_json or not texts or not images:
-        print(b"".join(dump_response(embedded.texts, embedded.images)).decode())
+    of_texts, of_images, how = await _embed(settings, texts, files)
+    if as_json or not texts or not paths:
+        print(b"".join(dump_response(of_texts, of_images)).decode())
         return
-    table = Table(title=f"cosine similarity ({embedded.model}, {embedded.seconds * 1000:.0f} ms)")
-    table.add_column("picture")
-    for text in texts:
-        table.add_column(text, justify="right")
-    for path, row in zip(images, embedded.similarities(), strict=True):
-        best = int(row.argmax())
-        cells = [f"[bold]{value:.3f}[/bold]" if at == best else f"{value:.3f}" for at, value in enumerate(row)]
-        table.add_row(path.name, *cells)
-    Console().print(table)
+    print(f"cosine similarity ({how})")
+    for path, row in zip(paths, _similarities(of_images, of_texts), strict=True):
+        for text, similarity in zip(texts, row, strict=True):
+            print(f"{similarity:6.3f}  {path.name}  {text}")
 
 
 async def _check(settings: Settings, options: Mapping[str, str], *, show_all: bool) -> None:
-    """Embed a text and a picture of it. `options` are the settings that the command line named."""
-    console = Console(soft_wrap=True)
-    table = Table("setting", "value", "from", title="settings")
+    """Print the settings that are not at their default, or all, and embed a text and a picture of it.
+
+    `options` are the settings that the command line named.
+    """
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if show_all or value != field.default:
-            table.add_row(name.upper(), "" if value is None else str(value), _origin(name, options))
-    console.print(table if table.row_count else "every setting is at its default (--all shows them)")
-    embedded = await _embed(settings, [_TEXT], [_picture()])
-    lengths = (float(np.linalg.norm(rows[0])) for rows in (embedded.texts, embedded.images))
-    console.print(
-        f"{embedded.model}: vectors of width {embedded.texts.shape[1]}, {embedded.seconds * 1000:.0f} ms for a text "
-        "and a picture\n"
-        "length of the text's vector {:.4f}, of the picture's {:.4f}\n".format(*lengths)
-        + f'similarity of "{_TEXT}" to a picture of one: {embedded.similarities()[0, 0]:.4f}'
-    )
+            option = f"--{name.replace('_', '-')}" if name in options else None
+            origin = option or ("environment" if os.environ.get(name.upper()) else "default")
+            print(f"{name.upper()}={'' if value is None else value} ({origin})")
+    text, image, how = await _embed(settings, [_TEXT], [_picture()])
+    lengths = (float(np.linalg.norm(rows[0])) for rows in (text, image))
+    print(f"{how} for a text and a picture: vectors of width {text.shape[1]}")
+    print("length of the text's vector {:.4f}, of the picture's {:.4f}".format(*lengths))
+    print(f'similarity of "{_TEXT}" to a picture of one: {_similarities(image, text)[0, 0]:.4f}')
 
 
-def _origin(name: str, options: Mapping[str, str]) -> str:
-    if name in options:
-        return f"--{name.replace('_', '-')}"
-    return "environment" if os.environ.get(name.upper()) else "default"
+def _similarities(images: Vectors, texts: Vectors) -> Vectors:
+    """Cosine similarity of each picture to each text, float32 (pictures, texts)."""
+    images, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, texts))
+    table: Vectors = images @ texts.T
+    return table
 
 
 def _picture() -> bytes:

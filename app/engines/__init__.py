@@ -21,27 +21,19 @@ ENGINES: dict[str, Engine] = {"openvino": OPENVINO, "torch": TORCH}
 
 
 def choose_engine(settings: Settings) -> Engine:
-    """The engine of ENGINE and ENABLE_CUDA; raises ConfigurationError if it is not there."""
+    """The engine of ENGINE and ENABLE_CUDA; raises ConfigurationError if they do not fit."""
     if settings.engine == "openvino" and settings.enable_cuda:
         raise ConfigurationError("ENGINE=openvino does not compute on a GPU; unset ENABLE_CUDA or set ENGINE=auto")
     automatic = "torch" if settings.enable_cuda else "openvino"
-    engine = ENGINES[automatic if settings.engine == "auto" else settings.engine]
-    if missing := engine.missing():
-        if engine is OPENVINO and settings.engine == "auto":
-            return torch_instead(settings, missing)
-        raise ConfigurationError(f"ENGINE={settings.engine}: {missing}")
-    return engine
+    return ENGINES[automatic if settings.engine == "auto" else settings.engine]
 
 
-def torch_instead(settings: Settings, reason: str) -> Torch:
-    """torch, where OpenVINO cannot compute a model for this `reason`; raises ConfigurationError if it may not."""
+def torch_instead(settings: Settings, reason: str) -> None:
+    """Log that torch computes a model for this `reason`; raises ConfigurationError if it may not, or cannot."""
     if settings.engine != "auto":
         raise ConfigurationError(f"ENGINE={settings.engine}: {reason}; set ENGINE=auto")
-    if missing := TORCH.missing():
-        raise ConfigurationError(f"{reason}; torch could compute it, but {missing}")
     check_precision(TORCH, settings)
     _log.warning("ENGINE=auto uses torch, which is slower: %s", reason)
-    return TORCH
 
 
 def chosen_precision(settings: Settings) -> str:

@@ -1,7 +1,6 @@
 """The OpenVINO engine: compiled towers on the CPU. Serving needs no torch."""
 
 import ctypes
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
@@ -47,12 +46,6 @@ class OpenVINO:
     """Computes on the CPU."""
 
     title = "OpenVINO"
-
-    def missing(self) -> str | None:
-        """None if the library is installed, else what to do about it."""
-        if importlib.util.find_spec("openvino") is None:
-            return "OpenVINO is not installed (pip install openvino)"
-        return None
 
     def device(self, settings: Settings) -> str:
         """The device that the settings choose, in words; raises ConfigurationError if it is not there."""

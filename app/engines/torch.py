@@ -1,6 +1,5 @@
 """The torch engine: CPU and CUDA."""
 
-import importlib.util
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,6 @@ class Torch:
     """Computes on a GPU, or on the CPU. Its methods are those of OpenVINO."""
 
     title = "torch"
-
-    def missing(self) -> str | None:
-        if importlib.util.find_spec("torch") is None:
-            return "torch is not installed (pip install -r requirements.txt)"
-        return None
 
     def device(self, settings: Settings) -> str:
         return str(_device(settings))

@@ -1,6 +1,5 @@
 """Looking at a model folder before it is loaded: is it there, whole, and what does it hold?"""
 
-import filecmp
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationError
-from app.families.family import Family, ModelFolder, require_libraries
+from app.families.registry import Family, ModelFolder
 from app.settings import Settings
 from app.towers import TorchModel
 
@@ -30,7 +29,7 @@ def load_torch_model(settings: Settings, family: Family) -> TorchModel:
 
     The file MODELS_DIR/trust_remote_code wins over the environment, as baked.
     """
-    require_libraries(family)
+    family.require_libraries()
     baked, trust = settings.models_dir / "trust_remote_code", settings.trust_remote_code
     if baked.is_file():
         trust = baked.read_text(encoding="utf-8").strip().lower() == "true"
@@ -38,7 +37,7 @@ def load_torch_model(settings: Settings, family: Family) -> TorchModel:
 
 
 def check_model(models_dir: Path, family: Family) -> None:
-    """Raises ConfigurationError unless the folders of `family` are there, whole and readable."""
+    """Raises ConfigurationError unless the folders of `family` are there, with weights, and readable."""
     try:
         for folder in family.folders:
             _check_folder(models_dir, folder, family.name)
@@ -61,7 +60,9 @@ def _check_folder(models_dir: Path, folder: ModelFolder, family_name: str) -> No
     if folder.has_weights:
         require_weights(str(path), path, map(str, content))
     for file in content:
-        _check_file(file)
+        with file.open("rb") as opened:
+            if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise ConfigurationError(f"{file} is a Git LFS pointer, not the file itself; run git lfs pull")
 
 
 def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
@@ -91,14 +92,6 @@ def require_weights(name: str, folder: Path, files: Iterable[str]) -> None:
             "was made from, with weights as safetensors"
         )
     raise ConfigurationError(f"{name} holds no weights ({', '.join(WEIGHTS)}); take a repository or folder that does")
-
-
-def have_same_content(one: Path, other: Path) -> bool:
-    """Whether two model folders hold the same files, to the last byte."""
-    names = [path.relative_to(one) for path in content_files(one)]
-    return names == [path.relative_to(other) for path in content_files(other)] and all(
-        filecmp.cmp(one / name, other / name, shallow=False) for name in names
-    )
 
 
 def fingerprint(*folders: Path, below: Path) -> str:
@@ -142,31 +135,6 @@ def with_hub_cache(folder: Path, marker: str) -> Path:
     """The folder if it holds a `marker`, else that of the latest model in a hub cache below it, if there is one."""
     snapshots = sorted(folder.glob("models--*/snapshots/*"), key=os.path.getmtime)
     return folder if any(folder.glob(marker)) or not snapshots else snapshots[-1]
-
-
-def _check_file(path: Path) -> None:
-    """Raises ConfigurationError if a file of a model is damaged as far as that can be told quickly."""
-    with path.open("rb") as file:
-        head = file.read(len(_LFS_POINTER))
-    if head == _LFS_POINTER:
-        raise ConfigurationError(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
-    if path.suffix == ".safetensors" and not _is_whole_safetensors(path):
-        raise ConfigurationError(f"{path} is cut off or damaged; download or copy the model again")
-
-
-def _is_whole_safetensors(path: Path) -> bool:
-    """Layout: 8 bytes of header length (little endian), a JSON header with byte offsets, the data."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > size - 8:
-            return False
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            return False
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    return size == 8 + length + max(ends, default=0)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def _errors_explained(repository: str, revision: str | None) -> Iterator[None]:
     """Turns errors of the hub's client into a ConfigurationError that names the cause and what to do."""
     import httpx2
 
-    print(f"downloading {repository}")
+    print(f"downloading {repository}", flush=True)
     try:
         yield
     except (httpx2.HTTPError, OSError, RuntimeError, ValueError, ImportError) as error:

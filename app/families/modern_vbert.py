@@ -8,51 +8,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
-from app.families.family import Family, ModelFolder
+import torch
+
 from app.families.folders import read_config
+from app.families.pretrained import bake_model, load_saved
+from app.families.registry import MODERN_VBERT
+from app.families.torch_towers import Embeds, Normalized, by_tokenizer, first_item, image_tower, text_tower
 from app.processors.image import TileProcessor
 from app.processors.text import TextProcessor
 from app.towers import Inputs, Padding, TorchModel
 
-if TYPE_CHECKING:
-    import torch
+
+def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+    bake_model(MODERN_VBERT, names["COLPALI_ENGINE_MODEL_NAME"], ("modernvbert",), False, downloads, target)
 
 
-class ModernVBERT(Family):
-    name = "ModernVBERT"
-    folders = (
-        ModelFolder("colpali_engine_model"),
-        ModelFolder(
-            "colpali_engine_processor",
-            ("tokenizer_config.json", "models--*/snapshots/*/tokenizer_config.json"),
-            has_weights=False,
-        ),
-    )
-    variables: ClassVar = {"COLPALI_ENGINE_MODEL_NAME": "ModernVBERT model that download.py bakes"}
-    libraries = ("torch", "colpali_engine")
-    requirements = "requirements/colpali.txt"
+def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
+    from colpali_engine.models import BiModernVBert, BiModernVBertProcessor
 
-    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        from app.families.pretrained import bake_model
-
-        bake_model(self, names["COLPALI_ENGINE_MODEL_NAME"], ("modernvbert",), False, downloads, target)
-
-    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        from app.families.pretrained import load_saved
-        from app.families.torch_towers import stay_offline
-
-        stay_offline()
-        from colpali_engine.models import BiModernVBert, BiModernVBertProcessor
-
-        model = load_saved(self, models_dir, False, _towers, (BiModernVBert, BiModernVBertProcessor))
-        return replace(model, meta=_meta(models_dir))
+    model = load_saved(MODERN_VBERT, models_dir, False, _towers, (BiModernVBert, BiModernVBertProcessor))
+    return replace(model, meta=_meta(models_dir))
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
-    from app.families.torch_towers import Embeds, Normalized, by_tokenizer, first_item, image_tower, text_tower
-
     def by_library(image: Any) -> Inputs:
         """As process_images(), without its mask of pixels: tiles have no padding."""
         inputs = first_item(processor.process_images([image]))
@@ -87,19 +67,17 @@ def _meta(models_dir: Path) -> dict[str, Any]:
     return {"model_name": (models_dir / "model_name").read_text(encoding="utf-8"), "model_config": config}
 
 
-def _embed_text(model: Any, input_ids: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":
+def _embed_text(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     return _mean_over_tokens(model.model, model.model.get_input_embeddings()(input_ids), attention_mask)
 
 
 def _embed_image(
-    model: Any, pixel_values: "torch.Tensor", input_ids: "torch.Tensor", attention_mask: "torch.Tensor"
-) -> "torch.Tensor":
+    model: Any, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> torch.Tensor:
     """As ModernVBertModel, but no shape depends on a value: other engines know none that does.
 
     The library leaves out tiles that pad an item. Here they are computed, and no token takes what comes of them.
     """
-    import torch
-
     inner = model.model
     items, tiles = pixel_values.shape[:2]
     hidden = inner.vision_model(pixel_values=pixel_values.flatten(0, 1)).last_hidden_state
@@ -112,10 +90,8 @@ def _embed_image(
     return _mean_over_tokens(inner, embeddings, attention_mask)
 
 
-def _mean_over_tokens(inner: Any, embeddings: "torch.Tensor", attention_mask: "torch.Tensor") -> "torch.Tensor":
+def _mean_over_tokens(inner: Any, embeddings: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """What the text model makes of token embeddings, as BiModernVBert pools it, before it is scaled."""
-    import torch
-
     tokens = torch.arange(embeddings.shape[1], device=embeddings.device)
     distance = (tokens - tokens.unsqueeze(1)).abs()
     there = attention_mask.bool()[:, None, None]

@@ -15,76 +15,60 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from app.families.family import Family, ModelFolder
 from app.families.folders import loading, read_config
+from app.families.hub import TOKENIZER, download, wanted_files
 from app.families.openclip_files import describe, download_model, weights_in
 from app.families.tokenizer import from_simple_tokenizer, use_tokenizer_json
+from app.families.torch_towers import Embeds, Normalized, image_tower, locked, text_tower
+from app.families.weights import report_tensors
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Inputs, Padding, Processor, TorchModel, TorchTower
 
-if TYPE_CHECKING:
-    import torch
 
-
-class OpenCLIP(Family):
-    name = "OpenCLIP"
-    folders = (ModelFolder("openclip"),)
-    variables: ClassVar = {
-        "OPEN_CLIP_MODEL_NAME": "OpenCLIP model that download.py bakes; also hf-hub:OWNER/MODEL",
-        "OPEN_CLIP_PRETRAINED": "its weights, by open_clip's name",
+def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+    folder = target / "openclip"
+    folder.mkdir()
+    name, pretrained = names["OPEN_CLIP_MODEL_NAME"], names.get("OPEN_CLIP_PRETRAINED", "")
+    description, weights = download_model(name, pretrained, downloads)
+    text = description["model_cfg"]["text_cfg"]
+    tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
+    if tower or tokenizer:
+        (folder / "text").mkdir()
+        source = download(tokenizer or tower, downloads, TOKENIZER)
+        for file in wanted_files((path.name for path in source.iterdir() if path.is_file()), TOKENIZER):
+            shutil.copy(source / file, folder / "text")
+    if tower and tokenizer and tower != tokenizer:
+        shutil.copy(download(tower, downloads, ("config.json",)) / "config.json", folder / "text")
+    shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
+    (folder / "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
+    config = {
+        "model_name": name,
+        "pretrained": pretrained,
+        "model_config": description["model_cfg"],
+        "cache_dir": "./models/openclip",
     }
-    libraries = ("torch", "open_clip")
-    requirements = "requirements/openclip.txt"
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
-    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        from app.families.hub import TOKENIZER, download, wanted_files
 
-        folder = target / "openclip"
-        folder.mkdir()
-        name, pretrained = names["OPEN_CLIP_MODEL_NAME"], names.get("OPEN_CLIP_PRETRAINED", "")
-        description, weights = download_model(name, pretrained, downloads)
-        text = description["model_cfg"]["text_cfg"]
-        tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
-        if tower or tokenizer:
-            (folder / "text").mkdir()
-            source = download(tokenizer or tower, downloads, TOKENIZER)
-            for file in wanted_files((path.name for path in source.iterdir() if path.is_file()), TOKENIZER):
-                shutil.copy(source / file, folder / "text")
-        if tower and tokenizer and tower != tokenizer:
-            shutil.copy(download(tower, downloads, ("config.json",)) / "config.json", folder / "text")
-        shutil.copy(weights, folder / f"open_clip_model{weights.suffix}")
-        (folder / "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
-        config = {
-            "model_name": name,
-            "pretrained": pretrained,
-            "model_config": description["model_cfg"],
-            "cache_dir": "./models/openclip",
-        }
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-
-    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        from app.families.torch_towers import stay_offline
-
-        stay_offline()
-        folder = models_dir / "openclip"
-        with loading(folder):
-            description = describe(folder)
-            model = _model(folder, description)
-            tokenizer = _tokenizer(folder, description["model_cfg"]["text_cfg"])
-            return TorchModel(_text_tower(model, tokenizer), _image_tower(model), read_config(folder))
+def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
+    folder = models_dir / "openclip"
+    with loading(folder):
+        description = describe(folder)
+        model = _model(folder, description)
+        tokenizer = _tokenizer(folder, description["model_cfg"]["text_cfg"])
+        return TorchModel(_text_tower(model, tokenizer), _image_tower(model), read_config(folder))
 
 
 def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
     """Takes texts without padding where the model gives the same vectors for them."""
-    from app.families.torch_towers import Embeds, Normalized, locked, text_tower
-
     text = locked(lambda text: {"input_ids": tokenizer([text])})
     pad_id = int(getattr(getattr(tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
     shortened = _shortened(text, pad_id)
@@ -99,8 +83,6 @@ def _text_tower(model: Any, tokenizer: Any) -> TorchTower:
 def _image_tower(model: Any) -> TorchTower:
     import open_clip
 
-    from app.families.torch_towers import Embeds, Normalized, image_tower
-
     preprocess = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
     transform = open_clip.transform.image_transform_v2(preprocess, is_train=False)
     return image_tower(
@@ -110,9 +92,8 @@ def _image_tower(model: Any) -> TorchTower:
     )
 
 
-def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.Tensor":
+def _embed_text_of_any_length(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
     """CLIP.encode_text for texts that are not padded to the full length: it uses only the first positions."""
-    import torch
     from open_clip.transformer import text_global_pool
 
     length = input_ids.shape[1]
@@ -132,8 +113,6 @@ def _embed_text_of_any_length(model: Any, input_ids: "torch.Tensor") -> "torch.T
 def _model(folder: Path, description: dict[str, Any]) -> Any:
     """The model of this description, with the weights of `folder`."""
     import open_clip
-
-    from app.families.weights import report_tensors
 
     text = folder / "text"
     if text.is_dir() and "hf_model_name" in description["model_cfg"]["text_cfg"]:
@@ -180,7 +159,6 @@ def _shortened(reference: Processor, pad_id: int) -> Processor:
 
 def _same(full: Any, reference: Processor, short: Any, shortened: Processor) -> bool:
     """Whether the module `short` embeds shortened texts as `full` embeds padded ones."""
-    import torch
 
     def embed(module: Any, prepare: Processor, text: str) -> torch.Tensor:
         ids = torch.from_numpy(prepare(text)["input_ids"])[None]

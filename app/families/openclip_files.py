@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigurationError, first_line
+from app.errors import ConfigurationError
 from app.families.folders import WEIGHTS, read_config
+from app.families.hub import download
 
 _log = logging.getLogger(__name__)
 
@@ -17,29 +18,31 @@ _WEIGHTS_IN_ORDER = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin
 
 def download_model(name: str, pretrained: str, downloads: Path) -> tuple[dict[str, Any], Path]:
     """Description and weights of hf-hub:OWNER/MODEL, or of a pair of names that open_clip knows."""
-    if name.startswith("hf-hub:"):
-        return _download_repository(name.removeprefix("hf-hub:"), downloads)
     import open_clip
 
-    _check_pair(name, pretrained)
-    description = _describe_pretrained(name, pretrained, open_clip.get_model_config(name))
-    return description, _download_weights(open_clip.get_pretrained_cfg(name, pretrained), downloads)
-
-
-def _download_repository(name: str, downloads: Path) -> tuple[dict[str, Any], Path]:
-    """Only the file of weights that open_clip takes."""
-    from app.families.hub import download
-
-    for weights in _WEIGHTS_IN_ORDER:
-        source = download(name, downloads, ("open_clip_config.json", weights))
-        if not (source / "open_clip_config.json").is_file():
+    if name.startswith("hf-hub:"):
+        repository = name.removeprefix("hf-hub:")
+        folder = download(repository, downloads, ("open_clip_config.json",))
+        if not (folder / "open_clip_config.json").is_file():
             raise ConfigurationError(
-                f"{name} has no open_clip_config.json, so it is not an open_clip model; choose another"
+                f"{repository} has no open_clip_config.json, so it is not an open_clip model; choose another"
             )
-        if (source / weights).is_file():
-            return describe(source), source / weights
-    names = " or ".join(_WEIGHTS_IN_ORDER)
-    raise ConfigurationError(f"{name} has no {names}, so it holds no open_clip weights; choose another")
+        return describe(folder), _download_weights(repository, _WEIGHTS_IN_ORDER, downloads)
+    _check_pair(name, pretrained)
+    repository, _, file = open_clip.get_pretrained_cfg(name, pretrained)["hf_hub"].rpartition("/")
+    description = _describe_pretrained(name, pretrained, open_clip.get_model_config(name))
+    names = (f"{Path(file).stem}.safetensors", file) if file else _WEIGHTS_IN_ORDER
+    return description, _download_weights(repository, names, downloads)
+
+
+def _download_weights(repository: str, names: tuple[str, str], downloads: Path) -> Path:
+    """The first of these files that the repository has."""
+    for name in names:
+        if (weights := download(repository, downloads, (name,)) / name).is_file():
+            return weights
+    raise ConfigurationError(
+        f"{repository} has no {' or '.join(names)}, so it holds no open_clip weights; choose another"
+    )
 
 
 def _check_pair(name: str, pretrained: str) -> None:
@@ -57,26 +60,6 @@ def _check_pair(name: str, pretrained: str) -> None:
     models = sorted({model for model, _ in pairs})
     near = difflib.get_close_matches(name, models, n=5, cutoff=0.4) or models
     raise ConfigurationError(f"OPEN_CLIP_MODEL_NAME={name}: there is no such model; similar names: {', '.join(near)}")
-
-
-def _download_weights(pretrained: dict[str, Any], downloads: Path) -> Path:
-    """From the hub where it has them, else from where open_clip says, with its checksum."""
-    import open_clip
-
-    from app.families.hub import download
-
-    repository, _, filename = pretrained.get("hf_hub", "").rpartition("/")
-    if repository:
-        stem = Path(filename or "open_clip_pytorch_model.bin").stem
-        only = ("open_clip_model.safetensors", f"{stem}.safetensors")
-        folder = download(repository, downloads, only)
-        if not any(folder.glob("*.safetensors")):
-            folder = download(repository, downloads, (filename or "open_clip_pytorch_model.bin",))
-        return weights_in(folder)
-    try:
-        return Path(open_clip.download_pretrained(pretrained, cache_dir=str(downloads)))
-    except (OSError, RuntimeError) as error:
-        raise ConfigurationError(f"{pretrained.get('url')} cannot be downloaded: {first_line(error)}") from error
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from app.errors import ConfigurationError
-from app.families.family import Family
 from app.families.folders import WEIGHTS, content_files, loading, read_config, with_hub_cache
+from app.families.hub import download, wanted_files
+from app.families.registry import Family
 from app.families.tokenizer import require_vocabulary, use_tokenizer_json
-from app.families.torch_towers import stay_offline
 from app.families.weights import load_with_transformers
 from app.towers import TorchModel
 
@@ -41,7 +41,6 @@ def load_saved(
     The `classes` of both are AutoModel and AutoProcessor if none are given. The model is on the CPU, in float32. The
     processor prepares pictures with Pillow, also where torchvision is installed: vectors must not depend on that.
     """
-    stay_offline()
     from transformers import AutoModel, AutoProcessor
 
     # The old download.py left some in hub caches below these folders.
@@ -76,8 +75,6 @@ def bake_model(
 
     A model with code of its own may be of any type. Raises ConfigurationError that names the setting to use.
     """
-    from app.families.hub import download
-
     source = download(name, downloads)
     check_remote_code(name, source, trust_remote_code)
     config = read_config(source)
@@ -115,8 +112,6 @@ def copy_model(
 
     The code stays as it is now, since it is kept with the model: references to it become local ones.
     """
-    from app.families.hub import download, wanted_files
-
     for file in wanted_files(str(path.relative_to(source)) for path in content_files(source)):
         if with_weights or not file.endswith(WEIGHTS):
             _copy_file(source / file, target / file)

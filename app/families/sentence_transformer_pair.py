@@ -3,82 +3,58 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
+
+import torch
 
 from app.errors import ConfigurationError, first_line
-from app.families.family import Family, ModelFolder
-from app.families.folders import have_same_content, loading, read_config
+from app.families.folders import fingerprint, loading, read_config
+from app.families.hub import download
+from app.families.pretrained import VARIABLES, check_remote_code, copy_model, wrong_type
+from app.families.tokenizer import use_tokenizer_json
+from app.families.torch_towers import Embeds, first_item, image_tower, locked, text_tower
+from app.families.weights import load_with_transformers
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel, TorchTower
-
-if TYPE_CHECKING:
-    import torch
 
 # Models of transformers for texts and pictures that sentence-transformers does not load as it should.
 _OTHER_TYPES = ("siglip", "siglip2", "modernvbert", "vision-text-dual-encoder")
 
 
-class SentenceTransformerPair(Family):
-    name = "sentence-transformers"
-    folders = (ModelFolder("clip", ("modules.json",)), ModelFolder("text", ("modules.json",)))
-    variables: ClassVar = {
-        "CLIP_MODEL_NAME": "what download.py bakes for pictures",
-        "TEXT_MODEL_NAME": "what download.py bakes for texts",
-    }
-    libraries = ("torch", "sentence_transformers")
-    requirements = "requirements.txt"
+def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+    for folder, variable in (("clip", "CLIP_MODEL_NAME"), ("text", "TEXT_MODEL_NAME")):
+        name = names[variable]
+        # A short name is one of sentence-transformers.
+        full_name = name if "/" in name or Path(name).exists() else f"sentence-transformers/{name}"
+        source = download(full_name, downloads)
+        has_modules = (source / "modules.json").is_file()
+        kind = read_config(source).get("model_type", "")
+        if not has_modules and kind in _OTHER_TYPES:
+            raise wrong_type(name, kind)
+        check_remote_code(name, source, trust_remote_code)
+        if has_modules:
+            copy_model(source, target / folder, trust_remote_code, downloads)
+        else:  # a model of transformers, of which sentence-transformers makes modules
+            model = _load(source, trust_remote_code)
+            _tower(folder, model, source)  # raises where weights are missing, which are saved as random ones
+            model.save(str(target / folder), create_model_card=False)
 
-    def is_named(self, names: Mapping[str, str]) -> bool:
-        given = [variable for variable in self.variables if variable in names]
-        if len(given) == 1:
-            missing = "TEXT_MODEL_NAME" if given == ["CLIP_MODEL_NAME"] else "CLIP_MODEL_NAME"
-            raise ConfigurationError(
-                f"{missing} is not set; set CLIP_MODEL_NAME and TEXT_MODEL_NAME, for example both to "
-                "clip-ViT-B-32, or see --help"
-            )
-        return bool(given)
 
-    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        from app.families.hub import download
-        from app.families.pretrained import check_remote_code, copy_model, wrong_type
-
-        for folder, variable in (("clip", "CLIP_MODEL_NAME"), ("text", "TEXT_MODEL_NAME")):
-            name = names[variable]
-            # A short name is one of sentence-transformers.
-            full_name = name if "/" in name or Path(name).exists() else f"sentence-transformers/{name}"
-            source = download(full_name, downloads)
-            has_modules = (source / "modules.json").is_file()
-            kind = read_config(source).get("model_type", "")
-            if not has_modules and kind in _OTHER_TYPES:
-                raise wrong_type(name, kind)
-            check_remote_code(name, source, trust_remote_code)
-            if has_modules:
-                copy_model(source, target / folder, trust_remote_code, downloads)
-            else:  # a model of transformers, of which sentence-transformers makes modules
-                model = _load(source, trust_remote_code)
-                _tower(folder, model, source)  # raises where weights are missing, which are saved as random ones
-                model.save(str(target / folder), create_model_card=False)
-
-    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        clip, text = models_dir / "clip", models_dir / "text"
-        image_model = _load(clip, trust_remote_code)
-        text_model = image_model if have_same_content(clip, text) else _load(text, trust_remote_code)
-        return TorchModel(
-            text=_tower("text", text_model, text),
-            image=_tower("clip", image_model, clip),
-            meta={"clip_model": read_config(clip), "text_model": read_config(text)},
-        )
+def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
+    clip, text = models_dir / "clip", models_dir / "text"
+    image_model = _load(clip, trust_remote_code)
+    is_one_model = fingerprint(clip, below=clip) == fingerprint(text, below=text)
+    text_model = image_model if is_one_model else _load(text, trust_remote_code)
+    return TorchModel(
+        text=_tower("text", text_model, text),
+        image=_tower("clip", image_model, clip),
+        meta={"clip_model": read_config(clip), "text_model": read_config(text)},
+    )
 
 
 def _load(folder: Path, trust_remote_code: bool) -> Any:
     """The SentenceTransformer in a folder, on the CPU, in float32; raises ConfigurationError."""
-    import torch
-
-    from app.families.torch_towers import stay_offline
-    from app.families.weights import load_with_transformers
-
-    stay_offline()
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Transformer
 
@@ -104,9 +80,6 @@ def _mend_tokenizer(module: Any, folder: Path) -> None:
 
     A limit of sentence-transformers is kept.
     """
-    from app.families.pretrained import VARIABLES
-    from app.families.tokenizer import use_tokenizer_json
-
     modules = folder / "modules.json"
     if modules.is_file():
         folder /= json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
@@ -115,14 +88,12 @@ def _mend_tokenizer(module: Any, folder: Path) -> None:
         module.max_seq_length = module.config.text_config.max_position_embeddings
 
 
-def usable_positions(model: "torch.nn.Module") -> int | None:
+def usable_positions(model: torch.nn.Module) -> int | None:
     """The most tokens for which a text model has positions; None if it has no table of them.
 
     RoBERTa and its kind (XLM-R, MPNet, CamemBERT) number positions from the padding index on, and mark that
     row of the table as padding: transformers' create_position_ids_from_input_ids.
     """
-    import torch
-
     tables = [
         module
         for name, module in model.named_modules()
@@ -133,12 +104,10 @@ def usable_positions(model: "torch.nn.Module") -> int | None:
 
 
 def _image_tower(model: Any) -> TorchTower:
-    from app.families.torch_towers import Embeds, first_item, image_tower
-
     processor = model[0].processor
     config = getattr(processor, "image_processor", processor).to_dict()
 
-    def embed(pixel_values: "torch.Tensor") -> Any:
+    def embed(pixel_values: torch.Tensor) -> Any:
         return model({"pixel_values": pixel_values, "modality": "image"})["sentence_embedding"]
 
     return image_tower(
@@ -149,10 +118,6 @@ def _image_tower(model: Any) -> TorchTower:
 
 
 def _text_tower(model: Any) -> TorchTower:
-    import torch
-
-    from app.families.torch_towers import Embeds, locked, text_tower
-
     tokenizer, prompt = model.tokenizer, model.prompts.get(model.default_prompt_name) or ""
     lengths = (model.max_seq_length, tokenizer.model_max_length, usable_positions(model))
     length = model.max_seq_length = int(min(filter(None, lengths)))

@@ -7,10 +7,12 @@ on texts in lower case (arXiv 2502.14786), which only its NaFlex variant makes o
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from app.families.family import Family, ModelFolder
+from app.families.pretrained import bake_model, load_saved
+from app.families.registry import SIGLIP
 from app.families.tokenizer import from_sentencepiece, put_lower_case_first
+from app.families.torch_towers import SAMPLE_TEXTS, Embeds, by_image_processor, by_tokenizer, image_tower, text_tower
 from app.processors.image import ImageProcessor, PatchProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel
@@ -18,34 +20,15 @@ from app.towers import Padding, TorchModel
 _TRAINED_LENGTH = 64
 
 
-class SigLIP(Family):
-    name = "SigLIP"
-    folders = (ModelFolder("siglip"),)
-    variables: ClassVar = {"SIGLIP_MODEL_NAME": "SigLIP model that download.py bakes"}
-    libraries = ("torch", "transformers")
-    requirements = "requirements.txt"
+def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+    bake_model(SIGLIP, names["SIGLIP_MODEL_NAME"], ("siglip", "siglip2"), trust_remote_code, downloads, target)
 
-    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        from app.families.pretrained import bake_model
 
-        bake_model(self, names["SIGLIP_MODEL_NAME"], ("siglip", "siglip2"), trust_remote_code, downloads, target)
-
-    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        from app.families.pretrained import load_saved
-
-        return load_saved(self, models_dir, trust_remote_code, _towers)
+def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
+    return load_saved(SIGLIP, models_dir, trust_remote_code, _towers)
 
 
 def _towers(model: Any, processor: Any, config: dict[str, Any]) -> TorchModel:
-    from app.families.torch_towers import (
-        SAMPLE_TEXTS,
-        Embeds,
-        by_image_processor,
-        by_tokenizer,
-        image_tower,
-        text_tower,
-    )
-
     tokenizer, samples = processor.tokenizer, SAMPLE_TEXTS
     if hasattr(tokenizer, "sp_model"):  # SigLIP, which makes lower case by itself
         tokenizer_json = from_sentencepiece(tokenizer)

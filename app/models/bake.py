@@ -5,15 +5,14 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from app.engines import OPENVINO, choose_engine
 from app.errors import CompilingFailed, ConfigurationError
-from app.families.family import Family, require_libraries
-from app.families.registry import FAMILIES, find_family, named_family, variables
+from app.families.registry import FAMILIES, Family, find_family, named_family, variables
 from app.models.child import run_in_child
 from app.models.load import load_model
 from app.models.store import compiled_only, is_writable, one_at_a_time
@@ -76,18 +75,11 @@ def _in_words(names: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in names.items())
 
 
-def bake(
-    settings: Settings,
-    names: Mapping[str, str],
-    *,
-    compile_towers: bool,
-    busy: Callable[[str], AbstractContextManager[object]] = nullcontext,
-) -> None:
+def bake(settings: Settings, names: Mapping[str, str], *, compile_towers: bool) -> None:
     """Fill MODELS_DIR with the model that `names` ask for, by the names of the environment variables.
 
     The model is loaded once, as the server does it, before anything is replaced; then its folders replace what
-    was baked before. What was interrupted goes on at the next call. `busy` shows what goes on, where that says
-    nothing itself. Raises ConfigurationError that names the way out.
+    was baked before. What was interrupted goes on at the next call. Raises ConfigurationError that names the way out.
     """
     models_dir, trust = settings.models_dir, settings.trust_remote_code
     family = named_family(names)
@@ -99,19 +91,19 @@ def bake(
         before = _read_record(models_dir) or {"wanted": None, "folders": []}
         if before["wanted"] == wanted:
             print(f"{models_dir} holds this {family.name} model already")
-            _verify(settings, compile_towers, busy)
+            _verify(settings, compile_towers)
             return
         downloads = models_dir / _DOWNLOADS
         baked, aside = downloads / "baked", downloads / "replaced"
         for folder in (baked, aside):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        require_libraries(family)
+        family.require_libraries()
         family.bake(names, trust, downloads, baked)
         (baked / "trust_remote_code").write_text(str(trust).lower(), encoding="utf-8")
         for path in baked.rglob("*"):
             path.chmod(path.stat().st_mode | 0o444)  # weights are saved for their owner alone
-        _verify(settings.model_copy(update={"models_dir": baked}), compile_towers, busy)
+        _verify(settings.model_copy(update={"models_dir": baked}), compile_towers)
         record = {"wanted": wanted, "folders": [folder.name for folder in family.folders]}
         (baked / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         _replace(models_dir, {*before["folders"], "compiled", "precision"}, baked, aside)
@@ -143,7 +135,7 @@ def _read_record(models_dir: Path) -> dict[str, Any] | None:
     return record if is_there else None
 
 
-def _verify(settings: Settings, compile_towers: bool, busy: Callable[[str], AbstractContextManager[object]]) -> None:
+def _verify(settings: Settings, compile_towers: bool) -> None:
     """Load what was written as the server does, which embeds one text and one picture."""
     models_dir = settings.models_dir
     precision = models_dir / "precision"
@@ -151,9 +143,9 @@ def _verify(settings: Settings, compile_towers: bool, busy: Callable[[str], Abst
         precision.unlink(missing_ok=True)
     else:
         precision.write_text(settings.precision, encoding="utf-8")
-    with busy("compiling and trying the model" if compile_towers else "trying the model"):
-        engine = {"engine": "auto" if compile_towers else "torch", "enable_cuda": False}
-        model = load_model(settings.model_copy(update=engine), served_elsewhere=True)
+    print("compiling and trying the model" if compile_towers else "trying the model", flush=True)
+    engine = {"engine": "auto" if compile_towers else "torch", "enable_cuda": False}
+    model = load_model(settings.model_copy(update=engine), served_elsewhere=True)
     form = ", compiled" if any(models_dir.glob("compiled/*/manifest.json")) else ""
     print(f"{model.title}, vectors of width {model.width}{form}")
 

@@ -1,18 +1,13 @@
 """How much one batch holds at most: as much as pays off on this machine."""
 
-import json
 import logging
 import math
-import platform
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from PIL import Image
 
-from app.cgroup import usable_cpus
 from app.errors import OutOfMemory
 from app.processors.padding import collate
 from app.processors.text import TextProcessor
@@ -26,29 +21,17 @@ MAX_BATCH_SECONDS = 0.1
 # The smallest batch is taken that reaches this share of the best rate: less of pictures, which keep a query waiting.
 _SHARES = {"text": 0.95, "image": 0.8}
 _MAX_ITEMS = {"cpu": 32, "cuda": 256}
-# Seconds of measuring in one start, for each tower.
-_MEASURING_SECONDS = 0.5
+# Seconds of measuring, for each tower.
+_MEASURING_SECONDS = 0.3
 _ROUNDS = 5
-# One start may have seen a slow moment of the machine; so many are enough.
-_STARTS = 4
-_FILE = "batches.json"
 # Usual items.
 _SAMPLES = {"image": Image.new("RGB", (320, 240)), "text": "a photo of a dog that sleeps beside a bicycle"}
 
 
 def open_tower(
-    kind: str,
-    processor: Processor,
-    session: InferenceSession,
-    padding: Padding,
-    settings: Settings,
-    folder: Path | None = None,
+    kind: str, processor: Processor, session: InferenceSession, padding: Padding, settings: Settings
 ) -> Tower:
-    """A tower ("image" or "text") that has run, with its limits.
-
-    The limits are what the settings say, and measured where they are silent: in the first few starts on a kind of
-    machine, if there is a compiled form whose `folder` can keep what was seen, else in each.
-    """
+    """A tower ("image" or "text") that has run, with its limits: those of the settings, else measured ones."""
     if settings.legacy_texts and kind == "text":
         processor, padding = _legacy(processor, padding)
     inputs = processor(_SAMPLES[kind])
@@ -62,15 +45,8 @@ def open_tower(
     if not items and first > 1:  # it takes longer than later runs, but there is no time to measure
         items = 1
     if not items:
-        kept = _read_measured(folder)
-        starts = kept.setdefault(f"{kind}, {_cpu_model()}, {settings.threads or usable_cpus()} threads", [])
-        if len(starts) < _STARTS:
-            most = _MAX_ITEMS["cuda" if settings.enable_cuda else "cpu"]
-            starts.append(measure_batches(session, inputs, padding, most, _MEASURING_SECONDS))
-            _keep_measured(folder, kept)
-        sizes = {size for times in starts for size in times}
-        fastest = {size: min(times[size] for times in starts if size in times) for size in sizes}
-        items = choose_size(fastest, _SHARES[kind])
+        most = _MAX_ITEMS["cuda" if settings.enable_cuda else "cpu"]
+        items = choose_size(measure_batches(session, inputs, padding, most, _MEASURING_SECONDS), _SHARES[kind])
     tokens = items * len(inputs.get("input_ids", "1"))
     limits = BatchLimits(items, tokens, padding.same_length)
     return Tower(processor, session, limits, padding, sum(array.nbytes for array in inputs.values()), width)
@@ -123,28 +99,3 @@ def choose_size(times: Mapping[int, float], share: float) -> int:
     """
     rates = {size: size / taken for size, taken in times.items() if taken <= MAX_BATCH_SECONDS or size == 1}
     return min(size for size, rate in rates.items() if rate > share * max(rates.values()))
-
-
-def _read_measured(folder: Path | None) -> dict[str, list[dict[int, float]]]:
-    """What each start measured, by kind of tower and machine; empty if nothing was kept."""
-    if folder is None:
-        return {}
-    try:
-        kept = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {name: [{int(size): times[size] for size in times} for times in starts] for name, starts in kept.items()}
-
-
-def _keep_measured(folder: Path | None, measured: dict[str, list[dict[int, float]]]) -> None:
-    """Where the folder cannot be written, the next start measures again."""
-    if folder is not None:
-        with suppress(OSError):
-            (folder / _FILE).write_text(json.dumps(measured), encoding="utf-8")
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "CPU part")))
-    return next(names, platform.machine())

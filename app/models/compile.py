@@ -14,9 +14,8 @@ from PIL import Image
 
 from app.engines import OPENVINO, TORCH, chosen_precision
 from app.errors import ConfigurationError, DiskFull, NotCompiled
-from app.families.family import Family
 from app.families.folders import check_model, fingerprint, load_torch_model
-from app.families.registry import find_family
+from app.families.registry import Family, find_family
 from app.models import store
 from app.models.child import run_in_child
 from app.models.store import Form
@@ -78,8 +77,6 @@ def compile_model(settings: Settings, place: Path, stop: threading.Event | None 
     check_model(settings.models_dir, family)
     if settings.engine == "torch":
         raise ConfigurationError("ENGINE=torch computes a model as it is; there is nothing to compile")
-    if missing := OPENVINO.missing():
-        raise ConfigurationError(f"the model cannot be compiled: {missing}")
     if not store.is_writable(place):
         raise ConfigurationError(f"{place} is not a writable folder")
     form = form_of(settings, family)
@@ -108,7 +105,7 @@ def work(task: Mapping[str, Any]) -> None:
 
 
 def write_form(model: TorchModel, family: str, form: Form, folder: Path, settings: Settings) -> None:
-    """Write both towers of a `family`'s model into `folder`; of a tower that OpenVINO does not take, the reason."""
+    """Write both towers of a `family`'s model into `folder`, or the reason if OpenVINO does not take one of them."""
     towers: dict[str, Any] = {}
     for name, tower in (("image", model.image), ("text", model.text)):
         batch = collate([tower.processor(tower.sample)] * 2, tower.padding)
@@ -117,11 +114,11 @@ def write_form(model: TorchModel, family: str, form: Form, folder: Path, setting
             OPENVINO.export(tower.module, batch, folder / name, any_length=any_length, precision=form.precision)
             _compare(name, tower, form.precision, folder, settings)
         except NotCompiled as error:
-            for path in folder.glob(f"{name}.*"):
+            for path in folder.iterdir():
                 path.unlink()
             towers[name] = {"refused": f"{OPENVINO.title} cannot compute the {name} tower: {error}"}
-        else:
-            towers[name] = {"padding": asdict(tower.padding), "processor": describe(tower.processor, folder)}
+            break
+        towers[name] = {"padding": asdict(tower.padding), "processor": describe(tower.processor, folder)}
     store.write_manifest(folder, form, family, towers, model.meta)
 
 

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from app.engines import OPENVINO, TORCH, Engine, check_precision, choose_engine, chosen_precision, torch_instead
-from app.errors import CompilingFailed, ConfigurationError
-from app.families.family import Family
+from app.errors import CompilingFailed, ConfigurationError, NotCompiled
 from app.families.folders import check_model, load_torch_model
-from app.families.registry import find_family
+from app.families.registry import Family, find_family
 from app.models.batches import open_tower
 from app.models.compile import compiled_form
 from app.models.store import FORMAT, compiled_only, read_manifest
 from app.processors.registry import from_description
 from app.settings import Settings
-from app.towers import LoadedModel, Padding, TorchModel, TorchTower, Tower
+from app.towers import LoadedModel, Padding, Tower
 
 _log = logging.getLogger(__name__)
 
@@ -29,17 +28,19 @@ def load_model(
     kept is in that precision, and tried here in one that this machine has. Raises ConfigurationError that names
     what is wrong and says how to mend it, and Stopped soon after `stop` is set while the model is compiled.
     """
-    if forms := compiled_only(settings.models_dir):
-        return _load_compiled_only(forms, settings, served_elsewhere)
+    if form := compiled_only(settings.models_dir):
+        return _load_compiled_only(form, settings, served_elsewhere)
     family = find_family(settings.models_dir)
     check_model(settings.models_dir, family)
     engine = choose_engine(settings)
+    if engine is TORCH:
+        family.require_libraries()
     settings = _in_precision(engine, settings, served_elsewhere)
     if engine is OPENVINO:
         try:
             with compiled_form(settings, family, stop or threading.Event()) as folder:
                 return _load_compiled(folder, settings, family)
-        except CompilingFailed as error:
+        except (CompilingFailed, NotCompiled) as error:
             torch_instead(settings, str(error))
     return _load_modules(settings, family)
 
@@ -61,81 +62,68 @@ def _in_precision(engine: Engine, settings: Settings, served_elsewhere: bool) ->
     return settings if engine is OPENVINO else settings.model_copy(update={"precision": "float32"})
 
 
-def _load_compiled_only(forms: list[Path], settings: Settings, served_elsewhere: bool) -> LoadedModel:
-    """One of the compiled forms, which cannot be made again here. Raises ConfigurationError."""
+def _load_compiled_only(form: Path, settings: Settings, served_elsewhere: bool) -> LoadedModel:
+    """A compiled form that cannot be made again here. Raises ConfigurationError."""
     models_dir = settings.models_dir
     if settings.enable_cuda or settings.engine == "torch":
         raise ConfigurationError(
             f"{models_dir} holds the compiled model alone, which OpenVINO computes on the CPU; bake the model for a "
             "GPU (build argument DEVICE=cuda), or unset ENABLE_CUDA and ENGINE"
         )
-    manifests = {form: read_manifest(form) for form in forms}
-    precisions = {manifest["precision"]: form for form, manifest in manifests.items()}
-    wanted = chosen_precision(settings) if settings.precision or len(forms) > 1 else next(iter(precisions))
-    if wanted not in precisions:
+    manifest = read_manifest(form)
+    precision = manifest["precision"]
+    if settings.precision not in (None, precision):
         raise ConfigurationError(
-            f"PRECISION={wanted}: {models_dir} holds the model compiled in {', '.join(precisions)} alone; "
+            f"PRECISION={settings.precision}: {models_dir} holds the model compiled in {precision} alone; "
             "bake it in this precision, or choose another"
         )
-    folder = precisions[wanted]
-    made_by, this = [manifests[folder][key] for key in ("format", "version")], [FORMAT, OPENVINO.version()]
+    made_by, this = [manifest["format"], manifest["version"]], [FORMAT, OPENVINO.version()]
     if made_by != this:
         raise ConfigurationError(
-            f"{folder} was compiled by OpenVINO {made_by[1]} (format {made_by[0]}), this is {this[1]} "
+            f"{form} was compiled by OpenVINO {made_by[1]} (format {made_by[0]}), this is {this[1]} "
             f"(format {this[0]}); bake the model again"
         )
-    settings = _in_precision(OPENVINO, settings.model_copy(update={"precision": wanted}), served_elsewhere)
-    return _load_compiled(folder, settings, None)
+    settings = _in_precision(OPENVINO, settings.model_copy(update={"precision": precision}), served_elsewhere)
+    try:
+        return _load_compiled(form, settings, None)
+    except NotCompiled as error:
+        raise ConfigurationError(f"{form} cannot serve alone: {error}; bake the model again") from error
 
 
 def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> LoadedModel:
-    """The towers in `folder`; torch computes a tower that OpenVINO did not take.
+    """The towers in `folder`. Raises NotCompiled where OpenVINO did not take one.
 
-    Without a `family` there is nothing but the folder. Raises ConfigurationError if that does not suffice.
+    So it does if there is nothing but the folder (no `family`), and a library must prepare the inputs.
     """
     manifest = read_manifest(folder)
-
-    def load_beside(reason: str) -> TorchModel:
-        if family is None:
-            raise ConfigurationError(f"{folder} cannot serve alone: {reason}; bake the model again")
-        return load_torch_model(settings, family)
-
-    towers: dict[str, Tower] = {}
-    refused: dict[str, str] = {}
-    for name, tower in manifest["towers"].items():
+    for tower in manifest["towers"].values():
         if "refused" in tower:
-            refused[name] = tower["refused"]
-            continue
-        if tower["processor"] is None:
-            own = getattr(load_beside(f"the reference library prepares the inputs of the {name} tower"), name)
+            raise NotCompiled(tower["refused"])
+    towers: dict[str, Tower] = {}
+    for name, tower in manifest["towers"].items():
+        if tower["processor"] is not None:
+            processor = from_description(tower["processor"], folder)
+        elif family is None:
+            raise NotCompiled(f"the reference library prepares the inputs of the {name} tower")
+        else:
+            own = getattr(load_torch_model(settings, family), name)
             own.module.to("meta")  # frees its weights
             processor = own.processor
-        else:
-            processor = from_description(tower["processor"], folder)
         session = OPENVINO.open(folder / name, chosen_precision(settings), settings)
-        towers[name] = open_tower(name, processor, session, Padding(**tower["padding"]), settings, folder)
+        towers[name] = open_tower(name, processor, session, Padding(**tower["padding"]), settings)
     engine = f"{OPENVINO.title} on {OPENVINO.device(settings)}"
-    if refused:
-        reason = "; ".join(refused.values())
-        model = load_beside(reason)
-        torch_instead(settings, reason)
-        for name in refused:
-            towers[name] = _open_module(name, getattr(model, name), settings)
-            engine += f", the {name} tower by {TORCH.title}"
     return _loaded(towers, manifest["meta"], engine, settings, manifest["family"], folder)
 
 
 def _load_modules(settings: Settings, family: Family) -> LoadedModel:
     """The model as torch computes it."""
     model = load_torch_model(settings, family)
-    towers = {name: _open_module(name, getattr(model, name), settings) for name in ("text", "image")}
+    towers: dict[str, Tower] = {}
+    for name, tower in (("text", model.text), ("image", model.image)):
+        session = TORCH.open(tower.module, chosen_precision(settings), settings)
+        towers[name] = open_tower(name, tower.processor, session, tower.padding, settings)
     engine = f"{TORCH.title} on {TORCH.device(settings)}"
     return _loaded(towers, model.meta, engine, settings, family.name, settings.models_dir)
-
-
-def _open_module(name: str, tower: TorchTower, settings: Settings) -> Tower:
-    session = TORCH.open(tower.module, chosen_precision(settings), settings)
-    return open_tower(name, tower.processor, session, tower.padding, settings)
 
 
 def _loaded(

@@ -4,7 +4,6 @@
         manifest.json           what it was made by, how items are prepared, and which tower no engine takes
         image.* text.*          the towers in the engine's own files
         tokenizer.json
-        batches.json            what was measured on machines that served it; may be absent
 
 The name of a form holds the model's fingerprint, the precision, and the version that wrote it. One rename makes a
 folder appear under its name when it is complete, and one rename removes it, so nobody finds half a form.
@@ -57,10 +56,12 @@ def store_folders(settings: Settings) -> Iterator[Path]:
         _log.info("CACHE_DIR=%s cannot be used, since this user has no home folder", settings.cache_dir)
 
 
-def compiled_only(models_dir: Path) -> list[Path]:
-    """The compiled forms of a folder that holds no other model, as a baked image does; empty if there is one."""
+def compiled_only(models_dir: Path) -> Path | None:
+    """The compiled form in a folder that holds no other model, as in a baked image; None if there is none."""
     folders = {path.name for path in models_dir.glob("[!.]*") if path.is_dir()}
-    return [] if folders - {"compiled", "lost+found"} else sorted(filter(is_whole, models_dir.glob("compiled/[!.]*")))
+    if folders - {"compiled", "lost+found"}:
+        return None
+    return next(filter(is_whole, models_dir.glob("compiled/[!.]*")), None)
 
 
 def is_whole(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import select
 import socket
 from array import array
 from collections import deque
@@ -85,15 +84,11 @@ class Channel:
             large.flush()
             self.send(_LARGE, [large.fileno(), *files])
 
-    def told(self, *, wait: bool = False) -> Iterator[tuple[Any, ...]]:
-        """All that has arrived, each as its values, then its descriptors as an integer each; `wait` for some.
+    def told(self) -> Iterator[tuple[Any, ...]]:
+        """All that has arrived, each as its values, then its descriptors as an integer each.
 
-        Raises EOFError at the end.
+        Where the socket blocks, also all that will. Raises EOFError at the end.
         """
-        if wait:
-            waiting = select.poll()
-            waiting.register(self.sock, select.POLLIN)
-            waiting.poll()
         while (received := self.receive()) is not None:
             packet, files = received
             if packet == _LARGE:

@@ -51,8 +51,9 @@ def main(file: int, supervisor: int, load: Load = load_named) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     use_one_heap()
     channel = Channel(socket.socket(fileno=file))
+    channel.sock.setblocking(True)
     try:
-        _, settings, fronts = next(channel.told(wait=True))
+        _, settings, fronts = next(channel.told())
         logs.configure(settings.log_format, settings.log_level)
         work = threading.Thread(target=_work, args=(channel, settings, fronts, stopping, load), daemon=True)
         work.start()
@@ -63,13 +64,7 @@ def main(file: int, supervisor: int, load: Load = load_named) -> int:
     return 0
 
 
-def _work(
-    channel: Channel,
-    settings: Settings,
-    fronts: int,
-    stopping: threading.Event,
-    load: Load,
-) -> None:
+def _work(channel: Channel, settings: Settings, fronts: int, stopping: threading.Event, load: Load) -> None:
     try:
         model = load(settings, stopping)
     except Stopped:
@@ -104,13 +99,12 @@ def _work(
         channel.tell("alone")
         return
     try:
-        while True:
-            for kind, *values in channel.told(wait=True):
-                if kind == "front":
-                    index, sock = values
-                    arrivals.add_front(index, socket.socket(fileno=sock))
-                elif kind == "metrics":
-                    channel.tell("metrics", metrics.snapshot())
+        for kind, *values in channel.told():
+            if kind == "front":
+                index, sock = values
+                arrivals.add_front(index, socket.socket(fileno=sock))
+            elif kind == "metrics":
+                channel.tell("metrics", metrics.snapshot())
     except EOFError:
         stopping.set()
 

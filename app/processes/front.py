@@ -82,15 +82,15 @@ class Front:
     def _tell_failure(self) -> None:
         self._send("broken", self._service.failure)
 
-    async def _collect(self, own: Metrics) -> bytes:
+    async def _collect(self) -> bytes:
         """The metrics of all processes, as one."""
         future = asyncio.get_running_loop().create_future()
         self._collecting.append(future)
         self._send("collect")
-        snapshots = [own.snapshot()]
-        with contextlib.suppress(TimeoutError):
-            snapshots += await asyncio.wait_for(future, _COLLECT_SECONDS)
-        return merge(snapshots)
+        try:
+            return merge(await asyncio.wait_for(future, _COLLECT_SECONDS))
+        except TimeoutError:
+            return self._metrics.dump()
 
     def _send(self, *values: Any) -> None:
         self._channel.tell(*values)
@@ -112,7 +112,10 @@ class Front:
     def _handle(self, kind: str, values: list[Any]) -> None:
         if kind == "connection":
             self._send("taken")  # before anything of it is read
-            self._server.take(socket.socket(fileno=values[0]), lambda: self._send("closed"))
+            if values:
+                self._server.take(socket.socket(fileno=values[0]), lambda: self._send("closed"))
+            else:  # this process may open no more files
+                self._send("closed")
         elif kind == "model":
             self._model.put(values[0])
         elif kind == "device":
@@ -132,10 +135,11 @@ class Front:
                 self._service.current.preparing.give_up(values[0])
         elif kind == "metrics":
             self._send("metrics", self._metrics.snapshot())
-        elif kind == "collected" and self._collecting:
-            future = self._collecting.pop(0)
-            if not future.done():
-                future.set_result(values[0])
+        elif kind == "collected":
+            for future in self._collecting:
+                if not future.done():
+                    future.set_result(values[0])
+            self._collecting.clear()
 
 
 class FrontServer(Server):

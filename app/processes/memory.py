@@ -7,7 +7,14 @@ import bisect
 import mmap
 import os
 
-from app.processes.messages import ALIGNMENT
+import numpy as np
+
+from app.towers import Inputs
+
+_ALIGNMENT = 64
+
+Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Name, dtype and shape of each array of an item. They follow each other in a slot, aligned."""
 
 
 class SharedMemory:
@@ -32,7 +39,7 @@ class SharedMemory:
 
         Raises MemoryError if there never is.
         """
-        size = max(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)
+        size = max(_ALIGNMENT, _aligned(size))
         if size > len(self.view):
             raise MemoryError(f"{size} bytes in shared memory of {len(self.view)}")
         if self.used and self.used + size > self._capacity:
@@ -61,3 +68,29 @@ class SharedMemory:
 def map_memory(file: int) -> memoryview:
     """The memory behind a descriptor, in this process; unmapped once nothing uses the view or an array in it."""
     return memoryview(mmap.mmap(file, os.fstat(file).st_size))
+
+
+def write(inputs: Inputs, memory: memoryview, offset: int) -> Layout:
+    """Copy the arrays of an item into a slot of size_of(inputs) bytes."""
+    layout = tuple((name, array.dtype.char, array.shape) for name, array in inputs.items())
+    for name, view in views(layout, memory, offset).items():
+        view[...] = inputs[name]
+    return layout
+
+
+def size_of(inputs: Inputs) -> int:
+    """How many bytes of a slot the arrays of an item take."""
+    return sum(_aligned(array.nbytes) for array in inputs.values())
+
+
+def views(layout: Layout, memory: memoryview, offset: int) -> Inputs:
+    """The arrays of an item in the slot at `offset`."""
+    arrays: Inputs = {}
+    for name, dtype, shape in layout:
+        array = arrays[name] = np.ndarray(shape, dtype, memory, offset)
+        offset += _aligned(array.nbytes)
+    return arrays
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

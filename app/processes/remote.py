@@ -1,4 +1,16 @@
-"""The front's end of the link: prepared items go to a device process, and rows come back."""
+"""The front's end of the link: prepared items go to a device process, and rows come back.
+
+A front numbers the items that it sends. The arrays of each lie in a slot of the front's memory (see memory.py), and
+the device writes the row over them. Each number comes back once, and then its slot is free again.
+
+    front  -> device   "memory" descriptor
+                       "items" [(number, kind, layout, offset of the slot, tag, digest)]
+                       "drop" [number]: nobody wants these any more
+    device -> front    "rows" when their batch started, the seconds that it took, [number]; 0 s if it was another
+                       front's
+                       "failed" number, error
+                       "free" [number]: dropped before they were computed, or with an item that another front wants
+"""
 
 import asyncio
 import itertools
@@ -7,30 +19,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from app.errors import TooLarge
-from app.processes import messages
 from app.processes.channel import Channel
-from app.processes.memory import SharedMemory
-from app.processes.messages import Layout
+from app.processes.memory import SharedMemory, size_of, write
 from app.serving.item import Item, Stage
 from app.serving.link import Deliver
-from app.towers import Vector
 
 # An item goes to the device at which equal ones are looked for, unless that has so many more under way.
 _MUCH_BUSIER = 8
 
 
 class _Device:
-    """A device process, and the numbers of the items whose slots it has. `heard` is when it last answered."""
+    """A device process, and the items that it has with their slots, by number. `heard` is when it last answered."""
 
     def __init__(self, index: int, sock: socket.socket) -> None:
         self.index = index
         self.channel = Channel(sock)
-        self.slots: dict[int, int] = {}
-        self.layouts: set[int] = set()
+        self.sent: dict[int, tuple[Item, int]] = {}
         self.heard = 0.0
         self.told_as_hanging = False
 
@@ -57,10 +66,6 @@ class RemoteLink:
         self._memory = SharedMemory(capacity)
         self._devices: list[_Device] = []
         self._numbers = itertools.count(1)
-        self._items: dict[int, Item] = {}
-        self._device_of: dict[int, _Device] = {}
-        self._layouts: dict[Layout, tuple[int, Layout]] = {}
-        self._elsewhere: set[int] = set()
         self._waiting: deque[Item] = deque()  # for room, or for a device
         self._dropped: list[int] = []
         self._lock = threading.Lock()
@@ -70,35 +75,24 @@ class RemoteLink:
 
     def stop(self) -> None:
         for device in self._devices:
-            self._loop.remove_reader(device.channel.sock)
-            self._loop.remove_writer(device.channel.sock)
-            device.channel.close()
+            self._disconnect(device)
         self._devices = []
 
     def add_device(self, index: int, sock: socket.socket) -> None:
         """Use a device process, at the other end of `sock`."""
         device = _Device(index, sock)
-        device.channel.send(messages.HELLO, [self._memory.file])
+        device.channel.tell("memory", files=[self._memory.file])
         with self._lock:
             self._devices.append(device)
             self._send_waiting()
         self._loop.add_reader(sock, self._receive, device)
 
-    def announce(self, items: list[Item]) -> None:
-        with self._lock:
-            for item in items if self._devices else ():
-                device = self._number(item)
-                record = messages.ANNOUNCED.pack(item.number, item.key)
-                self._send(device, messages.ANNOUNCE + record)
-
     def submit(self, items: list[Item]) -> None:
         with self._lock:
-            self._submit(items)
+            self._waiting.extend(items)
+            self._send_waiting()
 
     def drop(self, item: Item) -> None:
-        with self._lock:
-            if self._items.pop(item.number, None) is None:
-                return
         if not self._dropped:
             self._loop.call_soon(self._send_dropped)
         self._dropped.append(item.number)
@@ -106,7 +100,7 @@ class RemoteLink:
     def busy_since(self, limit: float) -> float | None:
         """See Link. A device process that hangs is told to `on_hanging`; this one goes on."""
         now = time.monotonic()
-        busy = [device for device in self._devices if device.slots]
+        busy = [device for device in self._devices if device.sent]
         for device in busy:
             if now - device.heard > limit and not device.told_as_hanging:
                 device.told_as_hanging = True
@@ -115,62 +109,43 @@ class RemoteLink:
 
     # with the lock ----------------------------------------------------------------------------
 
-    def _number(self, item: Item) -> _Device:
-        """Give the item a number, if it has none, and a device: the one that it goes to."""
-        if not item.number:
-            item.number = next(self._numbers)
-            least = min(self._devices, key=lambda device: len(device.slots))
-            home = self._devices[item.key[0] % len(self._devices)]
-            busier = len(home.slots) > len(least.slots) + _MUCH_BUSIER
-            self._device_of[item.number] = least if busier else home
-            self._items[item.number] = item
-        return self._device_of[item.number]
-
-    def _submit(self, items: list[Item]) -> None:
-        """Send those that are wanted and that no other front has sent, as far as there is room."""
-        self._waiting.extend(item for item in items if item.number not in self._elsewhere)
-        self._send_waiting()
-
     def _send_waiting(self) -> None:
-        packets: dict[_Device, list[bytes]] = {}
+        """Send those that are still wanted, as far as there is room."""
+        records: dict[_Device, list[tuple[Any, ...]]] = {}
         while self._waiting and self._devices:
             item = self._waiting[0]
-            if item.stage is not Stage.OVER and not self._place(item, packets):
+            if item.stage is not Stage.OVER and not self._place(item, records):
                 break
             self._waiting.popleft()
-        for device, records in packets.items():
-            for packet in messages.joined(messages.ITEMS, records):
-                self._send(device, packet)
+        for device, sent in records.items():
+            self._tell(device, "items", sent)
 
-    def _place(self, item: Item, packets: dict[_Device, list[bytes]]) -> bool:
-        """Write the arrays into a slot and add the record; returns False if there is no room."""
-        device = self._number(item)
-        if item.number in device.slots:  # it was sent meanwhile
-            return True
-        layout = Layout.of(item.kind, item.inputs)
-        # The first of those that are equal has computed its size.
-        number, layout = self._layouts.setdefault(layout, (len(self._layouts), layout))
+    def _place(self, item: Item, records: dict[_Device, list[tuple[Any, ...]]]) -> bool:
+        """Write the arrays into a slot, and the record for the item's device; returns False if there is no room."""
         try:
-            offset = self._memory.take(max(layout.size, 4 * self._width))
+            offset = self._memory.take(max(size_of(item.inputs), 4 * self._width))
         except MemoryError:
             error = TooLarge("becomes more data than the server can hand to its device; send it smaller")
             self._loop.call_soon_threadsafe(self._deliver, [item], error, 0.0)
             return True
         if offset is None:
             return False
-        for name, view in layout.views(self._memory.view, offset).items():
-            view[...] = item.inputs[name]
-        if number not in device.layouts:
-            device.layouts.add(number)
-            self._send(device, messages.layout(number, layout))
-        if not device.slots:
+        device = self._device_for(item)
+        item.number = next(self._numbers)
+        if not device.sent:
             device.heard = time.monotonic()
-        device.slots[item.number] = offset
-        packets.setdefault(device, []).append(messages.ITEM.pack(item.number, number, offset, item.tag, item.key))
+        device.sent[item.number] = item, offset
+        layout = write(item.inputs, self._memory.view, offset)
+        records.setdefault(device, []).append((item.number, item.kind, layout, offset, item.tag, item.key))
         return True
 
-    def _send(self, device: _Device, packet: bytes) -> None:
-        device.channel.send(packet)
+    def _device_for(self, item: Item) -> _Device:
+        home = self._devices[item.key[0] % len(self._devices)]
+        least = min(self._devices, key=lambda device: len(device.sent))
+        return least if len(home.sent) > len(least.sent) + _MUCH_BUSIER else home
+
+    def _tell(self, device: _Device, *values: Any) -> None:
+        device.channel.tell(*values)
         if device.channel.is_blocked:
             self._loop.call_soon_threadsafe(self._flush_later, device)
 
@@ -188,106 +163,59 @@ class RemoteLink:
 
     def _send_dropped(self) -> None:
         dropped, self._dropped = self._dropped, []
-        by_device: dict[_Device, list[int]] = {}
         with self._lock:
-            for number in dropped:
-                self._elsewhere.discard(number)
-                if (device := self._device_of.get(number)) is None:  # its row came meanwhile
-                    continue
-                by_device.setdefault(device, []).append(number)
-                if number not in device.slots:
-                    del self._device_of[number]
-            for device, gone in by_device.items():
-                for packet in messages.numbers(messages.DROP, gone):
-                    self._send(device, packet)
+            for device in self._devices:
+                if gone := [number for number in dropped if number in device.sent]:
+                    self._tell(device, "drop", gone)
 
     def _receive(self, device: _Device) -> None:
         try:
-            while (received := device.channel.receive()) is not None:
-                packet, _ = received
+            for kind, *values in device.channel.told():
                 device.heard = time.monotonic()
-                self._read(device, bytes(packet[:1]), packet[1:])
+                if kind == "rows":
+                    self._take_rows(device, *values)
+                elif kind == "failed":
+                    number, error = values
+                    item, _ = device.sent[number]
+                    self._free(device, [number])
+                    if item.stage is not Stage.OVER:
+                        self._deliver([item], error, 0.0)
+                elif kind == "free":
+                    self._free(device, *values)
         except EOFError:
             self._lose(device)
 
-    def _read(self, device: _Device, kind: bytes, records: memoryview) -> None:
-        if kind in (messages.ROWS, messages.SHARED):
-            started, seconds = messages.TIMES.unpack_from(records)
-            numbers = messages.read_numbers(records[messages.TIMES.size :])
-            shared = kind == messages.SHARED
-            self._take_rows(device, numbers, started, 0.0 if shared else seconds)
-        elif kind == messages.VECTOR:
-            (number,) = messages.NUMBER.unpack_from(records)
-            row = np.frombuffer(records[messages.NUMBER.size :], np.float32).copy()
-            self._take_vector(number, row)
-        elif kind == messages.ELSEWHERE:
-            with self._lock:
-                self._elsewhere.update(number for number in messages.read_numbers(records) if number in self._items)
-        elif kind == messages.YOURS:
-            with self._lock:
-                numbers = messages.read_numbers(records)
-                self._elsewhere.difference_update(numbers)
-                self._submit([item for number in numbers if (item := self._items.get(number)) and item.inputs])
-        elif kind == messages.FAILED:
-            number, error = messages.read_failed(records)
-            item = self._take_item(number)
-            self._free(device, [number])
-            if item is not None:
-                self._deliver([item], error, 0.0)
-        elif kind == messages.FREE:
-            self._free(device, messages.read_numbers(records))
-
-    def _take_item(self, number: int) -> Item | None:
-        with self._lock:
-            self._elsewhere.discard(number)
-            return self._items.pop(number, None)
-
-    def _take_rows(self, device: _Device, numbers: list[int], started: float, seconds: float) -> None:
+    def _take_rows(self, device: _Device, started: float, seconds: float, numbers: list[int]) -> None:
         items, rows = [], []
         for number in numbers:
-            if (item := self._take_item(number)) is not None:
+            item, offset = device.sent[number]
+            if item.stage is not Stage.OVER:
                 item.started = started
                 items.append(item)
-                rows.append(np.ndarray(self._width, np.float32, self._memory.view, device.slots[number]))
+                rows.append(np.ndarray(self._width, np.float32, self._memory.view, offset))
         vectors = np.stack(rows) if rows else None
         self._free(device, numbers)
         if vectors is not None:
             self._deliver(items, vectors, seconds)
 
-    def _take_vector(self, number: int, row: Vector) -> None:
-        item = self._take_item(number)
-        if item is None:
-            return
-        with self._lock:
-            device = self._device_of[number]
-            if number in device.slots:  # it was sent before this arrived
-                self._send(device, messages.DROP + messages.NUMBER.pack(number))
-            else:
-                del self._device_of[number]
-        self._deliver([item], row[None], 0.0)
-
     def _free(self, device: _Device, numbers: list[int]) -> None:
         """Their slots are free for what waits."""
         with self._lock:
             for number in numbers:
-                self._memory.give_back(device.slots.pop(number))
-                self._device_of.pop(number, None)
+                self._memory.give_back(device.sent.pop(number)[1])
             self._send_waiting()
 
     def _lose(self, device: _Device) -> None:
         """A device process has ended: its items go elsewhere."""
+        self._disconnect(device)
+        with self._lock:
+            self._devices.remove(device)
+            for item, offset in device.sent.values():
+                self._memory.give_back(offset)
+                self._waiting.append(item)
+            self._send_waiting()
+
+    def _disconnect(self, device: _Device) -> None:
         self._loop.remove_reader(device.channel.sock)
         self._loop.remove_writer(device.channel.sock)
         device.channel.close()
-        with self._lock:
-            self._devices.remove(device)
-            for offset in device.slots.values():
-                self._memory.give_back(offset)
-            lost = [number for number, other in self._device_of.items() if other is device]
-            items = [item for number in lost if (item := self._items.pop(number, None))]
-            for number in lost:
-                del self._device_of[number]
-                self._elsewhere.discard(number)
-            for item in items:
-                item.number = 0
-            self._submit([item for item in items if item.inputs])

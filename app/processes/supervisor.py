@@ -53,18 +53,6 @@ class _Child:
     offered: deque[socket.socket] = field(default_factory=deque)
 
 
-def _run_device(module: str, file: int) -> int:
-    """Start a device process with the descriptor of its channel; returns its id."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, str(file), str(os.getpid())],
-        env=python_environment(),
-        pass_fds=[file],
-        stdin=subprocess.DEVNULL,
-    )
-    process.returncode = 0  # it is the supervisor that waits for its end
-    return process.pid
-
-
 class Supervisor:
     """Owns the listening sockets and all processes. `devices` are the settings of each device process."""
 
@@ -95,7 +83,8 @@ class Supervisor:
         self._listening = False
         self._connections: deque[socket.socket] = deque()  # that have no front yet
         self._departed: list[bytes] = []
-        self._collecting: list[tuple[_Child, set[_Child]]] = []
+        self._collecting: set[_Child] = set()  # those who asked for the metrics of all
+        self._silent: set[_Child] = set()  # those who have not told theirs yet
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note_signal)
@@ -193,23 +182,24 @@ class Supervisor:
                     _log.critical("device %d hangs, and is ended", device.index)
                     self._kill(device)
         elif kind == "collect":
-            others = {each for each in (*self._fronts, *self._devices) if each is not child}
-            self._collecting.append((child, others))
-            for each in others:
-                self._tell(each, "metrics")
-            self._finish_collecting()
+            self._collecting.add(child)
+            if not self._silent:
+                self._silent = {*self._fronts, *self._devices}
+                for each in self._silent:
+                    self._tell(each, "metrics")
         elif kind == "metrics":
             child.snapshot = values[0]
-            for _, missing in self._collecting:
-                missing.discard(child)
-            self._finish_collecting()
+            self._hear_metrics(child)
 
-    def _finish_collecting(self) -> None:
-        for each in [each for each in self._collecting if not each[1]]:
-            self._collecting.remove(each)
-            others = [child.snapshot for child in (*self._fronts, *self._devices) if child is not each[0]]
-            snapshots = [snapshot for snapshot in (*others, *self._departed, self._metrics.snapshot()) if snapshot]
-            self._tell(each[0], "collected", snapshots)
+    def _hear_metrics(self, child: _Child) -> None:
+        """A process has told its metrics, or never will."""
+        self._silent.discard(child)
+        if not self._silent:
+            snapshots = [each.snapshot for each in (*self._fronts, *self._devices)]
+            snapshots += [*self._departed, self._metrics.snapshot()]
+            for front in self._collecting:
+                self._tell(front, "collected", [each for each in snapshots if each])
+            self._collecting = set()
 
     # connections ------------------------------------------------------------------------------
 
@@ -228,31 +218,38 @@ class Supervisor:
         """Hand all that connect now to the fronts that have the fewest connections."""
         while any(front.is_up for front in self._fronts):
             try:
-                connection, _ = listening.accept()
+                self._connections.append(listening.accept()[0])
+                self._place_connections()
             except BlockingIOError:
                 return
             except OSError as error:
                 _log.warning("a connection could not be accepted: %s", error)
+                time.sleep(_TICK)  # the port stays readable; those that the fronts have taken are closed meanwhile
                 return
-            self._connections.append(connection)
-            self._place_connections()
 
     def _place_connections(self) -> None:
         """Those that have the model come first: a front that was replaced gets it in a moment."""
         while self._connections and (up := [front for front in self._fronts if front.is_up]):
             connection = self._connections.popleft()
             front = min(up, key=lambda front: (not front.has_model, front.connections))
+            self._tell(front, "connection", files=[connection.fileno()])
             front.connections += 1
             front.offered.append(connection)
-            self._tell(front, "connection", files=[connection.fileno()])
 
     # processes --------------------------------------------------------------------------------
 
     def _start_device(self, settings: Settings, module: str) -> None:
         ours, theirs = Channel.pair()
-        process = _run_device(module, theirs.sock.fileno())
+        file = theirs.sock.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(file), str(os.getpid())],
+            env=python_environment(),
+            pass_fds=[file],
+            stdin=subprocess.DEVNULL,
+        )
+        process.returncode = 0  # it is the supervisor that waits for its end
         theirs.close()
-        child = _Child(len(self._devices), process, ours)
+        child = _Child(len(self._devices), process.pid, ours)
         self._devices.append(child)
         self._watch(child)
         self._tell(child, "settings", settings, self._count)
@@ -311,10 +308,9 @@ class Supervisor:
         self._selector.unregister(child.channel.sock)
         child.channel.close()
         self._kill(child)
-        _, status = os.waitpid(child.process, 0)
-        self._collecting = [each for each in self._collecting if each[0] is not child]
-        for _, missing in self._collecting:
-            missing.discard(child)
+        code = os.waitstatus_to_exitcode(os.waitpid(child.process, 0)[1])
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        self._collecting.discard(child)
         if child.snapshot:
             from app.serving.metrics import counts_of
 
@@ -322,14 +318,14 @@ class Supervisor:
         if child in self._devices:
             self._devices.remove(child)
             if self._asked_at is None:
-                self._lose_device(child, _ended(status))
+                self._lose_device(child, how)
         else:
             self._fronts.remove(child)
             self._connections.extend(child.offered)
             self._place_connections()
             if self._asked_at is None:
-                self._replace(child, _ended(status))
-        self._finish_collecting()
+                self._replace(child, how)
+        self._hear_metrics(child)
 
     def _lose_device(self, child: _Child, how: str) -> None:
         if self._devices:
@@ -437,8 +433,3 @@ def supervise(settings: Settings, sockets: list[socket.socket], fronts: int, dev
 
     _log.warning("one process serves: only the one that loads this model can prepare its inputs (WORKERS)")
     return serve(devices[0], sockets)
-
-
-def _ended(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

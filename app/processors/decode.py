@@ -89,14 +89,14 @@ def _refusal(data: bytes, error: Exception) -> InvalidRequest:
     if unidentified and not name:
         hint = looks_like(data, "send JPEG, PNG, WebP or another common format")
         return NoPicture(f"is no picture that can be read; {hint}")
-    broken, layout = f"is a broken {name or 'or unusual'} picture", layouts.describe_tiff(data)
+    broken = f"is a broken {name or 'or unusual'} picture"
     if is_cut_off(data) or "truncated" in said or isinstance(error, EOFError):
         return BrokenPicture(f"{broken}; it may be cut off")
     if unidentified or isinstance(error, NotImplementedError) or "unsupported" in said or "not available" in said:
         variant = f"is a {name or 'picture'} of a variant that is not supported, or its header is broken"
-        return UnsupportedPicture(f"{variant}{layout}; {_SAVE_AS}")
-    if layout:
-        broken += f", or of a variant that is not supported{layout}"
+        return UnsupportedPicture(f"{variant}; {_SAVE_AS}")
+    if name == "TIFF":
+        broken += ", or of a variant that is not supported"
     return BrokenPicture(f"{broken}; {_SAVE_AS}")
 
 

@@ -49,20 +49,16 @@ class ImageProcessor:
     @classmethod
     def from_processor(cls, config: dict[str, Any]) -> Self | None:
         """From the config of an image processor of transformers; None if it does something else."""
-        size, crop = config.get("size"), config.get("crop_size")
-        if isinstance(size, int):
-            size = {"shortest_edge": size} if config.get("do_center_crop") else {"height": size, "width": size}
-        if isinstance(crop, int):
-            crop = {"height": crop, "width": crop}
-        final = crop if config.get("do_center_crop") else size
-        common = _common_fields(config)
-        if common is None or not isinstance(size, dict) or not final or not {"height", "width"} <= final.keys():
+        size, common = config.get("size"), _common_fields(config)
+        final = config.get("crop_size") if config.get("do_center_crop") else size
+        if common is None or not isinstance(size, dict) or not isinstance(final, dict):
+            return None
+        if not {"height", "width"} <= final.keys():
             return None
         edge = size.get("shortest_edge")
         if edge is not None and edge < max(final["height"], final["width"]):
             return None
-        crop_to_even = config.get("crop_to_even", False)
-        return cls(final["height"], final["width"], edge, crop_to_even=crop_to_even, **common)
+        return cls(final["height"], final["width"], edge, **common)
 
     def __call__(self, image: Image.Image) -> Inputs:
         """Upright RGB picture to {"pixels": uint8 (height, width, 3)}."""

@@ -1,11 +1,12 @@
 """Pictures of rare formats, decoded in processes apart that can be ended wherever they are (see worker.py)."""
 
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
+from multiprocessing import Pipe
 from typing import Any
 
 from PIL import Image
@@ -14,7 +15,6 @@ from app.child_process import python_environment
 from app.errors import ABOUT_PICTURES, BrokenPicture, InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import Decoded
 from app.processors.formats import format_of
-from app.processors.worker import receive, send
 
 # A process that computes is ended by its own timer; so many seconds are for one that does not get to.
 _STALL_SECONDS = 30.0
@@ -24,8 +24,7 @@ class _Process(subprocess.Popen[bytes]):
     """One process, which has one picture at a time. Raises OSError if it cannot be started."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
-        self._stream = self._socket.makefile("rwb")
+        self._connection, theirs = Pipe()
         with theirs:
             super().__init__(
                 [sys.executable, "-m", "app.processors.worker", str(os.getpid()), str(theirs.fileno())],
@@ -39,14 +38,16 @@ class _Process(subprocess.Popen[bytes]):
 
     def ask(self, task: dict[str, Any], data: bytes, patience: float) -> tuple[dict[str, Any], bytes]:
         """Its answer (see worker.py). Raises TimeoutError, or OSError or EOFError where it ended."""
-        self._socket.settimeout(patience)
-        send(self._stream, task, data)
-        return receive(self._stream)
+        self._connection.send_bytes(json.dumps(task).encode())
+        self._connection.send_bytes(data)
+        if not self._connection.poll(patience):
+            raise TimeoutError
+        return json.loads(self._connection.recv_bytes()), self._connection.recv_bytes()
 
     def end(self) -> None:
         self.kill()
         self.wait()
-        self._socket.close()
+        self._connection.close()
 
 
 class DecoderProcesses:

@@ -4,10 +4,9 @@ They were found by comparing Pillow with tifffile, OpenJPEG and the formats' spe
 tests/processors/test_layouts.py.
 """
 
-import io
 from typing import Any
 
-from PIL import Image, TiffTags
+from PIL import Image
 from PIL import TiffImagePlugin as tiff
 
 # Icons have 256 x 256 pixels at most; what is much larger is no icon.
@@ -51,20 +50,6 @@ def mend_transparency(image: Image.Image, data: bytes) -> None:
 def alpha_is_unused(image: Image.Image) -> bool:
     """Whether it is a TGA, loaded, whose writer left the fourth sample at 0 throughout."""
     return image.format == "TGA" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
-
-
-def describe_tiff(data: bytes) -> str:
-    """The tags of a TIFF's first picture, in brackets after a space; empty if there are none that can be read."""
-    try:
-        tags = tiff.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
-        file = io.BytesIO(data)
-        file.seek(tags.next)
-        tags.load(file)
-    except Exception:  # of nearly any kind, for what is broken
-        return ""
-    named = (tiff.PHOTOMETRIC_INTERPRETATION, tiff.BITSPERSAMPLE, tiff.SAMPLEFORMAT, tiff.COMPRESSION)
-    layout = ", ".join(f"{TiffTags.lookup(tag).name} {str(tags[tag])[:40]}" for tag in named if tag in tags)
-    return f" ({layout})" if layout else ""
 
 
 def _misread_tiff(image: Image.Image) -> str:

@@ -13,18 +13,19 @@ def collate(items: list[Inputs], padding: Padding, empty: Empty = np.empty) -> I
     batch: Inputs = {}
     for name in items[0]:
         arrays = [item[name] for item in items]
-        shape = tuple(map(max, zip(*(array.shape for array in arrays), strict=True)))
+        shapes = {array.shape for array in arrays}
+        shape = tuple(map(max, zip(*shapes, strict=True)))
         if len(shape) == 1 and padding.max_tokens is not None and not padding.same_length:
             shape = (padded_length(shape[0], padding.max_tokens),)
-        is_padded = any(array.shape != shape for array in arrays)
+        is_padded = shapes != {shape}
         if len(arrays) == 1 and not is_padded:
             batch[name] = arrays[0][None]
             continue
-        batch[name] = empty((len(items), *shape), arrays[0].dtype)
+        rows = batch[name] = empty((len(items), *shape), arrays[0].dtype)
         if is_padded:
-            batch[name].fill(padding.values.get(name, 0))
-        for row, array in zip(batch[name], arrays, strict=True):
-            row[tuple(map(slice, array.shape))] = array
+            rows.fill(padding.values.get(name, 0))
+        for row, array in enumerate(arrays):
+            rows[row][tuple(map(slice, array.shape))] = array
     return batch
 
 

@@ -35,6 +35,8 @@ LONGEST_WORD = 2**18
 MAX_BYTES = 8 * 2**20
 MAX_FOREIGN_BYTES = 2**20
 _QUICK_BYTES = 512
+# Where an Encoding has what the model takes.
+_FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
 def clean_text(text: str, name: str) -> str:
@@ -110,13 +112,8 @@ class TextProcessor:
         return [self._inputs(encoding) for encoding in encodings]
 
     def _inputs(self, encoding: Encoding) -> Inputs:
-        arrays = {
-            "input_ids": encoding.ids,
-            "attention_mask": encoding.attention_mask,
-            "token_type_ids": encoding.type_ids,
-        }
-        inputs = {name: np.array(arrays[name], np.int64) for name in self.names}
-        is_full = len(encoding.ids) >= self.max_length and encoding.attention_mask[-1]
+        inputs = {name: np.array(getattr(encoding, _FIELDS[name]), np.int64) for name in self.names}
+        is_full = len(encoding) >= self.max_length and encoding.attention_mask[-1]
         return CutInputs(inputs) if is_full and encoding.overflowing else inputs
 
     def count_tokens(self, text: str | bytes) -> int:

@@ -2,7 +2,7 @@
 
 Through the socket DESCRIPTOR it takes one picture after the other, and answers each:
 
-    ->  {"max_pixels": n, "seconds": s, "legacy": bool, "decode": bool} and the picture's bytes (see send)
+    ->  {"max_pixels": n, "seconds": s, "legacy": bool, "decode": bool} and the picture's bytes
     <-  {"size": [width, height], "decoded_bytes": n}, or, where it is to decode,
         {"size": [width, height], "mode": "RGB" or "L", "orientation": tag} and the pixels, or
         {"error": message, "cause": word}
@@ -16,10 +16,10 @@ import io
 import json
 import resource
 import signal
-import socket
 import sys
 import warnings
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,6 @@ _BYTES_A_PIXEL = 32
 _INNER_PIXELS = 2**22
 
 
-def send(stream: io.BufferedRWPair, fields: dict[str, Any], data: bytes = b"") -> None:
-    """Write a line of JSON, which says how many bytes follow it, and these."""
-    stream.write(json.dumps({**fields, "bytes": len(data)}).encode() + b"\n")
-    stream.write(data)
-    stream.flush()
-
-
-def receive(stream: io.BufferedRWPair) -> tuple[dict[str, Any], bytes]:
-    """What send() wrote. Raises EOFError if the other side ended before."""
-    if not (line := stream.readline()).endswith(b"\n"):
-        raise EOFError
-    fields: dict[str, Any] = json.loads(line)
-    data = stream.read(fields["bytes"])
-    if len(data) < fields["bytes"]:
-        raise EOFError
-    return fields, data
-
-
 def main(server: int, descriptor: int) -> None:
     """Serve the process with the id `server` until it ends, or until it has had nothing to do for a while."""
     end_with(server)
@@ -63,18 +45,14 @@ def main(server: int, descriptor: int) -> None:
         resource.setrlimit(limit, (0, 0))
     with contextlib.suppress(OSError):  # the first to go where memory runs out
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
-    connection = socket.socket(fileno=descriptor)
-    connection.settimeout(_IDLE_SECONDS)
-    stream = connection.makefile("rwb")
-    while True:
-        try:
-            task, data = receive(stream)
-        except TimeoutError:
-            return
+    connection = Connection(descriptor)
+    while connection.poll(_IDLE_SECONDS):
+        task, data = json.loads(connection.recv_bytes()), connection.recv_bytes()
         signal.setitimer(signal.ITIMER_PROF, task["seconds"])
         answer, pixels = _work(data, task["max_pixels"], task["legacy"], task["decode"])
         signal.setitimer(signal.ITIMER_PROF, 0)
-        send(stream, answer, pixels)
+        connection.send_bytes(json.dumps(answer).encode())
+        connection.send_bytes(pixels)
 
 
 def _work(data: bytes, max_pixels: int, legacy: bool, decode: bool) -> tuple[dict[str, Any], bytes]:

@@ -6,11 +6,13 @@ query never waits behind an import.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from queue import SimpleQueue
-from threading import Semaphore, Thread
+from threading import Lock, Semaphore, Thread
 from typing import Protocol
+
+import numpy as np
 
 from app.errors import EngineBroken, OutOfMemory, ServiceError, describe_unforeseen
 from app.processors.padding import collate
@@ -26,23 +28,19 @@ _MAX_PADDING = 0.1
 Outcome = Vectors | ServiceError
 """float32 rows of shape (items, width), or the error of the item."""
 
-Arrival = tuple[list[Item], bool]
-"""Prepared items, or those of a batch that failed; the second value says which."""
+_Finish = Callable[[], Outcome | None]
+"""Waits for the rows of a batch that the device has begun, or says how it failed to begin: see Computing._outcome."""
 
 
 class Arrivals(Protocol):
-    """Where prepared items come from; None is the end. A SimpleQueue, or what front processes send."""
+    """Where prepared items come from: a SimpleQueue, or what front processes send."""
 
-    def get(self) -> Arrival | None:
-        """The next that arrive, or an empty list for something else that happened. Waits for it."""
+    def get(self) -> list[Item] | None:
+        """The next that arrive; none if something else happened, None at the end. Waits for it."""
         ...
 
     def empty(self) -> bool:
         """Whether get() would wait."""
-        ...
-
-    def put(self, arrival: Arrival | None, /) -> None:
-        """Add items, from any thread."""
         ...
 
 
@@ -54,27 +52,18 @@ class Ready:
         self._items: dict[str, list[Item]] = {kind: [] for kind in limits}
         self._last_items = {kind: each.items for kind, each in limits.items()}
         self._last_source = dict.fromkeys(limits, 0)
-        self._parts: list[list[Item]] = []
         self._last_kind = ""
 
     @property
     def is_empty(self) -> bool:
-        return not self._parts and not any(self._items.values())
+        return not any(self._items.values())
 
     def add(self, items: Iterable[Item]) -> None:
         for item in items:
             self._items[item.kind].append(item)
 
-    def add_halves(self, batch: list[Item]) -> None:
-        """Queue the halves of a batch that failed, down to the item that is at fault."""
-        middle = (len(batch) + 1) // 2
-        self._parts += [batch[:middle], batch[middle:]]
-
     def next_batch(self) -> list[Item]:
         """What the device computes next, of each kind in turn; empty if nothing wanted is ready."""
-        while self._parts:
-            if part := [item for item in self._parts.pop(0) if item.stage is not Stage.OVER]:
-                return part
         for kind in sorted(self._items, key=lambda kind: kind == self._last_kind):
             self._items[kind] = wanted = [item for item in self._items[kind] if item.stage is not Stage.OVER]
             if wanted:
@@ -138,20 +127,17 @@ class Computing:
         self._on_broken = on_broken
         self._arrivals = arrivals
         self._metrics = {kind: metrics.of_kind(kind) for kind in towers}
-        self._launched: SimpleQueue[tuple[list[Item], Callable[[], Vectors]] | None] = SimpleQueue()
-        self._slots = Semaphore(2) if overlap else None
+        self._launched: SimpleQueue[tuple[list[Item], _Finish] | None] = SimpleQueue()
+        self._beside = Semaphore(1)
+        self._starting = Lock()
         self._started: dict[int, float] = {}
-        steps = [self._launch, self._finish_launched] if overlap else [self._launch]
+        steps = [self._launch, self._finish_launched] if overlap else [self._compute]
         self._threads = [Thread(target=self._work, args=(step,), name="device", daemon=True) for step in steps]
 
     def start(self) -> None:
+        """Start the threads; they end with the arrivals."""
         for thread in self._threads:
             thread.start()
-
-    def stop(self) -> None:
-        """End the threads once they have finished what they have."""
-        self._arrivals.put(None)
-        self._launched.put(None)
 
     def running_since(self) -> float | None:
         """When the oldest batch under way began, by time.monotonic(); None if there is none."""
@@ -164,79 +150,81 @@ class Computing:
             _log.critical("the device's thread failed: %s", describe_unforeseen(error))
             self._on_broken(f"the device's thread failed ({type(error).__name__}); the server's log says why")
 
+    def _compute(self) -> None:
+        """Without overlap one thread does all."""
+        for batch in self._batches():
+            self._settle(batch, self._outcome(batch, self._start(batch)))
+
     def _launch(self) -> None:
+        for batch in self._batches():
+            self._launched.put((batch, self._start(batch)))
+            self._beside.acquire()  # before the next one is chosen
+        self._launched.put(None)
+
+    def _finish_launched(self) -> None:
+        while (launched := self._launched.get()) is not None:
+            batch, finish = launched
+            outcome = self._outcome(batch, finish)
+            self._beside.release()
+            self._settle(batch, outcome)
+
+    def _batches(self) -> Iterator[list[Item]]:
+        """What the device computes next; chosen when it is asked for."""
         ready = Ready({kind: tower.limits for kind, tower in self._towers.items()})
         while True:
-            if self._slots is not None:
-                self._slots.acquire()
-            batch: list[Item] = []
-            while not batch:
-                if not self._take_arrivals(ready):
+            while ready.is_empty or not self._arrivals.empty():
+                if (items := self._arrivals.get()) is None:
                     return
-                batch = ready.next_batch()
-            self._begin(batch)
-
-    def _take_arrivals(self, ready: Ready) -> bool:
-        """Add all that has arrived, waiting if nothing is ready; returns False once stopped."""
-        while ready.is_empty or not self._arrivals.empty():
-            if (arrival := self._arrivals.get()) is None:
-                return False
-            items, failed = arrival
-            if failed:
-                ready.add_halves(items)
-            else:
                 ready.add(items)
-        return True
+            if batch := ready.next_batch():
+                yield batch
 
-    def _begin(self, batch: list[Item]) -> None:
+    def _start(self, batch: list[Item]) -> _Finish:
         now = self._started[id(batch)] = time.monotonic()
         for item in batch:
             item.started = now
         tower = self._towers[batch[0].kind]
         try:
-            finish = tower.session.start(collate([item.inputs for item in batch], tower.padding, tower.empty))
+            inputs = collate([item.inputs for item in batch], tower.padding, tower.empty)
+            with self._starting:
+                return tower.session.start(inputs)
         except BaseException as cause:  # a native library's panic is no Exception
-            self._recover(batch, cause)
-            return
-        if self._slots is None:
-            self._finish(batch, finish)
-        else:
-            self._launched.put((batch, finish))
+            failure = self._failure(batch, cause)
+        return lambda: failure
 
-    def _finish_launched(self) -> None:
-        while (launched := self._launched.get()) is not None:
-            self._finish(*launched)
-
-    def _finish(self, batch: list[Item], finish: Callable[[], Vectors]) -> None:
+    def _outcome(self, batch: list[Item], finish: _Finish) -> Outcome | None:
+        """The rows or the error; None if the batch failed and its halves are to be tried."""
         try:
-            vectors = finish()
-            if vectors.shape != (len(batch), self._width):
-                raise ValueError(f"the engine gave shape {vectors.shape} for {len(batch)} items")
+            outcome = finish()
+            if isinstance(outcome, np.ndarray) and outcome.shape != (len(batch), self._width):
+                raise ValueError(f"the engine gave shape {outcome.shape} for {len(batch)} items")
+            return outcome
         except BaseException as cause:
-            self._recover(batch, cause)
-            return
-        seconds = self._end(batch)
-        metrics = self._metrics[batch[0].kind]
-        metrics.computing_seconds.observe(seconds)
-        metrics.batch_items.observe(len(batch))
-        self._deliver(batch, vectors, seconds)
+            return self._failure(batch, cause)
 
-    def _recover(self, batch: list[Item], cause: BaseException) -> None:
-        """Try a batch of several again in halves; fail the jobs of a single item."""
-        seconds = self._end(batch)
-        if isinstance(cause, EngineBroken):
-            self._on_broken(str(cause))
-        elif len(batch) > 1:
-            kind = batch[0].kind
-            _log.warning("a batch of %d %s failed (%s); trying its halves", len(batch), kind, type(cause).__name__)
-            self._arrivals.put((batch, True))
+    def _failure(self, batch: list[Item], cause: BaseException) -> ServiceError | None:
+        """The same for a batch that failed, without `cause`: that would keep the batch's memory from its halves."""
+        kind = batch[0].kind
+        if isinstance(cause, EngineBroken) or len(batch) == 1:
+            return error_for(cause, kind, "computed")
+        _log.warning("a batch of %d %s failed (%s); trying its halves", len(batch), kind, type(cause).__name__)
+        return None
+
+    def _settle(self, batch: list[Item], outcome: Outcome | None) -> None:
+        """Deliver the outcome of a batch, or try its halves, down to the item at fault."""
+        seconds = time.monotonic() - self._started.pop(id(batch))
+        if outcome is None:
+            middle = (len(batch) + 1) // 2
+            for half in (batch[:middle], batch[middle:]):
+                self._settle(half, self._outcome(half, self._start(half)))
+        elif isinstance(outcome, EngineBroken):
+            self._on_broken(str(outcome))
         else:
-            self._deliver(batch, error_for(cause, batch[0].kind, "computed"), seconds)
-
-    def _end(self, batch: list[Item]) -> float:
-        if self._slots is not None:
-            self._slots.release()
-        return time.monotonic() - self._started.pop(id(batch))
+            if not isinstance(outcome, ServiceError):
+                metrics = self._metrics[batch[0].kind]
+                metrics.computing_seconds.observe(seconds)
+                metrics.batch_items.observe(len(batch))
+            self._deliver(batch, outcome, seconds)
 
 
 def error_for(cause: BaseException, kind: str, done: str) -> ServiceError:

@@ -118,9 +118,10 @@ class Job:
 class Item:
     """One input, computed once for all jobs that want it, even if some of them leave.
 
-    `content` is dropped once the item is prepared. `tag` orders the turns. By time.monotonic(), 0 before: when the
-    item was `added`, `taken` to be prepared, `prepared`, and when its batch `started`. `source` is the front process
-    that prepared it, and `number` its name between processes; both are 0 within one process.
+    `content` is dropped once the item is prepared: then it has `inputs`, or an `error`. `tag` orders the turns. By
+    time.monotonic(), 0 before: when the item was `added`, `taken` to be prepared, `prepared`, and when its batch
+    `started`. `source` is the front process that prepared it, and `number` its name between processes; both are 0
+    within one process.
     """
 
     kind: str
@@ -131,6 +132,7 @@ class Item:
     stage: Stage = Stage.WAITING
     jobs: dict[Job, None] = field(default_factory=dict)
     inputs: Inputs = field(default_factory=dict)
+    error: ServiceError | None = None
     taken: float = 0.0
     prepared: float = 0.0
     started: float = 0.0

@@ -6,7 +6,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from app.serving.computing import Arrival, Computing, Outcome
+from app.serving.computing import Computing, Outcome
 from app.serving.item import Item
 from app.serving.metrics import Metrics
 from app.towers import Tower
@@ -25,10 +25,6 @@ class Link(Protocol):
 
     def stop(self) -> None:
         """End it; what is under way is finished or not."""
-        ...
-
-    def announce(self, items: list[Item]) -> None:
-        """Say that these items will be prepared, unless another process has them. For the event loop."""
         ...
 
     def submit(self, items: list[Item]) -> None:
@@ -63,7 +59,7 @@ class LocalLink:
     ) -> None:
         """For `overlap` see Computing."""
         self._loop = asyncio.get_running_loop()
-        self._arrivals: SimpleQueue[Arrival | None] = SimpleQueue()
+        self._arrivals: SimpleQueue[list[Item] | None] = SimpleQueue()
         self._computing = Computing(
             towers,
             width,
@@ -73,13 +69,13 @@ class LocalLink:
             metrics,
             overlap=overlap,
         )
-        self.start, self.stop = self._computing.start, self._computing.stop
+        self.start = self._computing.start
 
-    def announce(self, items: list[Item]) -> None:
-        """No other process has them."""
+    def stop(self) -> None:
+        self._arrivals.put(None)
 
     def submit(self, items: list[Item]) -> None:
-        self._arrivals.put((items, False))
+        self._arrivals.put(items)
 
     def drop(self, item: Item) -> None:
         """The device sees it by the item's stage."""

@@ -79,9 +79,10 @@ class Metrics:
     def of_kind(self, kind: str) -> KindMetrics:
         return KindMetrics(self, kind)
 
-    def count_answer(self, path: str, status: int) -> None:
+    def count_answer(self, path: str, status: int, seconds: float) -> None:
         """Count an answer to a request for vectors; others are not counted."""
         if path in ("/vectorize", "/v1/embeddings"):
+            self.request_seconds.observe(seconds)
             (self._answered.get(status) or self.responses.labels(status)).inc()
 
     def dump(self) -> bytes:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from app.errors import EngineBroken, Overloaded, ServiceError, Unavailable, describe_unforeseen
+from app.processors.picture import PictureProcessor
+from app.processors.text import TextPreparer
 from app.serving.computing import Outcome, error_for
 from app.serving.item import Caller, Item, Job, Stage
 from app.serving.link import Connect
@@ -38,20 +40,8 @@ _TOGETHER_ON_THE_LOOP = 32
 _MAX_TURNS = 4
 
 
-class Preparer(Protocol):
-    """Turns the items of one tower into arrays. Safe on any thread."""
-
-    def is_quick(self, content: bytes) -> bool:
-        """Whether preparing takes less time than waking a thread."""
-        ...
-
-    def __call__(self, content: bytes) -> Inputs:
-        """The arrays of one item. Raises ServiceError, or whatever a library raises."""
-        ...
-
-    def many(self, contents: list[bytes]) -> list[Inputs]:
-        """The arrays of several quick items."""
-        ...
+Preparer = TextPreparer | PictureProcessor
+"""Turns the items of one tower into arrays, on any thread. May raise whatever a library raises."""
 
 
 class Preparing:
@@ -173,7 +163,7 @@ class Preparing:
         """Call after each change. What changes in the next few turns of the event loop, which take microseconds, is
         handed out together: that wakes the device once."""
         self._changed = True
-        if not self._handing_out:
+        if self._turns.jobs and not self._handing_out:
             self._handing_out = True
             self._loop.call_soon(self._wait_for_calm, _MAX_TURNS)
 
@@ -191,11 +181,10 @@ class Preparing:
         while items := self._take_together():
             quick = self._preparers[items[0].kind].is_quick(items[0].content)
             if quick and len(ready) + len(items) <= _TOGETHER_ON_THE_LOOP:
-                self._prepared(items, self._prepare(items))
+                self._prepare(items)
+                self._prepared(items)
                 ready += items
             else:
-                if not quick:
-                    self._link.announce(items)
                 self._preparing.update(dict.fromkeys(items))
                 self._tasks.put(items)
         # At the end: the device's thread would only wait for the interpreter while this one goes on.
@@ -216,16 +205,16 @@ class Preparing:
                 break
         return items
 
-    def _prepared(self, items: list[Item], errors: list[ServiceError | None]) -> None:
+    def _prepared(self, items: list[Item]) -> None:
         """Items were prepared, or cannot be, or are not wanted any more."""
         now = time.monotonic()
         metrics = self._kind_metrics[items[0].kind]
-        for item, error in zip(items, errors, strict=True):
+        for item in items:
             self._preparing.pop(item, None)
             self._turns.prepared(item, now)
-            if error is not None:
-                metrics.count_failed(error.cause)
-                self._turns.failed(item, error, now)
+            if item.error is not None:
+                metrics.count_failed(item.error.cause)
+                self._turns.failed(item, item.error, now)
             elif item.inputs:
                 metrics.preparing_seconds.observe((item.prepared - item.taken) / len(items))
                 if isinstance(item.inputs, CutInputs):
@@ -253,44 +242,32 @@ class Preparing:
         """What each preparing thread runs."""
         try:
             while (items := self._tasks.get()) is not None:
-                errors = self._prepare(items)
+                self._prepare(items)
                 self._submit(items)
-                self._on_loop(self._prepared_on_thread, items, errors)
+                self._on_loop(self._prepared_on_thread, items)
         except BaseException as error:  # if a thread ended unseen, requests would wait for ever
             _log.critical("a preparing thread failed: %s", describe_unforeseen(error))
             message = f"a preparing thread failed ({type(error).__name__}); the server's log says why"
             self._on_loop(self.give_up, message)
 
-    def _prepared_on_thread(self, items: list[Item], errors: list[ServiceError | None]) -> None:
-        self._prepared(items, errors)
+    def _prepared_on_thread(self, items: list[Item]) -> None:
+        self._prepared(items)
         self._hand_out_soon()
 
-    def _prepare(self, items: list[Item]) -> list[ServiceError | None]:
-        """Prepare those that are still wanted; returns what is wrong with each, if anything."""
+    def _prepare(self, items: list[Item]) -> None:
+        """Give each that is still wanted its arrays, or its error."""
         wanted = [item for item in items if item.stage is not Stage.OVER]
-        outcomes = dict(zip(wanted, self._arrays(wanted), strict=True))
-        now = time.monotonic()
-        for item, outcome in outcomes.items():
-            if not isinstance(outcome, ServiceError):
-                item.inputs, item.prepared = outcome, now
-        errors = {item: outcome for item, outcome in outcomes.items() if isinstance(outcome, ServiceError)}
-        return [errors.get(item) for item in items]
-
-    def _arrays(self, items: list[Item]) -> list[Inputs | ServiceError]:
-        if not items:
-            return []
-        kind = items[0].kind
-        preparer = self._preparers[kind]
-        if len(items) > 1:
+        preparer = self._preparers[items[0].kind]
+        arrays: list[Inputs] = []
+        if len(wanted) > 1:
             with suppress(BaseException):  # also a library's panic; the loop below finds which of them is at fault
-                return [*preparer.many([item.content for item in items])]
-        outcomes: list[Inputs | ServiceError] = []
-        for item in items:
+                arrays = preparer.many([item.content for item in wanted])
+        for at, item in enumerate(wanted):
             try:
-                outcomes.append(preparer(item.content))
+                item.inputs = arrays[at] if arrays else preparer(item.content)
+                item.prepared = time.monotonic()
             except BaseException as cause:
-                outcomes.append(error_for(cause, kind, "prepared"))
-        return outcomes
+                item.error = error_for(cause, item.kind, "prepared")
 
     def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended, so nobody waits

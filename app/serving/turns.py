@@ -13,6 +13,7 @@ their time are refused. A client that leaves changes nothing for the others.
 
 import heapq
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -243,7 +244,7 @@ class Turns:
         lane.virtual_time += len(items) / max(1, len(lane.jobs))
         self.progress = now
         finite = [True] * len(items)
-        if not np.isfinite(vectors.sum()):  # quick, and wrong only where a sum overflows
+        if not math.isfinite(vectors.sum()):  # quick, and wrong only where a sum overflows
             finite = np.all(np.isfinite(vectors), axis=1).tolist()
         for item, vector, good in zip(items, vectors, finite, strict=True):
             if not good:

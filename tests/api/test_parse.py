@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.api.reader as reader
+from app.api import reader, vectorize
 from app.api.vectorize import parse_request
 from app.errors import InvalidRequest, TooLarge
 from tests.support.search import times
@@ -24,12 +24,13 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture(autouse=True, scope="module", params=[1, 1000])
+@pytest.fixture(autouse=True, scope="module", params=[(1, 0), (1000, 0), (1000, 4096)])
 def small_pieces(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Pieces so small that every body has some, and each way to cut a character comes up; read in both ways."""
+    """Pieces so small that every body has some, and each way to cut a character comes up; read in all three ways."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "_PIECE", 16)
-        patch.setattr(reader, "_WORTH_A_LOOK", request.param)
+        patch.setattr(reader, "_WORTH_A_LOOK", request.param[0])
+        patch.setattr(vectorize, "_SMALL_BODY", request.param[1])
         yield
 
 

@@ -64,34 +64,28 @@ def settings(tiny_models: Path, tmp_path: Path, compile_warm: None) -> Settings:
     return Settings(models_dir=models, cache_dir=tmp_path)
 
 
-def test_a_tower_that_openvino_refuses_is_computed_by_torch(
+def test_a_model_of_which_openvino_refuses_a_tower_is_computed_by_torch(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("FAILURE", "no texts")
     towers = read_manifest(compile_model(settings, settings.models_dir / "compiled"))["towers"]
-    assert "too good" in towers["text"]["refused"] and "refused" not in towers["image"]
+    assert "too good" in towers["text"]["refused"]
     with pytest.raises(ConfigurationError, match=r"ENGINE=openvino: .*text tower: it is too good"):
         load_model(settings.model_copy(update={"engine": "openvino"}))
     model = load_model(settings)
     with RunningApp(create_app(settings, lambda _: model)) as running:
         assert_like_reference(running.url, settings.models_dir)
-    assert model.engine == "OpenVINO on the CPU, the text tower by torch"
+    assert model.engine == "torch on cpu"
     assert any("text tower: it is too good" in record.message for record in caplog.records)
 
 
-def test_an_engine_that_is_not_there_is_named(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_engine_that_is_not_there_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=r"ENGINE='abacus': .*'auto', 'openvino' or 'torch'"):
         load_settings({"engine": "abacus"})
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ConfigurationError, match=r"ENGINE=openvino: .*pip install openvino"):
-        load_model(settings.model_copy(update={"engine": "openvino"}))
-    assert load_model(settings).engine == "torch on cpu"
-    assert any("slower: OpenVINO is not installed" in record.message for record in caplog.records)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConfigurationError, match=r"OpenVINO is not installed .*; .* torch is not installed"):
-        load_model(settings)
+    for chosen in ({"engine": "torch"}, {"enable_cuda": True}):
+        with pytest.raises(ConfigurationError, match=r"needs torch, which is not installed; pip install"):
+            load_model(settings.model_copy(update=chosen))
 
 
 def test_a_precision_that_the_engine_lacks_is_named(settings: Settings) -> None:

@@ -1,10 +1,12 @@
-"""A new family is one file and one line: this one lives here alone, and is baked, compiled and served."""
+"""A new family is one file and one entry: this one lives here alone, and is baked, compiled and served.
+
+It embeds a picture as its mean colour, and a text as the mean of the colours that it names.
+"""
 
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -12,8 +14,7 @@ import pytest
 from PIL import Image
 
 from app.errors import ConfigurationError
-from app.families.family import Family, ModelFolder
-from app.families.registry import find_family
+from app.families.registry import Family, ModelFolder, find_family
 from app.processors.image import ImageProcessor
 from app.processors.text import TextProcessor
 from app.towers import Padding, TorchModel, TorchTower
@@ -25,69 +26,59 @@ WORDS = ["[UNK]", "red", "green", "blue"]
 IMAGES = ImageProcessor(8, 8, None, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-class ToyFamily:
-    """Embeds a picture as its mean colour, and a text as the mean of the colours that it names."""
+def bake(names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
+    import torch
 
-    name = "toy"
-    folders = (ModelFolder("toy", ("toy.json",)),)
-    variables: ClassVar = {"TOY_MODEL_NAME": "the toy to bake"}
-    libraries = ("torch",)
-    requirements = "requirements.txt"
-
-    def is_named(self, names: Mapping[str, str]) -> bool:
-        return "TOY_MODEL_NAME" in names
-
-    def bake(self, names: Mapping[str, str], trust_remote_code: bool, downloads: Path, target: Path) -> None:
-        import torch
-
-        (target / "toy").mkdir()
-        (target / "toy" / "toy.json").write_text(json.dumps({"name": names["TOY_MODEL_NAME"]}))
-        torch.save(torch.tensor([[0.0] * 3, [1, 0, 0], [0, 1, 0], [0, 0, 1]]), target / "toy" / "colours.pt")
-
-    def load(self, models_dir: Path, trust_remote_code: bool) -> TorchModel:
-        import torch
-
-        from app.families.torch_towers import image_tower
-
-        table = torch.nn.Embedding.from_pretrained(torch.load(models_dir / "toy" / "colours.pt"))
-
-        class Text(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.table = table
-
-            def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-                weights = attention_mask.unsqueeze(-1).float()
-                return (self.table(input_ids) * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-        class Picture(torch.nn.Module):
-            def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-                return pixel_values.mean((2, 3))
-
-        def reference(image: Image.Image) -> dict[str, np.ndarray]:
-            pixels = np.asarray(image.resize((8, 8), 3), np.float32) / np.float32(255)
-            return {"pixel_values": pixels.transpose(2, 0, 1)}
-
-        return TorchModel(
-            text=TorchTower(Text(), self._text(), "red green blue", Padding(max_tokens=16)),
-            image=image_tower(Picture(), IMAGES, reference),
-            meta=json.loads((models_dir / "toy" / "toy.json").read_text()),
-        )
-
-    def _text(self) -> TextProcessor:
-        from tokenizers import Tokenizer, models, pre_tokenizers
-
-        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        return TextProcessor(tokenizer.to_str(), 16, ["input_ids", "attention_mask"])
+    (target / "toy").mkdir()
+    (target / "toy" / "toy.json").write_text(json.dumps({"name": names["TOY_MODEL_NAME"]}))
+    torch.save(torch.tensor([[0.0] * 3, [1, 0, 0], [0, 1, 0], [0, 0, 1]]), target / "toy" / "colours.pt")
 
 
-TOY: Family = ToyFamily()
+def load(models_dir: Path, trust_remote_code: bool) -> TorchModel:
+    import torch
+
+    from app.families.torch_towers import image_tower
+
+    table = torch.nn.Embedding.from_pretrained(torch.load(models_dir / "toy" / "colours.pt"))
+
+    class Text(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = table
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            weights = attention_mask.unsqueeze(-1).float()
+            return (self.table(input_ids) * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    class Picture(torch.nn.Module):
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return pixel_values.mean((2, 3))
+
+    def reference(image: Image.Image) -> dict[str, np.ndarray]:
+        pixels = np.asarray(image.resize((8, 8), 3), np.float32) / np.float32(255)
+        return {"pixel_values": pixels.transpose(2, 0, 1)}
+
+    return TorchModel(
+        text=TorchTower(Text(), _text(), "red green blue", Padding(max_tokens=16)),
+        image=image_tower(Picture(), IMAGES, reference),
+        meta=json.loads((models_dir / "toy" / "toy.json").read_text()),
+    )
+
+
+def _text() -> TextProcessor:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return TextProcessor(tokenizer.to_str(), 16, ["input_ids", "attention_mask"])
+
+
+TOY = Family("toy", __name__, (ModelFolder("toy", ("toy.json",)),), {"TOY_MODEL_NAME": "the toy to bake"}, ("torch",))
 
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PYTHONPATH under which every process knows the toy: its one line of registration."""
+    """A PYTHONPATH under which every process knows the toy: its one entry."""
     folder = tmp_path_factory.mktemp("registered")
     (folder / "sitecustomize.py").write_text(
         "from app.families import registry\n"

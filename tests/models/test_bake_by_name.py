@@ -67,9 +67,8 @@ def refusal(models: Path, hub: str, **env: str) -> str:
 
 
 def state(models: Path) -> dict[Path, int]:
-    """The time of every file, but for what is measured at a start."""
-    files = (path for path in models.rglob("*") if path.is_file() and path.name != "batches.json")
-    return {path: path.stat().st_mtime_ns for path in files}
+    """The time of every file."""
+    return {path: path.stat().st_mtime_ns for path in models.rglob("*") if path.is_file()}
 
 
 def test_a_named_model_is_baked_while_requests_wait_and_the_next_start_is_offline(

@@ -1,9 +1,7 @@
-"""How many items a batch holds is measured once for a machine, in bounded time."""
+"""How many items a batch holds is measured at each start, in bounded time."""
 
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -30,11 +28,11 @@ class Session:
         return lambda: np.zeros((size, 4), np.float32)
 
 
-def limit(session: Session, folder: Path | None = None, **settings: int) -> int:
+def limit(session: Session, **settings: int) -> int:
     def prepare(_: object) -> Inputs:
         return {"x": np.zeros(3)}
 
-    tower = open_tower("image", prepare, session, Padding(), Settings(**settings), folder)
+    tower = open_tower("image", prepare, session, Padding(), Settings(**settings))
     assert tower.width == 4
     return tower.limits.items
 
@@ -52,30 +50,7 @@ def test_a_batch_beyond_memory_ends_the_search() -> None:
     assert limit(Session(0.002, fits=4)) <= 4
 
 
-def test_what_was_measured_is_kept_for_the_machine(tmp_path: Path) -> None:
-    first = [limit(Session(0.002), tmp_path) for _ in range(4)][-1]
-    (name,) = json.loads((tmp_path / "batches.json").read_text())
-    session = Session(0.002)
-    assert limit(session, tmp_path) == first and session.sizes == [1]
-    other = Session(0.002)
-    assert limit(other, tmp_path, threads=7) and len(other.sizes) > 1
-    assert len(json.loads((tmp_path / "batches.json").read_text())) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["batches.json"]
-    assert name.startswith("image, ") and name.endswith("threads")
-
-
-def test_a_slow_first_start_does_not_decide_for_good(tmp_path: Path) -> None:
-    assert limit(Session(0.04), tmp_path) < 8  # 0.2 s for one item
-    assert limit(Session(0.002), tmp_path) >= 8
-
-
-def test_a_folder_that_cannot_keep_it_does_no_harm(tmp_path: Path) -> None:
-    (tmp_path / "batches.json").mkdir()
-    assert limit(Session(0.002), tmp_path) >= 8
-    assert limit(Session(0.002), tmp_path / "nowhere") >= 8
-
-
-def test_a_slow_moment_does_not_decide(tmp_path: Path) -> None:
+def test_a_slow_moment_does_not_decide() -> None:
     class Stuttering(Session):
         """Every seventh run takes much longer."""
 
@@ -84,11 +59,9 @@ def test_a_slow_moment_does_not_decide(tmp_path: Path) -> None:
                 time.sleep(0.02)
             return super().start(batch)
 
-    (tmp_path / "first").mkdir()
-    (tmp_path / "second").mkdir()
-    assert limit(Stuttering(0.0005), tmp_path / "first") == limit(Session(0.0005), tmp_path / "second")
+    assert limit(Stuttering(0.0005)) == limit(Session(0.0005))
 
 
-def test_the_setting_wins(tmp_path: Path) -> None:
+def test_the_setting_wins() -> None:
     session = Session(0.002)
-    assert limit(session, tmp_path, max_batch=3) == 3 and session.sizes == [1]
+    assert limit(session, max_batch=3) == 3 and session.sizes == [1]

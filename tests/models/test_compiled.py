@@ -82,18 +82,6 @@ def test_the_compiled_model_alone_says_what_it_cannot_do(models: Path, form: Pat
     assert f"{alone / 'clip'}" in refusal()
 
 
-def test_without_openvino_torch_serves(serve: Serve, models: Path, tmp_path: Path) -> None:
-    url = serve(models, PYTHONPATH=without(tmp_path, "openvino"))
-    assert_like_reference(url, models)
-    assert not (models / "compiled").exists()
-
-
-def test_openvino_asked_for_and_not_there(models: Path, tmp_path: Path) -> None:
-    process = start_server(models, ENGINE="openvino", PORT=str(free_port()), PYTHONPATH=without(tmp_path, "openvino"))
-    _, log = process.communicate(timeout=60)
-    assert process.returncode == 1 and "pip install openvino" in log and "Traceback" not in log
-
-
 def test_compiled_again_when_the_weights_change(serve: Serve, models: Path, form: Path, tmp_path: Path) -> None:
     shutil.copytree(form, models / "compiled")
     first = compiled(models / "compiled")

@@ -39,9 +39,7 @@ class Device:
         """All that fronts have sent; returns the items that arrived."""
         arrived: list[Item] = []
         while not self.fronts.empty():
-            arrival = self.fronts.get()
-            assert arrival is not None
-            arrived += arrival[0]
+            arrived += self.fronts.get()
         self.items += arrived
         return arrived
 
@@ -132,50 +130,24 @@ async def test_an_equal_item_of_another_front_is_computed_once() -> None:
 
 
 @driven
-async def test_what_another_front_prepares_is_not_sent() -> None:
+async def test_an_item_that_fails_fails_in_each_front() -> None:
     device, one, other = two_fronts()
     first, second = item_of("equal"), item_of("equal")
-    one.link.announce([first])
-    device.read()
-    other.link.announce([second])
-    device.read()
-    await settle()
+    one.link.submit([first])
     other.link.submit([second])
-    assert device.read() == [] and other.used == 0
-    one.link.submit([first])
-    device.compute(device.read())
+    device.fronts.deliver(device.read(), ServiceError("fails"), 0.5)
     await settle()
-    assert other.got == {second: row_of(second)}
-
-
-@driven
-async def test_an_item_that_fails_is_left_to_those_who_only_announced_it() -> None:
-    device, one, other = two_fronts()
-    first, second = item_of("equal"), item_of("equal")
-    one.link.submit([first])
-    arrived = device.read()
-    other.link.announce([second])
-    device.read()
-    await settle()
-    other.link.submit([second])  # it is elsewhere
-    assert device.read() == []
-    for items in (arrived, None):
-        device.fronts.deliver(items or device.read(), ServiceError("fails"), 0.5)
-        await settle()
     assert one.got == {first: "fails"} and other.got == {second: "fails"}
     assert one.used == other.used == 0
 
 
 @driven
-async def test_a_front_that_gives_up_leaves_the_item_to_the_next() -> None:
+async def test_a_front_that_gives_up_takes_the_item_from_nobody() -> None:
     for dies in (False, True):
         device, one, other = two_fronts()
         first, second = item_of("equal"), item_of("equal")
-        one.link.announce([first])
-        device.read()
-        other.link.announce([second])
-        device.read()
-        await settle()
+        one.link.submit([first])
+        arrived = device.read()
         other.link.submit([second])
         if dies:
             one.link.stop()
@@ -183,11 +155,11 @@ async def test_a_front_that_gives_up_leaves_the_item_to_the_next() -> None:
             first.stage = Stage.OVER
             one.link.drop(first)
         await settle()
-        device.read()
+        assert device.read() == [] and arrived[0].stage is not Stage.OVER
+        device.compute(arrived)
         await settle()
-        device.compute(device.read())
-        await settle()
-        assert other.got == {second: row_of(second)}
+        assert other.got == {second: row_of(second)} and other.used == 0
+        assert one.got == {} and (dies or one.used == 0)
 
 
 @driven
@@ -226,41 +198,35 @@ async def test_an_item_that_waits_and_is_dropped_is_skipped_and_its_slot_is_free
 
 @driven
 async def test_an_item_that_was_dropped_in_a_running_batch_and_comes_again_is_answered() -> None:
-    for fails in (False, True):
-        device, front = Device(), Front()
-        device.join(front.link, 0)
-        first, again = item_of("again"), item_of("again")
-        front.link.submit([first])
-        (arrived,) = device.read()
-        arrived.started = 1.0
-        first.stage = Stage.OVER
-        front.link.drop(first)
-        await settle()
-        device.read()
-        front.link.submit([again])
-        device.read()
-        if fails:
-            device.fronts.put(([arrived], True))
-            arrived = (device.fronts.get() or ([], False))[0][0]
-        assert arrived.stage is not Stage.OVER
-        device.compute([arrived])
-        await settle()
-        assert front.got == {again: row_of(again)} and front.used == 0
+    device, front = Device(), Front()
+    device.join(front.link, 0)
+    first, again = item_of("again"), item_of("again")
+    front.link.submit([first])
+    (arrived,) = device.read()
+    arrived.started = 1.0
+    first.stage = Stage.OVER
+    front.link.drop(first)
+    await settle()
+    device.read()
+    front.link.submit([again])
+    device.read()
+    assert arrived.stage is not Stage.OVER
+    device.compute([arrived])
+    await settle()
+    assert front.got == {again: row_of(again)} and front.used == 0
 
 
 @driven
 async def test_a_row_that_is_in_the_cache_comes_at_once() -> None:
     device, one, other = two_fronts(10_000)
-    first, second, third = item_of("equal"), item_of("equal"), item_of("equal")
+    first, second = item_of("equal"), item_of("equal")
     one.link.submit([first])
     device.compute(device.read())
-    other.link.announce([second])
-    one.link.submit([third])
+    other.link.submit([second])
     assert device.read() == []
     await settle()
-    assert other.got == {second: row_of(second)} and one.got[third] == row_of(third)
-    other.link.submit([second])  # it was prepared meanwhile
-    assert device.read() == [] and one.used == other.used == 0
+    assert other.got == {second: row_of(second)}
+    assert one.used == other.used == 0
 
 
 @driven
@@ -281,18 +247,17 @@ async def test_items_wait_for_room_and_for_a_device() -> None:
 async def test_items_of_a_device_that_ends_go_to_the_next() -> None:
     lost, front = Device(), Front()
     sock = lost.join(front.link, 0)
-    sent, announced = item_of("sent"), item_of("announced")
-    front.link.submit([sent])
-    front.link.announce([announced])
+    sent, dropped = item_of("sent"), item_of("dropped")
+    front.link.submit([sent, dropped])
     lost.read()
+    dropped.stage = Stage.OVER
     sock.shutdown(socket.SHUT_RDWR)
     await settle()
     device = Device()
     device.join(front.link, 1)
-    front.link.submit([announced])
     device.compute(device.read())
     await settle()
-    assert front.got == {item: row_of(item) for item in (sent, announced)} and front.used == 0
+    assert front.got == {sent: row_of(sent)} and front.used == 0
 
 
 @driven

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from app.processors import resize
 from app.processors.decode import TURNS, Decoded
 from app.processors.image import ImageProcessor
-from app.processors.resize import ORDER_IS_KNOWN, _across_first
+from app.processors.resize import _across_first
 from tests.support.samples import STORED, photo
 from tests.support.search import times
 
@@ -106,34 +105,8 @@ def test_pillow_resizes_along_the_axes_in_the_known_order(size: tuple[int, int],
     )
     assert (whole == known).all() and (whole != unknown).any(), (
         f"Pillow {PIL.__version__} does not resize {size} to {resized} as Pillow 13 does, whose order "
-        "_across_first() in app/processors/resize.py states: state the new order there, and its version."
+        "_across_first() in app/processors/resize.py states: state the new order there."
     )
-    assert ORDER_IS_KNOWN
-
-
-@pytest.fixture
-def another_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Pillow that always resizes across first, as Pillow 12 did."""
-    plain = Image.Image.resize
-
-    def across_first(
-        image: Image.Image, size: tuple[int, int], resample: int | None = None, box: tuple[float, ...] | None = None
-    ) -> Image.Image:
-        box = box or (0, 0, *image.size)
-        across = plain(image, (size[0], image.height), resample, (box[0], 0, box[2], image.height))
-        return plain(across, size, resample, (0, box[1], size[0], box[3]))
-
-    monkeypatch.setattr(Image.Image, "resize", across_first)
-    monkeypatch.setattr(resize, "ORDER_IS_KNOWN", False)
-
-
-def test_another_order_is_followed(another_pillow: None) -> None:
-    for size in TALL_AND_WIDE:
-        image = photo(*size)
-        for tag in (1, 6):
-            each = processor(64, 64)
-            got = each.prepare(stored(image, tag))["pixels"]
-            assert (got == as_libraries_do(image, each)).all()
 
 
 def test_grey_pictures_are_resized_as_grey() -> None:

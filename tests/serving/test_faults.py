@@ -47,7 +47,7 @@ def test_nothing_that_a_library_raises_ends_a_thread(run: RunApp, fault: str) ->
 
 
 def test_a_batch_that_fails_while_nothing_else_waits(run: RunApp) -> None:
-    """It is tried again in halves by whichever thread is free."""
+    """Its halves are tried at once."""
     engine = FakeSession()
     url = run(fake_model(engine)).url
     for _ in range(5):

@@ -142,7 +142,8 @@ class Machine(RuleBasedStateMachine):
         self.computing.remove(batch)
         contents = [item.key.decode() for item in batch]
         if (FAILING & set(contents) or not succeeds) and len(batch) > 1:
-            self.ready.add_halves(batch)
+            middle = (len(batch) + 1) // 2
+            self.computing += [batch[:middle], batch[middle:]]
         elif FAILING & set(contents):
             self.delivered.append((batch, ServiceError("could not be computed")))
         else:
