@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import os
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
@@ -37,16 +39,18 @@ WORKERS = (1, 3)
 # other, and several processes that do so on a few cores need ten times the time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# A client of httpx reads the machine's certificates, 25 ms each time; the tests make thousands for plain HTTP.
+_transports: Any = httpx._transports.default  # type: ignore[attr-defined]
+_transports.create_ssl_context = functools.cache(_transports.create_ssl_context)
+
 # A check of a change fails for the change, not for the example that was drawn that day; elsewhere new ones are drawn.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
-# Folders whose tests are tried with each of WORKERS, files that processes share family by family, and the folders
-# with the longest files.
+# Folders whose tests are tried with each of WORKERS, but for those marked `served_once`; files that processes share
+# family by family; and the folders with the longest files.
 SERVED = ("api", "serving")
-# What these send takes long, and says little of how many processes answer.
-SERVED_ONCE = ("test_clients", "test_openai_embeddings", "test_openapi")
 PARTED = "/families/test_families.py"
 LONGEST = ("engines", "families", "models")
 
@@ -58,8 +62,11 @@ def pytest_collection_finish() -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What asks a server in a process of its own asks it with each number of front processes."""
-    path = metafunc.definition.path
-    if "workers" in metafunc.fixturenames and path.parent.name in SERVED and path.stem not in SERVED_ONCE:
+    if (
+        "workers" in metafunc.fixturenames
+        and metafunc.definition.path.parent.name in SERVED
+        and not metafunc.definition.get_closest_marker("served_once")
+    ):
         metafunc.parametrize("workers", WORKERS, indirect=True, scope="session", ids=lambda n: f"workers={n}")
 
 

@@ -20,6 +20,8 @@ from tests.support.vectors import png
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch a list of prices
 
+pytestmark = pytest.mark.served_once
+
 DEMO = ROOT / "demo" / "models"
 KEY = "s3cret"
 STAR = png(Scene("star", "red", "white", "large", 1, "centre").draw(random.Random(0)))
