@@ -18,9 +18,11 @@ def main(arguments: Sequence[str]) -> int:
     """Serve, where there is no command. Exit status: 0 after a clean stop, 1 when it could not be done."""
     if arguments and arguments[0] != "serve":
         return command(arguments)
+    from app import logs
     from app.processes.plan import count_workers, device_settings
     from app.settings import load_settings
     from app.sockets import listen
+    from app.system import raise_open_files, use_one_heap
 
     options = {}
     if arguments:
@@ -29,11 +31,14 @@ def main(arguments: Sequence[str]) -> int:
         options = parse_arguments(arguments).settings
     try:
         settings = load_settings(options)
+        logs.configure(settings.log_format, settings.log_level)
         sockets = listen(settings.host, settings.port)
         workers, devices = count_workers(settings), device_settings(settings)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    use_one_heap()
+    raise_open_files()
     # Whoever connects from now on waits. The rest is imported only now, for that takes longer.
     if workers > 1 or len(devices) > 1:
         from app.processes.supervisor import supervise

@@ -23,6 +23,7 @@ from app.models.bake import load_named_model
 from app.processors.picture import PictureProcessor, keep_decoded_memory
 from app.processors.text import TextPreparer
 from app.serving.budget import Budget, limits_for, max_pixels_for
+from app.serving.computing import COMPUTE_TIMEOUT
 from app.serving.link import Deliver, Link, LocalLink, OnBroken
 from app.serving.metrics import Metrics, seconds_since_start
 from app.serving.preparing import Preparing
@@ -40,8 +41,6 @@ _log = logging.getLogger(__name__)
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 # What the interpreter and the libraries take at work, beside the model and the budget.
 _HEADROOM = 64 * 2**20
-# A batch that takes longer counts as hung.
-_COMPUTE_TIMEOUT = 120.0
 # So many items of a usual size, at least, are prepared ahead by each of several front processes.
 _MIN_AHEAD = 16
 # Shared memory for prepared items, in bytes, has at least this size.
@@ -71,7 +70,7 @@ def create_app(
     load: Callable[[Settings], LoadedModel] | None = None,
     on_failure: Callable[[], None] = _terminate,
     tracer: "Tracer | None" = None,
-    compute_timeout: float = _COMPUTE_TIMEOUT,
+    compute_timeout: float = COMPUTE_TIMEOUT,
     share: Share | None = None,
 ) -> FastAPI:
     """The application. `load` loads another model; `on_failure` ends a server that cannot go on, such as one whose
@@ -86,8 +85,8 @@ def create_app(
     tracer = tracer or _open_tracer(os.environ, logging.WARNING if speaks else logging.DEBUG)
     metrics = Metrics()
     service = Service(
-        lambda stopping: load(settings) if load else load_named_model(settings, os.environ, stopping),
-        lambda model, on_broken: _serve(model, settings, metrics, on_broken, share),
+        lambda stopping: load(settings) if load else load_named_model(settings, stopping),
+        lambda model, on_broken: _serve(model, settings, metrics, on_broken, compute_timeout, share),
         on_failure,
         patience=settings.patience,
         compute_timeout=compute_timeout,
@@ -134,6 +133,7 @@ def _serve(
     settings: Settings,
     metrics: Metrics,
     on_broken: Callable[[str], None],
+    compute_timeout: float,
     share: Share | None,
 ) -> Running:
     """Serve a loaded model; `on_broken` is called when its device cannot go on. Called on the event loop."""
@@ -164,7 +164,8 @@ def _serve(
     def connect(deliver: Deliver, on_broken: OnBroken) -> Link:
         if share:
             return share.connect(model, shared, deliver)
-        return LocalLink(towers, model.width, deliver, on_broken, metrics, overlap=settings.enable_cuda)
+        overlap = settings.enable_cuda
+        return LocalLink(towers, model.width, deliver, on_broken, metrics, overlap=overlap, timeout=compute_timeout)
 
     preparing = Preparing(
         towers=towers,
@@ -177,7 +178,6 @@ def _serve(
         metrics=metrics,
         on_broken=on_broken,
     )
-    preparing.start()
     metrics.waiting_bytes.set_function(lambda: budget.used()["requests"])
     serves = {
         "model": model.name,

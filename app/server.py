@@ -12,13 +12,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from app import logs
 from app.api.protocol import protocol_for
-from app.heap import collect_garbage_less_often, use_one_heap
 from app.main import create_app
 from app.serving.service import Service
 from app.settings import Settings
-from app.sockets import raise_open_files, shown
+from app.system import collect_garbage_less_often
 
 _log = logging.getLogger(__name__)
 
@@ -100,9 +98,6 @@ class Server(uvicorn.Server):
         for connection in self._connections():
             connection.make_last()
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
-        self._log_cause()
-
-    def _log_cause(self) -> None:
         cause = "the failure" if self._service.failure else signal.Signals(self._asked_by or signal.SIGTERM).name
         _log.info("shutting down on %s", cause)
 
@@ -135,12 +130,7 @@ def make_config(app: FastAPI) -> uvicorn.Config:
 
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on `sockets`, which already listen. Returns the exit status: 0 after a clean stop, 1 after a failure."""
-    use_one_heap()
     collect_garbage_less_often()
-    raise_open_files()
-    logs.configure(settings.log_format, settings.log_level)
-    for sock in sockets:
-        _log.info("listening on http://%s", shown(sock))
     app = create_app(settings)
     make_server(app).run(sockets)
     return 1 if app.state.service.failure else 0

@@ -1,15 +1,15 @@
 """The port. It is bound before anything slow is imported or loaded, so that clients wait instead of being refused."""
 
 import contextlib
-import resource
+import logging
 import socket
 from typing import Any
 
 from app.errors import ConfigurationError
 
+_log = logging.getLogger(__name__)
+
 _BACKLOG = 2048
-# More is useless, and some systems say "no limit" but mean less.
-_MAX_FILES = 2**20
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -46,18 +46,9 @@ def shown(sock: socket.socket) -> str:
 def _bind(family: int, address: tuple[Any, ...], dual: bool = False) -> socket.socket:
     sock = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
     sock.setblocking(False)
+    _log.info("listening on http://%s", shown(sock))
     return sock
 
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).lower()
-
-
-def raise_open_files() -> None:
-    """Raise this process's limit on open files, which connections are too, as far as the system allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
-    for limit in (wanted, 10_240):  # macOS calls it infinity, and takes this
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-            return

@@ -19,7 +19,6 @@ Vector = npt.NDArray[np.float32]
 Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the names of the model's inputs: of one item without a batch dimension, or of a batch."""
 
-
 Empty = Callable[[tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]]
 """Gives an array of this shape and type, as numpy.empty does."""
 
@@ -40,7 +39,6 @@ class InferenceSession(Protocol):
 
         Either raises OutOfMemory, EngineBroken, or what the library raises for inputs it cannot take.
         """
-        ...
 
 
 def memory_of(session: InferenceSession) -> Empty:
@@ -117,18 +115,13 @@ class Tower:
     item_bytes: int = 0
     width: int = 0
 
-    @property
-    def empty(self) -> Empty:
-        """Makes the arrays into which a batch is collated; see memory_of()."""
-        return memory_of(self.session)
-
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model that has run: both towers give vectors of the same `width`.
 
-    `meta` is what GET /meta reports; `engine` says in words what computes the model. `device_bytes` is the memory of
-    the process that computes it, if that is another one.
+    `engine` says in words what computes the model. `device_bytes` is the memory of the process that computes it, if
+    that is another one.
     """
 
     text: Tower

@@ -24,7 +24,7 @@ from app.cgroup import usable_cpus
 from app.models.load import load_model
 from app.processors.padding import collate
 from app.settings import Settings
-from app.towers import Tower
+from app.towers import Tower, memory_of
 from benchmarks.fed import samples
 from benchmarks.load import load, picture_bodies, text_bodies
 from benchmarks.plain_prepare import plain_rate
@@ -37,7 +37,7 @@ PROCESSES = 6
 
 def bare_rate(tower: Tower, inputs: list[Any], size: int, seconds: float) -> float:
     """Items a second of batches that were made before, with one batch queued behind the one that computes."""
-    batch = collate((inputs * size)[:size], tower.padding, tower.empty)
+    batch = collate((inputs * size)[:size], tower.padding, memory_of(tower.session))
     tower.session.start(batch)()
     started, items, before = time.monotonic(), 0, tower.session.start(batch)
     while time.monotonic() < started + seconds:
@@ -63,7 +63,7 @@ def cosines(models: Path) -> dict[str, tuple[float, float]]:
     for precision in ("float32", "float16"):
         settings = Settings(models_dir=models, enable_cuda=True, precision=precision)
         for kind, (tower, items, prepare) in samples(load_model(settings)).items():
-            batch = collate([prepare(item) for item in items[:64]], tower.padding, tower.empty)
+            batch = collate([prepare(item) for item in items[:64]], tower.padding, memory_of(tower.session))
             made = tower.session.start(batch)()
             rows.setdefault(kind, {})[precision] = made / np.linalg.norm(made, axis=1, keepdims=True)
     found = {}

@@ -22,7 +22,7 @@ from app.models.load import load_model
 from app.processors.padding import collate
 from app.processors.text import TextPreparer
 from app.serving.item import Job
-from app.serving.metrics import Metrics
+from app.serving.metrics import KindMetrics, Metrics
 from app.serving.pool import Claim, Pool
 from app.serving.turns import Turns, Wanted
 from app.serving.vector_cache import VectorCache, digest
@@ -71,7 +71,7 @@ def steps(models: Path) -> dict[str, Callable[[], object]]:
     rows = np.random.default_rng(1).normal(size=(1, WIDTH)).astype(np.float32)
     nothing = np.empty((0, WIDTH), np.float32)
     bodies, answers, metrics = Pool(2**30, 2**16), Pool(2**30, 2**18), Metrics()
-    counts = metrics.of_kind("texts")
+    counts = KindMetrics(metrics, "texts")
 
     def budget() -> None:
         for pool, claim in ((bodies, Claim(100)), (answers, Claim(15_000))):

@@ -16,14 +16,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from app.heap import collect_garbage_less_often, use_one_heap
 from app.main import create_app
 from app.models.load import load_model
 from app.processes import device
 from app.processes.supervisor import Supervisor
 from app.server import make_server
 from app.settings import Settings, load_settings
-from app.sockets import listen, raise_open_files
+from app.sockets import listen
+from app.system import collect_garbage_less_often, raise_open_files, use_one_heap
 from app.towers import BatchLimits, Inputs, LoadedModel, Tower, Vectors
 
 WIDTH = 512

@@ -1,38 +1,56 @@
-"""A real server on a real port."""
+"""A real server on a real port.
+
+What loads torch or transformers is imported where it is used: the process that hands out the tests to others needs
+neither, and they start when it is ready.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import hypothesis
-import numpy as np
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from app.main import create_app
-from app.settings import Settings
-from app.towers import LoadedModel
-from tests.support.families import Case, bake, reference_vectors
-from tests.support.server import PROCESSES, WORKERS, RunningApp, free_port, start_server, wait_for_ready
-from tests.support.tiny import clip_pair
 from tests.support.warm_python import warm_python
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from app.settings import Settings
+    from app.towers import LoadedModel
+    from tests.support.families import Case
+    from tests.support.server import RunningApp
+
+# With how many front processes the tests of tests/api and tests/serving try a server in a process of its own.
+WORKERS = (1, 3)
+
+# Before anything loads torch, here and in what is started from here: its threads would spin while they wait for each
+# other, and several processes that do so on a few cores need ten times the time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A client of httpx reads the machine's certificates, 25 ms each time; the tests make thousands for plain HTTP.
+_transports: Any = httpx._transports.default  # type: ignore[attr-defined]
+_transports.create_ssl_context = functools.cache(_transports.create_ssl_context)
 
 # A check of a change fails for the change, not for the example that was drawn that day; elsewhere new ones are drawn.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
-# Folders whose tests are tried with each of WORKERS, files that processes share family by family, and the folders
-# with the longest files.
+# Folders whose tests are tried with each of WORKERS, but for those marked `served_once`; files that processes share
+# family by family; and the folders with the longest files.
 SERVED = ("api", "serving")
-# What these send takes long, and says little of how many processes answer.
-SERVED_ONCE = ("test_clients", "test_openai_embeddings", "test_openapi")
 PARTED = "/families/test_families.py"
 LONGEST = ("engines", "families", "models")
 
@@ -44,8 +62,11 @@ def pytest_collection_finish() -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What asks a server in a process of its own asks it with each number of front processes."""
-    path = metafunc.definition.path
-    if "workers" in metafunc.fixturenames and path.parent.name in SERVED and path.stem not in SERVED_ONCE:
+    if (
+        "workers" in metafunc.fixturenames
+        and metafunc.definition.path.parent.name in SERVED
+        and not metafunc.definition.get_closest_marker("served_once")
+    ):
         metafunc.parametrize("workers", WORKERS, indirect=True, scope="session", ids=lambda n: f"workers={n}")
 
 
@@ -74,6 +95,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pair that nobody changes; processes that test side by side share it, and what a server compiles of it."""
+    from tests.support.tiny import clip_pair
+
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return clip_pair(base / "tiny")
@@ -99,6 +122,8 @@ def workers(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def _serve() -> Iterator[Callable[..., str]]:
+    from tests.support.server import PROCESSES, free_port, start_server, wait_for_ready
+
     running: list[subprocess.Popen[str]] = []
     shared: dict[tuple[object, ...], tuple[str, subprocess.Popen[str]]] = {}
 
@@ -165,6 +190,8 @@ def hub(case: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 @pytest.fixture(scope="module")
 def baked(case: Case, hub: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder into which download.py baked them."""
+    from tests.support.families import bake
+
     models = tmp_path_factory.mktemp("baked") / "models"
     bake(case, hub, models)
     return models
@@ -173,12 +200,18 @@ def baked(case: Case, hub: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def reference(case: Case, hub: dict[str, Path]) -> tuple[np.ndarray, np.ndarray]:
     """The vectors of TEXTS and pictures() that the family's own library gives."""
+    from tests.support.families import reference_vectors
+
     return reference_vectors(case, hub)
 
 
 @pytest.fixture
 def run_app() -> Iterator[Callable[..., RunningApp]]:
     """Serves create_app(Settings(**settings), load) in this process."""
+    from app.main import create_app
+    from app.settings import Settings
+    from tests.support.server import RunningApp
+
     with contextlib.ExitStack() as stack:
 
         def run(

@@ -8,7 +8,7 @@ import sys
 import httpx
 import pytest
 
-from app.sockets import raise_open_files
+from app.system import raise_open_files
 from tests.support.load import wait_until
 from tests.support.server import ROOT, environment_of, free_port, wait_for_ready
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -26,17 +27,15 @@ _DOWNLOADS = ".downloading"
 _PROGRESS_SECONDS = 10.0
 
 
-def load_named_model(
-    settings: Settings, environment: Mapping[str, str], stop: threading.Event | None = None
-) -> LoadedModel:
-    """The model of MODELS_DIR, as load_model() loads it. The one that `environment` names is baked first, if need be.
+def load_named_model(settings: Settings, stop: threading.Event) -> LoadedModel:
+    """The model of MODELS_DIR, as load_model() loads it. One that the environment names is baked first, if need be.
 
     Raises ConfigurationError, also where the folder holds another model than the one named, and Stopped.
     """
-    names = {name: environment[name] for name in variables() if environment.get(name)}
+    names = {name: os.environ[name] for name in variables() if os.environ.get(name)}
     # The others say how a model is baked, not which.
     if any(name.endswith("_MODEL_NAME") for name in names):
-        _bake_if_absent(settings, names, stop or threading.Event())
+        _bake_if_absent(settings, names, stop)
     return load_model(settings, stop)
 
 

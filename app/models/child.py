@@ -16,8 +16,8 @@ import threading
 from collections.abc import Mapping
 from typing import IO, Any
 
-from app.child_process import end_with, python_environment
 from app.errors import CompilingFailed, ConfigurationError, Stopped, first_line
+from app.system import end_with, python_environment
 
 _log = logging.getLogger(__name__)
 

@@ -1,9 +1,8 @@
-"""A Unix socket between two processes: packets of bytes or of Python values, and descriptors with them."""
+"""A Unix socket between two processes, for Python values and for descriptors with them."""
 
 import os
 import pickle
 import socket
-from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 MAX_PACKET = 65_536
 _MAX_FILES = 4
 _LARGE = b"large"
-_INT = array("i").itemsize
 
 
 class Channel:
@@ -20,8 +18,6 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
-        self._buffer = bytearray(MAX_PACKET)
-        self._view = memoryview(self._buffer)
         sock.setblocking(False)
 
     @staticmethod
@@ -34,9 +30,18 @@ class Channel:
         """Whether something waits; flush() sends it once the socket is writable."""
         return bool(self._unsent)
 
-    def send(self, packet: bytes, files: Sequence[int] = ()) -> None:
-        """Send a packet, and copies of descriptors, after those that wait. A process that has ended takes none."""
-        self._unsent.append((packet, [os.dup(file) for file in files]))
+    def tell(self, *values: Any, files: Sequence[int] = ()) -> None:
+        """Send values, and copies of descriptors, after those that wait. A process that has ended takes none.
+
+        Many values, such as a model's tokenizers, travel in an anonymous file.
+        """
+        packet, copies = pickle.dumps(values), [os.dup(file) for file in files]
+        if len(packet) > MAX_PACKET:
+            large = os.memfd_create("value")
+            with open(large, "wb", closefd=False) as file:
+                file.write(packet)
+            packet, copies = _LARGE, [large, *copies]
+        self._unsent.append((packet, copies))
         if len(self._unsent) == 1:
             self.flush()
 
@@ -51,50 +56,30 @@ class Channel:
                     self.sock.send(packet)
             except BlockingIOError:
                 return
-            except OSError:  # it has ended, which receive() tells
+            except OSError:  # it has ended, which told() says
                 pass
             self._unsent.popleft()
             for file in files:
                 os.close(file)
-
-    def receive(self) -> tuple[memoryview, list[int]] | None:
-        """The next packet, valid until the next call, and its descriptors; None if there is none.
-
-        Raises EOFError at the end.
-        """
-        while True:
-            try:
-                size, carried, _, _ = self.sock.recvmsg_into([self._buffer], socket.CMSG_LEN(_MAX_FILES * _INT))
-            except BlockingIOError:
-                return None
-            except ConnectionResetError:  # the other end has left something unread; what it sent comes now
-                continue
-            if not size:
-                raise EOFError
-            return self._view[:size], array("i", carried[0][2]).tolist() if carried else []
-
-    def tell(self, *values: Any, files: Sequence[int] = ()) -> None:
-        """Send values. A large one, such as a model's tokenizers, travels in an anonymous file."""
-        packet = pickle.dumps(values)
-        if len(packet) <= MAX_PACKET:
-            self.send(packet, files)
-            return
-        with open(os.memfd_create("value"), "wb") as large:
-            large.write(packet)
-            large.flush()
-            self.send(_LARGE, [large.fileno(), *files])
 
     def told(self) -> Iterator[tuple[Any, ...]]:
         """All that has arrived, each as its values, then its descriptors as an integer each.
 
         Where the socket blocks, also all that will. Raises EOFError at the end.
         """
-        while (received := self.receive()) is not None:
-            packet, files = received
+        while True:
+            try:
+                packet, files, _, _ = socket.recv_fds(self.sock, MAX_PACKET, _MAX_FILES)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:  # the other end has left something unread; what it sent comes now
+                continue
+            if not packet:
+                raise EOFError
             if packet == _LARGE:
                 with open(files.pop(0), "rb") as large:
                     large.seek(0)
-                    packet = memoryview(large.read())
+                    packet = large.read()
             yield (*pickle.loads(packet), *files)
 
     def close(self) -> None:

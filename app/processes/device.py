@@ -20,9 +20,7 @@ from dataclasses import replace
 
 from app import logs
 from app.cgroup import resident_memory
-from app.child_process import end_with
 from app.errors import ServiceError, Stopped
-from app.heap import collect_garbage_less_often, use_one_heap
 from app.models.bake import load_named_model
 from app.processes.channel import Channel
 from app.processes.fronts import Fronts
@@ -30,6 +28,7 @@ from app.serving.computing import Computing
 from app.serving.metrics import Metrics
 from app.serving.vector_cache import VectorCache
 from app.settings import Settings
+from app.system import collect_garbage_less_often, end_with, use_one_heap
 from app.towers import Elsewhere, LoadedModel
 
 _log = logging.getLogger(__name__)
@@ -39,11 +38,7 @@ _STOP_SECONDS = 1.0
 Load = Callable[[Settings, threading.Event], LoadedModel]
 
 
-def load_named(settings: Settings, stopping: threading.Event) -> LoadedModel:
-    return load_named_model(settings, os.environ, stopping)
-
-
-def main(file: int, supervisor: int, load: Load = load_named) -> int:
+def main(file: int, supervisor: int, load: Load = load_named_model) -> int:
     """Serve until the supervisor ends. `load` loads another model."""
     end_with(supervisor)
     stopping = threading.Event()
@@ -81,7 +76,7 @@ def _work(channel: Channel, settings: Settings, fronts: int, stopping: threading
     arrivals = Fronts(model.width, cache)
     towers = {"texts": model.text, "images": model.image}
     collect_garbage_less_often()
-    computing = Computing(
+    Computing(
         towers,
         model.width,
         arrivals,
@@ -90,7 +85,6 @@ def _work(channel: Channel, settings: Settings, fronts: int, stopping: threading
         metrics,
         overlap=settings.enable_cuda,
     )
-    computing.start()
     text, image = (replace(tower, session=Elsewhere()) for tower in (model.text, model.image))
     served = replace(model, text=text, image=image, device_bytes=resident_memory())
     try:

@@ -2,8 +2,9 @@
 
 The supervisor tells it, over a channel:
 
-    <-  "model" pickled                           ->  "up": connections are welcome
-    <-  "device" index, descriptor of a socket    ->  "connected": it can answer; "hangs" index
+                                                  ->  "up": connections are welcome
+    <-  "model" pickled                           ->  "connected": it can answer with any device
+    <-  "device" descriptor of a socket
     <-  "connection" descriptor                   ->  "taken", and "closed": a connection has ended
     <-  "drain" signal, "port closed"             ->  "broken" message
     <-  "failed" message
@@ -13,6 +14,7 @@ The supervisor tells it, over a channel:
 
 import asyncio
 import contextlib
+import logging
 import pickle
 import signal
 import socket
@@ -43,8 +45,7 @@ class Front:
     def __init__(self, settings: Settings, channel: Channel, index: int, fronts: int) -> None:
         self._channel = channel
         self._model: SimpleQueue[bytes | None] = SimpleQueue()
-        self._devices: list[tuple[int, socket.socket]] = []
-        self._link: RemoteLink | None = None
+        self._link: RemoteLink
         self._collecting: list[asyncio.Future[list[bytes]]] = []
         app = create_app(
             settings,
@@ -58,6 +59,7 @@ class Front:
 
     def run(self) -> None:
         """Serve until the supervisor says that the port is closed and all is answered."""
+        logging.getLogger("app.server").setLevel(logging.WARNING)  # why it ends, the supervisor says
         self._server.run([])
 
     def _started(self) -> None:
@@ -73,9 +75,7 @@ class Front:
         return model
 
     def _connect(self, model: LoadedModel, capacity: int, deliver: Deliver) -> Link:
-        self._link = RemoteLink(capacity, model.width, deliver, lambda index: self._send("hangs", index))
-        for index, sock in self._devices:
-            self._link.add_device(index, sock)
+        self._link = RemoteLink(capacity, model.width, deliver)
         self._send("connected")
         return self._link
 
@@ -119,10 +119,7 @@ class Front:
         elif kind == "model":
             self._model.put(values[0])
         elif kind == "device":
-            index, sock = values[0], socket.socket(fileno=values[1])
-            self._devices.append((index, sock))
-            if self._link is not None:
-                self._link.add_device(index, sock)
+            self._link.add_device(socket.socket(fileno=values[0]))
         elif kind == "drain":
             if self._service.is_loading:
                 self._model.put(None)
@@ -165,9 +162,6 @@ class FrontServer(Server):
     async def on_tick(self, counter: int) -> bool:
         await super().on_tick(counter)
         return self._at_once or self.port_closed
-
-    def _log_cause(self) -> None:
-        """The supervisor does."""
 
     def take(self, sock: socket.socket, on_closed: Callable[[], None]) -> None:
         """Serve a connection that was accepted; `on_closed` is called at its end."""

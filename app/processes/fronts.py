@@ -36,14 +36,11 @@ _Place = tuple[_Front, int]
 
 @dataclass(eq=False, slots=True)
 class _Wanted:
-    """An item, and the offsets of the slots in which its row is wanted.
-
-    `held` are the slots of those who want it no longer, until the device has done with them.
-    """
+    """An item, and the offsets of the slots for its row; `left` are those whose fronts want it no longer."""
 
     item: Item
     slots: dict[_Place, int] = field(default_factory=dict)
-    held: list[_Place] = field(default_factory=list)
+    left: set[_Place] = field(default_factory=set)
 
 
 class Fronts:
@@ -94,8 +91,8 @@ class Fronts:
         rows: dict[tuple[_Front, float], list[int]] = {}
         for item, row in zip(items, vectors, strict=True):
             self._cache.put(item.key, row)
-            for (front, number), offset in self._forget(item.key).items():
-                del front.items[number]
+            for (front, number), offset in self._wanted.pop(item.key).slots.items():
+                front.items.pop(number, None)
                 self._write(front, offset, row)
                 mine = number == item.number and front.index == item.source
                 rows.setdefault((front, seconds if mine else 0.0), []).append(number)
@@ -104,8 +101,8 @@ class Fronts:
 
     def _deliver_error(self, item: Item, error: ServiceError) -> None:
         plain = type(error)(error.message)  # what caused it goes to the log only
-        for front, number in self._forget(item.key):
-            del front.items[number]
+        for front, number in self._wanted.pop(item.key).slots:
+            front.items.pop(number, None)
             self._tell(front, "failed", number, plain)
 
     def _handle(self, front: _Front, events: int) -> None:
@@ -141,7 +138,6 @@ class Fronts:
             item.inputs = views(layout, front.memory, offset)
             self._ready.append(item)
             wanted = self._wanted[key] = _Wanted(item)
-        wanted.item.stage = Stage.TAKEN  # it may be in a batch, and wanted by nobody until now
         wanted.slots[front, number] = offset
         front.items[number] = key
 
@@ -151,19 +147,12 @@ class Fronts:
         if key is None:  # it has been answered meanwhile
             return
         wanted = self._wanted[key]
-        del wanted.slots[front, number]
-        wanted.held.append((front, number))
-        if not wanted.slots:
+        wanted.left.add((front, number))
+        if len(wanted.left) == len(wanted.slots) and not wanted.item.started:  # else it is in a batch
             wanted.item.stage = Stage.OVER
-            if not wanted.item.started:  # else it is in a batch, which will be delivered
-                self._forget(key)
-
-    def _forget(self, key: bytes) -> dict[_Place, int]:
-        """Nothing computes the item any more: slots that are held for it are free. Returns those that wait."""
-        wanted = self._wanted.pop(key)
-        for front, number in wanted.held:
-            self._tell(front, "free", [number])
-        return wanted.slots
+            del self._wanted[key]
+            for other, its_number in wanted.slots:
+                self._tell(other, "free", [its_number])
 
     def _lose(self, front: _Front) -> None:
         """A front has ended. Its memory lives as long as an array in it."""

@@ -9,16 +9,15 @@ the device writes the row over them. Each number comes back once, and then its s
     device -> front    "rows" when their batch started, the seconds that it took, [number]; 0 s if it was another
                        front's
                        "failed" number, error
-                       "free" [number]: dropped before they were computed, or with an item that another front wants
+                       "free" [number]: dropped by all before they were computed
 """
 
 import asyncio
 import itertools
 import socket
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,36 +32,25 @@ from app.serving.link import Deliver
 _MUCH_BUSIER = 8
 
 
+@dataclass(eq=False)
 class _Device:
-    """A device process, and the items that it has with their slots, by number. `heard` is when it last answered."""
+    """A device process, and the items that it has with their slots, by number."""
 
-    def __init__(self, index: int, sock: socket.socket) -> None:
-        self.index = index
-        self.channel = Channel(sock)
-        self.sent: dict[int, tuple[Item, int]] = {}
-        self.heard = 0.0
-        self.told_as_hanging = False
+    channel: Channel
+    sent: dict[int, tuple[Item, int]] = field(default_factory=dict)
 
 
 class RemoteLink:
     """To one device process or several. Made on the event loop; submit() may be called from any thread.
 
-    The memory for prepared items is `capacity` bytes. `on_hanging` is called with the index of a device that does not
-    answer, and should end it. The items of a device that has ended go to the others, or wait for another one; whoever
-    knows that there will be none fails them.
+    The memory for prepared items is `capacity` bytes. The items of a device that has ended go to the others, or wait
+    for another one; whoever knows that there will be none fails them.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        width: int,
-        deliver: Deliver,
-        on_hanging: Callable[[int], None],
-    ) -> None:
+    def __init__(self, capacity: int, width: int, deliver: Deliver) -> None:
         self._loop = asyncio.get_running_loop()
         self._width = width
         self._deliver = deliver
-        self._on_hanging = on_hanging
         self._memory = SharedMemory(capacity)
         self._devices: list[_Device] = []
         self._numbers = itertools.count(1)
@@ -70,17 +58,14 @@ class RemoteLink:
         self._dropped: list[int] = []
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Devices are added as they come."""
-
     def stop(self) -> None:
         for device in self._devices:
             self._disconnect(device)
         self._devices = []
 
-    def add_device(self, index: int, sock: socket.socket) -> None:
+    def add_device(self, sock: socket.socket) -> None:
         """Use a device process, at the other end of `sock`."""
-        device = _Device(index, sock)
+        device = _Device(Channel(sock))
         device.channel.tell("memory", files=[self._memory.file])
         with self._lock:
             self._devices.append(device)
@@ -96,16 +81,6 @@ class RemoteLink:
         if not self._dropped:
             self._loop.call_soon(self._send_dropped)
         self._dropped.append(item.number)
-
-    def busy_since(self, limit: float) -> float | None:
-        """See Link. A device process that hangs is told to `on_hanging`; this one goes on."""
-        now = time.monotonic()
-        busy = [device for device in self._devices if device.sent]
-        for device in busy:
-            if now - device.heard > limit and not device.told_as_hanging:
-                device.told_as_hanging = True
-                self._on_hanging(device.index)
-        return now if busy else None
 
     # with the lock ----------------------------------------------------------------------------
 
@@ -132,8 +107,6 @@ class RemoteLink:
             return False
         device = self._device_for(item)
         item.number = next(self._numbers)
-        if not device.sent:
-            device.heard = time.monotonic()
         device.sent[item.number] = item, offset
         layout = write(item.inputs, self._memory.view, offset)
         records.setdefault(device, []).append((item.number, item.kind, layout, offset, item.tag, item.key))
@@ -171,7 +144,6 @@ class RemoteLink:
     def _receive(self, device: _Device) -> None:
         try:
             for kind, *values in device.channel.told():
-                device.heard = time.monotonic()
                 if kind == "rows":
                     self._take_rows(device, *values)
                 elif kind == "failed":

@@ -5,6 +5,7 @@ processes are programs of their own: they load the model meanwhile.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import selectors
@@ -18,12 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app import logs
-from app.child_process import end_with, python_environment
-from app.heap import collect_garbage_less_often, use_one_heap
 from app.processes.channel import MAX_PACKET, Channel
 from app.settings import Settings
-from app.sockets import raise_open_files, shown
+from app.system import collect_garbage_less_often, end_with, python_environment
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ _TICK = 0.05
 class _Child:
     """A process, its channel, and what it was last seen to count.
 
-    A front `is_up` once it takes connections, and `has_model` once it can answer. A device `is_up` with the model.
+    A front `is_up` once it takes connections, and `has_model` once it can answer, as a device once it can compute.
     `offered` are the connections that a front has not taken yet: if it ends, another one gets them.
     """
 
@@ -71,23 +69,21 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._fronts: list[_Child] = []
         self._devices: list[_Child] = []
-        self._next_index = 0
+        self._indices = itertools.count()
         self._failed_starts = 0
         self._model: bytes | None = None
         self._failure: str | None = None
         self._alone = False
-        self._signal: int | None = None
-        self._signals = 0
+        self._signals: list[int] = []
         self._asked_at: float | None = None
         self._port_closed = False
-        self._listening = False
         self._connections: deque[socket.socket] = deque()  # that have no front yet
         self._departed: list[bytes] = []
         self._collecting: set[_Child] = set()  # those who asked for the metrics of all
         self._silent: set[_Child] = set()  # those who have not told theirs yet
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note_signal)
+            signal.signal(number, lambda number, _: self._signals.append(number))
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
         self._selector.register(self._wake[0], selectors.EVENT_READ)
         for each in devices:
@@ -109,10 +105,12 @@ class Supervisor:
         self._metrics = Metrics()
         self._metrics.fronts.set_function(lambda: sum(each.has_model for each in self._fronts))
         collect_garbage_less_often()
-        if self._signal is None:
+        for sock in self._sockets:
+            self._selector.register(sock, selectors.EVENT_READ, sock)
+        if not self._signals:
             for _ in range(self._count):
                 self._start_front()
-        while not self._alone and (self._fronts or (self._asked_at is None and self._signal is None)):
+        while not self._alone and (self._fronts or (self._asked_at is None and not self._signals)):
             for key, events in self._selector.select(None if self._asked_at is None else _TICK):
                 self._handle(key.data, key.fd, events)
             self._step()
@@ -124,7 +122,7 @@ class Supervisor:
             connection.close()
         self._end_devices()
         signal.set_wakeup_fd(-1)
-        if self._alone and self._signal is None:
+        if self._alone and not self._signals:
             return None
         return 1 if self._failure else 0
 
@@ -153,16 +151,17 @@ class Supervisor:
         if kind == "up":
             child.is_up = True
             self._place_connections()
-            self._listen()
         elif kind == "taken":
             child.offered.popleft().close()
         elif kind == "connected":
             child.has_model = True
             self._failed_starts = 0
+            for device in self._devices:
+                self._join(child, device)
         elif kind == "closed":
             child.connections -= 1
         elif kind == "loaded":
-            child.is_up = True
+            child.has_model = True
             first, self._model = self._model is None, values[0]
             for front in self._fronts:
                 if first:
@@ -176,11 +175,6 @@ class Supervisor:
                 self._kill(child)
             else:
                 self._fail(values[0])
-        elif kind == "hangs":
-            for device in self._devices:
-                if device.index == values[0]:
-                    _log.critical("device %d hangs, and is ended", device.index)
-                    self._kill(device)
         elif kind == "collect":
             self._collecting.add(child)
             if not self._silent:
@@ -203,20 +197,9 @@ class Supervisor:
 
     # connections ------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Accept connections as long as there is a front to take them."""
-        wanted = not self._port_closed and any(front.is_up for front in self._fronts)
-        if wanted != self._listening:
-            self._listening = wanted
-            for sock in self._sockets:
-                if wanted:
-                    self._selector.register(sock, selectors.EVENT_READ, sock)
-                else:
-                    self._selector.unregister(sock)
-
     def _accept(self, listening: socket.socket) -> None:
-        """Hand all that connect now to the fronts that have the fewest connections."""
-        while any(front.is_up for front in self._fronts):
+        """Hand all that connect now to the fronts that have the fewest connections. Without a front they wait."""
+        while True:
             try:
                 self._connections.append(listening.accept()[0])
                 self._place_connections()
@@ -256,7 +239,7 @@ class Supervisor:
 
     def _start_front(self) -> None:
         ours, theirs = Channel.pair()
-        index, self._next_index = self._next_index, self._next_index + 1
+        index = next(self._indices)
         supervisor, process = os.getpid(), os.fork()
         if process == 0:
             status = 1
@@ -274,9 +257,6 @@ class Supervisor:
         self._watch(front)
         if self._model is not None:
             self._tell(front, "model", self._model)
-        for device in self._devices:
-            if device.is_up:
-                self._join(front, device)
 
     def _become_front(self, supervisor: int, ours: Channel, theirs: Channel, index: int) -> None:
         """In the new process: let go of all that is the supervisor's."""
@@ -287,20 +267,23 @@ class Supervisor:
         self._selector.close()
         for file in self._wake:
             os.close(file)
-        for sock in self._sockets:
+        offered = (sock for front in self._fronts for sock in front.offered)
+        for sock in (*self._sockets, *self._connections, *offered):
             sock.close()
         for channel in (ours, *(child.channel for child in (*self._fronts, *self._devices))):
             channel.close()
         self._make_front(self._settings, theirs, index, self._count).run()
 
     def _join(self, front: _Child, device: _Child) -> None:
+        """Connect them once both have the model."""
+        if not (front.has_model and device.has_model):
+            return
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end, child, kind, index in (
-            (ends[0], device, "front", front.index),
-            (ends[1], front, "device", device.index),
-        ):
+        for end in ends:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * MAX_PACKET)
-            self._tell(child, kind, index, files=[end.fileno()])
+        self._tell(device, "front", front.index, files=[ends[0].fileno()])
+        self._tell(front, "device", files=[ends[1].fileno()])
+        for end in ends:
             end.close()
 
     def _lose(self, child: _Child) -> None:
@@ -336,7 +319,6 @@ class Supervisor:
 
     def _replace(self, child: _Child, how: str) -> None:
         _log.error("front process %d %s, with %d connections; it is replaced", child.index, how, child.connections)
-        self._listen()
         self._failed_starts += not child.has_model
         if self._failed_starts >= _MAX_FAILED_STARTS:
             self._fail(f"{_MAX_FAILED_STARTS} front processes ended before they could answer; the last one {how}")
@@ -362,10 +344,6 @@ class Supervisor:
 
     # the end ----------------------------------------------------------------------------------
 
-    def _note_signal(self, number: int, _: Any) -> None:
-        self._signals += 1
-        self._signal = self._signal or number
-
     def _fail(self, message: str) -> None:
         """Turn ready to 503 everywhere and end the server."""
         if self._failure is None:
@@ -377,27 +355,25 @@ class Supervisor:
     def _step(self) -> None:
         """What time and signals ask for."""
         now = time.monotonic()
-        if self._asked_at is None and (self._signal is not None or self._failure is not None):
+        number, *others = self._signals or [signal.SIGTERM]
+        if self._asked_at is None and (self._signals or self._failure is not None):
             self._asked_at = now
-            name = "the failure" if self._failure else signal.Signals(self._signal or signal.SIGTERM).name
-            _log.info("shutting down on %s", name)
+            _log.info("shutting down on %s", "the failure" if self._failure else signal.Signals(number).name)
             for front in self._fronts:
-                self._tell(front, "drain", self._signal or signal.SIGTERM)
+                self._tell(front, "drain", number)
         if self._asked_at is None:
             return
-        if self._signals > 1:
-            self._signals = 1
+        if others:
+            del self._signals[1:]
             for front in self._fronts:
-                self._tell(front, "drain", signal.SIGTERM)
+                self._tell(front, "drain", number)
         loaded = self._model is not None
-        at_once = self._signal == signal.SIGINT or self._failure is not None or not loaded
+        at_once = number == signal.SIGINT or self._failure is not None or not loaded
         if not self._port_closed and now >= self._asked_at + (0.0 if at_once else self._drain_delay(self._settings)):
-            if self._listening:  # those who wait in the backlog would be reset
-                for sock in self._sockets:
-                    self._accept(sock)
             self._port_closed = True
-            self._listen()
             for sock in self._sockets:
+                self._accept(sock)  # those who wait in the backlog would be reset
+                self._selector.unregister(sock)
                 sock.close()
             for front in self._fronts:
                 self._tell(front, "port closed")
@@ -420,12 +396,7 @@ class Supervisor:
 
 def supervise(settings: Settings, sockets: list[socket.socket], fronts: int, devices: Sequence[Settings]) -> int:
     """Serve on `sockets`, which already listen. Returns the exit status: 0 after a clean stop, 1 after a failure."""
-    use_one_heap()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no threads in a process that forks
-    raise_open_files()
-    logs.configure(settings.log_format, settings.log_level)
-    for sock in sockets:
-        _log.info("listening on http://%s", shown(sock))
     status = Supervisor(settings, sockets, fronts, devices).run()
     if status is not None:
         return status

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from app.child_process import python_environment
 from app.errors import ABOUT_PICTURES, BrokenPicture, InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import Decoded
 from app.processors.formats import format_of
+from app.system import python_environment
 
 # A process that computes is ended by its own timer; so many seconds are for one that does not get to.
 _STALL_SECONDS = 30.0

@@ -25,10 +25,10 @@ from typing import Any
 
 from PIL import AvifImagePlugin, Image
 
-from app.child_process import end_with
 from app.errors import InvalidRequest, PictureTooLarge, Unavailable
 from app.processors.decode import check_pixels, decode_opened, named_errors
 from app.processors.formats import COMMON, RARE
+from app.system import end_with
 
 _IDLE_SECONDS = 60.0
 # What decoding a picture takes beside its pixels; OpenJPEG keeps four bytes for each sample.

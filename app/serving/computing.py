@@ -1,15 +1,16 @@
-"""The prepared items, and the device that computes them. One thread owns both, so nothing here is locked.
+"""The prepared items, and the device that computes them. One thread owns the items, so they need no lock.
 
 The device takes what is ready as soon as it is free: no timer, no minimum. Pictures and texts take turns, so that a
 query never waits behind an import.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from queue import SimpleQueue
-from threading import Lock, Semaphore, Thread
+from threading import Event, Lock, Semaphore, Thread
 from typing import Protocol
 
 import numpy as np
@@ -17,11 +18,13 @@ import numpy as np
 from app.errors import EngineBroken, OutOfMemory, ServiceError, describe_unforeseen
 from app.processors.padding import collate
 from app.serving.item import Item, Stage
-from app.serving.metrics import Metrics
-from app.towers import BatchLimits, Tower, Vectors
+from app.serving.metrics import KindMetrics, Metrics
+from app.towers import BatchLimits, Tower, Vectors, memory_of
 
 _log = logging.getLogger(__name__)
 
+COMPUTE_TIMEOUT = 120.0
+"""A batch that takes more seconds counts as hung."""
 # The most padding in a batch of texts, as a share, so that a long text does not pad short ones.
 _MAX_PADDING = 0.1
 
@@ -37,11 +40,9 @@ class Arrivals(Protocol):
 
     def get(self) -> list[Item] | None:
         """The next that arrive; none if something else happened, None at the end. Waits for it."""
-        ...
 
     def empty(self) -> bool:
         """Whether get() would wait."""
-        ...
 
 
 class Ready:
@@ -103,10 +104,10 @@ class Ready:
 
 
 class Computing:
-    """The threads around the device.
+    """The threads around the device, which end with the arrivals.
 
     They call `deliver` with the items of each batch, their outcome, and the seconds they took, and `on_broken` with
-    the reason when the device cannot go on.
+    the reason when the device cannot go on, or takes more than `timeout` seconds for a batch.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Computing:
         metrics: Metrics,
         *,
         overlap: bool,
+        timeout: float = COMPUTE_TIMEOUT,
     ) -> None:
         """With `overlap` the device, a GPU, gets a batch while it computes another."""
         self._towers = towers
@@ -126,22 +128,16 @@ class Computing:
         self._deliver = deliver
         self._on_broken = on_broken
         self._arrivals = arrivals
-        self._metrics = {kind: metrics.of_kind(kind) for kind in towers}
+        self._metrics = {kind: KindMetrics(metrics, kind) for kind in towers}
         self._launched: SimpleQueue[tuple[list[Item], _Finish] | None] = SimpleQueue()
         self._beside = Semaphore(1)
-        self._starting = Lock()
+        self._starting = Lock()  # the thread that waits for rows starts the halves of a batch that failed
         self._started: dict[int, float] = {}
+        self._timeout = timeout
+        self._ended = Event()
         steps = [self._launch, self._finish_launched] if overlap else [self._compute]
-        self._threads = [Thread(target=self._work, args=(step,), name="device", daemon=True) for step in steps]
-
-    def start(self) -> None:
-        """Start the threads; they end with the arrivals."""
-        for thread in self._threads:
-            thread.start()
-
-    def running_since(self) -> float | None:
-        """When the oldest batch under way began, by time.monotonic(); None if there is none."""
-        return min([*self._started.values()], default=None)
+        for step in (*steps, self._watch):
+            Thread(target=self._work, args=(step,), name="device", daemon=True).start()
 
     def _work(self, step: Callable[[], None]) -> None:
         try:
@@ -149,6 +145,13 @@ class Computing:
         except BaseException as error:  # if a thread ended unseen, requests would wait for ever
             _log.critical("the device's thread failed: %s", describe_unforeseen(error))
             self._on_broken(f"the device's thread failed ({type(error).__name__}); the server's log says why")
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._timeout / 4)):
+            if time.monotonic() - min([*self._started.values()], default=math.inf) > self._timeout:
+                self._on_broken(f"a batch has taken more than {self._timeout:g} s; the device hangs")
+                return
 
     def _compute(self) -> None:
         """Without overlap one thread does all."""
@@ -185,7 +188,7 @@ class Computing:
             item.started = now
         tower = self._towers[batch[0].kind]
         try:
-            inputs = collate([item.inputs for item in batch], tower.padding, tower.empty)
+            inputs = collate([item.inputs for item in batch], tower.padding, memory_of(tower.session))
             with self._starting:
                 return tower.session.start(inputs)
         except BaseException as cause:  # a native library's panic is no Exception

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from app.serving.computing import Computing, Outcome
+from app.serving.computing import COMPUTE_TIMEOUT, Computing, Outcome
 from app.serving.item import Item
 from app.serving.metrics import Metrics
 from app.towers import Tower
@@ -21,24 +22,14 @@ OnBroken = Callable[[str], None]
 class Link(Protocol):
     """Hands prepared items to the device. What it was made with is called on the event loop."""
 
-    def start(self) -> None: ...
-
     def stop(self) -> None:
         """End it; what is under way is finished or not."""
-        ...
 
     def submit(self, items: list[Item]) -> None:
         """Hand over prepared items, from any thread."""
-        ...
 
     def drop(self, item: Item) -> None:
         """Say that nobody wants an item any more. For the event loop."""
-        ...
-
-    def busy_since(self, limit: float) -> float | None:
-        """When what the device does began, by time.monotonic(); None if it does nothing. `limit` is for how many
-        seconds it may."""
-        ...
 
 
 Connect = Callable[[Deliver, OnBroken], Link]
@@ -56,20 +47,13 @@ class LocalLink:
         metrics: Metrics,
         *,
         overlap: bool,
+        timeout: float = COMPUTE_TIMEOUT,
     ) -> None:
-        """For `overlap` see Computing."""
-        self._loop = asyncio.get_running_loop()
+        """For `overlap` and `timeout` see Computing."""
+        loop = asyncio.get_running_loop()
         self._arrivals: SimpleQueue[list[Item] | None] = SimpleQueue()
-        self._computing = Computing(
-            towers,
-            width,
-            self._arrivals,
-            lambda items, outcome, seconds: self._on_loop(deliver, items, outcome, seconds),
-            lambda message: self._on_loop(on_broken, message),
-            metrics,
-            overlap=overlap,
-        )
-        self.start = self._computing.start
+        to_loop = partial(on_loop, loop, deliver), partial(on_loop, loop, on_broken)
+        Computing(towers, width, self._arrivals, *to_loop, metrics, overlap=overlap, timeout=timeout)
 
     def stop(self) -> None:
         self._arrivals.put(None)
@@ -80,9 +64,8 @@ class LocalLink:
     def drop(self, item: Item) -> None:
         """The device sees it by the item's stage."""
 
-    def busy_since(self, limit: float) -> float | None:
-        return self._computing.running_since()
 
-    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended, so nobody waits
-            self._loop.call_soon_threadsafe(call, *arguments)
+def on_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
+    """Let an event loop make a call, from any thread."""
+    with suppress(RuntimeError):  # the loop has ended, so nobody waits
+        loop.call_soon_threadsafe(call, *arguments)

@@ -5,6 +5,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
@@ -41,32 +42,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-
-        def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(name, meaning, labels, registry=registry)
-
-        def gauge(name: str, meaning: str) -> Gauge:
-            return Gauge(name, meaning, registry=registry)
-
-        def histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-            return Histogram(name, meaning, labels, registry=registry, buckets=buckets)
-
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry, buckets=_SECONDS)
+        kind = ("kind",)
         self.request_seconds = histogram("clip_request_seconds", "a request for vectors, from its head to its answer")
-        self.waiting_seconds = histogram("clip_waiting_seconds", "time in which nobody works on an item", "kind")
-        self.preparing_seconds = histogram("clip_preparing_seconds", "time to prepare an item", "kind")
-        self.computing_seconds = histogram("clip_computing_seconds", "time to compute a batch", "kind")
-        self.batch_items = histogram("clip_batch_items", "items in a batch", "kind", buckets=_ITEMS)
-        self.items = counter("clip_items", "items computed", "kind")
-        self.joined = counter("clip_items_joined", "items equal to one under way, which shared its vector", "kind")
-        self.cached = counter("clip_items_cached", "items whose vector was still in the cache", "kind")
-        self.failed = counter("clip_items_failed", "items that failed, by what is wrong", "kind", "cause")
-        self.dropped = counter("clip_items_dropped", "items whose client left before they were computed", "kind")
+        self.waiting_seconds = histogram("clip_waiting_seconds", "time in which nobody works on an item", kind)
+        self.preparing_seconds = histogram("clip_preparing_seconds", "time to prepare an item", kind)
+        self.computing_seconds = histogram("clip_computing_seconds", "time to compute a batch", kind)
+        self.batch_items = histogram("clip_batch_items", "items in a batch", kind, buckets=_ITEMS)
+        self.items = counter("clip_items", "items computed", kind)
+        self.joined = counter("clip_items_joined", "items equal to one under way, which shared its vector", kind)
+        self.cached = counter("clip_items_cached", "items whose vector was still in the cache", kind)
+        self.failed = counter("clip_items_failed", "items that failed, by what is wrong", ("kind", "cause"))
+        self.dropped = counter("clip_items_dropped", "items whose client left before they were computed", kind)
         self.texts_cut = counter("clip_texts_cut", "texts longer than the model reads, which were cut")
         self.waiting = gauge("clip_items_waiting", "items whose vectors are not there yet")
         self.waiting_bytes = gauge("clip_bytes_waiting", "bytes that requests not yet answered take")
         self.bytes_in = counter("clip_received_bytes", "bytes of bodies received")
-        self.responses = counter("clip_responses", "answers to requests for vectors", "status")
-        self.refused = counter("clip_requests_refused", "requests for which there was no room, by cause", "cause")
+        self.responses = counter("clip_responses", "answers to requests for vectors", ("status",))
+        self.refused = counter("clip_requests_refused", "requests for which there was no room, by cause", ("cause",))
         self.left_seconds = histogram("clip_left_seconds", "how long clients waited that left before an answer")
         self.fronts = gauge("clip_fronts", "processes that take requests; 0 if the one that computes does")
         self.fronts_replaced = counter("clip_fronts_replaced", "such processes that ended and were replaced")
@@ -75,9 +70,6 @@ class Metrics:
         self.model = Info("clip_model", "what is served", registry=registry)
         ProcessCollector(registry=registry)
         self._answered = {200: self.responses.labels(200)}
-
-    def of_kind(self, kind: str) -> KindMetrics:
-        return KindMetrics(self, kind)
 
     def count_answer(self, path: str, status: int, seconds: float) -> None:
         """Count an answer to a request for vectors; others are not counted."""

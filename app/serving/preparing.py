@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 import numpy as np
 
@@ -21,8 +20,8 @@ from app.processors.picture import PictureProcessor
 from app.processors.text import TextPreparer
 from app.serving.computing import Outcome, error_for
 from app.serving.item import Caller, Item, Job, Stage
-from app.serving.link import Connect
-from app.serving.metrics import Metrics
+from app.serving.link import Connect, on_loop
+from app.serving.metrics import KindMetrics, Metrics
 from app.serving.turns import Turns, Wanted
 from app.serving.vector_cache import VectorCache, digest
 from app.towers import CutInputs, Inputs, Tower, Vectors
@@ -75,16 +74,13 @@ class Preparing:
         self._preparing: dict[Item, None] = {}
         self._handing_out = self._changed = False
         self._tasks: SimpleQueue[list[Item] | None] = SimpleQueue()
-        self._threads = [Thread(target=self._work, name=f"prepare-{i}", daemon=True) for i in range(threads)]
+        self._threads = threads
         self._link = connect(self._computed, self.give_up)
         self._metrics = metrics
-        self._kind_metrics = {kind: metrics.of_kind(kind) for kind in towers}
+        self._kind_metrics = {kind: KindMetrics(metrics, kind) for kind in towers}
         metrics.waiting.set_function(lambda: self._turns.waiting)
-
-    def start(self) -> None:
-        self._link.start()
-        for thread in self._threads:
-            thread.start()
+        for number in range(threads):
+            Thread(target=self._work, name=f"prepare-{number}", daemon=True).start()
 
     def stop(self) -> None:
         """End the threads; what still waits fails with Unavailable."""
@@ -99,19 +95,16 @@ class Preparing:
     def _stop(self, error: ServiceError) -> None:
         self._turns.stop(error)
         self._link.stop()
-        for _ in self._threads:
+        for _ in range(self._threads):
             self._tasks.put(None)
 
     def watch(self, limit: float) -> None:
-        """Give up if a batch or a preparation takes more than `limit` s, or jobs wait so long without progress."""
+        """Give up if a preparation takes more than `limit` s, or jobs wait twice as long without any progress."""
         now = time.monotonic()
-        begun = [item.taken for item in self._preparing]
-        if (running := self._link.busy_since(limit)) is not None:
-            begun.append(running)
-        if now - min(begun, default=now) > limit:
-            self.give_up(f"a batch or an item has taken more than {limit:g} s; the device hangs")
-        elif not begun and self._turns.jobs and now - self._turns.progress > limit:
-            self.give_up(f"requests have waited for more than {limit:g} s without progress")
+        if now - min((item.taken for item in self._preparing), default=now) > limit:
+            self.give_up(f"preparing an item has taken more than {limit:g} s; it hangs")
+        elif self._turns.jobs and now - self._turns.progress > 2 * limit:
+            self.give_up(f"requests have waited for more than {2 * limit:g} s without progress")
 
     async def vectorize(self, texts: list[bytes], images: list[bytes], caller: Caller) -> tuple[Vectors, Vectors]:
         """Text vectors and image vectors, float32, each of shape (items, width), in order.
@@ -244,11 +237,11 @@ class Preparing:
             while (items := self._tasks.get()) is not None:
                 self._prepare(items)
                 self._submit(items)
-                self._on_loop(self._prepared_on_thread, items)
+                on_loop(self._loop, self._prepared_on_thread, items)
         except BaseException as error:  # if a thread ended unseen, requests would wait for ever
             _log.critical("a preparing thread failed: %s", describe_unforeseen(error))
             message = f"a preparing thread failed ({type(error).__name__}); the server's log says why"
-            self._on_loop(self.give_up, message)
+            on_loop(self._loop, self.give_up, message)
 
     def _prepared_on_thread(self, items: list[Item]) -> None:
         self._prepared(items)
@@ -268,10 +261,6 @@ class Preparing:
                 item.prepared = time.monotonic()
             except BaseException as cause:
                 item.error = error_for(cause, item.kind, "prepared")
-
-    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended, so nobody waits
-            self._loop.call_soon_threadsafe(call, *arguments)
 
 
 def _wanted(contents: Mapping[str, list[bytes]]) -> list[Wanted]:

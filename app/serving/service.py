@@ -57,7 +57,7 @@ class Service:
         """`load` returns the model, and ends soon after its event is set. `start` serves it, and gets a function to
         call with what failed.
 
-        A request waits `patience` seconds for the model. A batch that takes `compute_timeout` seconds is a failure.
+        A request waits `patience` seconds for the model. An item that takes `compute_timeout` seconds is a failure.
         """
         self.failure: str | None = None
         self.draining = False

@@ -1,6 +1,7 @@
 """POST /v1/embeddings by the libraries that people call it with, and as Weaviate's module for Jina's API does.
 
-With a base URL that ends in /v1 and with one that does not, whatever the client adds to it.
+With a base URL that ends in /v1 and with one that does not, whatever the client adds to it. Each library is imported
+where it is used: they take seconds, also in a process that runs other tests.
 """
 
 import asyncio
@@ -19,10 +20,7 @@ from tests.support.vectors import png
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch a list of prices
 
-import litellm
-from langchain_openai import OpenAIEmbeddings
-from llama_index.embeddings.openai import OpenAIEmbedding
-from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+pytestmark = pytest.mark.served_once
 
 DEMO = ROOT / "demo" / "models"
 KEY = "s3cret"
@@ -35,6 +33,8 @@ Client = Callable[[str, str, list[str]], list[list[float]]]
 
 
 def by_langchain(base_url: str, key: str, items: list[str]) -> list[list[float]]:
+    from langchain_openai import OpenAIEmbeddings
+
     client: Any = OpenAIEmbeddings
     embeddings = client(model="any", base_url=base_url, api_key=key, check_embedding_ctx_length=False, max_retries=0)
     vectors: list[list[float]] = embeddings.embed_documents(items)
@@ -44,6 +44,8 @@ def by_langchain(base_url: str, key: str, items: list[str]) -> list[list[float]]
 
 
 def by_llama_index(base_url: str, key: str, items: list[str]) -> list[list[float]]:
+    from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+
     embedding = OpenAILikeEmbedding(model_name="any", api_base=base_url, api_key=key, max_retries=0)
     vectors = embedding.get_text_embedding_batch(items)
     assert np.allclose(embedding.get_query_embedding(items[0]), vectors[0], atol=1e-4)
@@ -51,11 +53,15 @@ def by_llama_index(base_url: str, key: str, items: list[str]) -> list[list[float
 
 
 def by_llama_index_for_openai(base_url: str, key: str, items: list[str]) -> list[list[float]]:
+    from llama_index.embeddings.openai import OpenAIEmbedding
+
     embedding = OpenAIEmbedding(model_name="any", api_base=base_url, api_key=key, max_retries=0)
     return embedding.get_text_embedding_batch(items)
 
 
 def by_litellm(base_url: str, key: str, items: list[str]) -> list[list[float]]:
+    import litellm
+
     answer = litellm.embedding(model="openai/any", input=items, api_base=base_url, api_key=key, max_retries=0)
     assert [each["index"] for each in answer.data] == list(range(len(items)))
     return [each["embedding"] for each in answer.data]

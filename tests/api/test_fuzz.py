@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.fuzz import KINDS, fuzz
 from benchmarks.soak import Soak
+from tests.support.search import times
 from tests.support.server import process_of
 
 
@@ -24,9 +25,10 @@ def test_broken_requests_of_every_kind_get_an_answer(url: str) -> None:
     assert {kind for kind, status in found.answers if status == 422} == {kind.__name__ for kind in KINDS}
 
 
+@pytest.mark.search
 def test_under_load_of_every_kind_each_answer_is_right_and_none_is_lost(url: str) -> None:
     soak = Soak(int(url.rpartition(":")[2]), process_of(url).pid)
-    asyncio.run(soak.run(8, clients=32))
+    asyncio.run(soak.run(times(4), clients=32))
     assert soak.findings.wrong == []
     assert soak.findings.answers.keys() == {"200", "422", "left"}
     assert soak.samples[-1].files <= soak.samples[0].files

@@ -17,6 +17,8 @@ from demo.world import Scene
 from tests.support.server import ROOT
 from tests.support.vectors import png
 
+pytestmark = pytest.mark.served_once
+
 DEMO = ROOT / "demo" / "models"
 TEXTS = ["a red star", "three blue circles on white", "", "it's a “quoted” text\nof two lines", "word " * 100]
 MODEL = "coloured-shapes"

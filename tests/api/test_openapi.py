@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.wire import talk
 
+pytestmark = pytest.mark.served_once
+
 PATHS = ("/vectorize", "/meta", "/metrics", "/health", "/.well-known/live", "/.well-known/ready")
 
 

@@ -30,6 +30,7 @@ def test_text_vectors_equal_the_reference(tiny_models: Path, vectors: dict[str, 
     assert_same(vectors["textVectors"], reference.encode(TEXTS, batch_size=1))
 
 
+@pytest.mark.served_once
 @pytest.mark.parametrize("module_folder", ["", "0_CLIPModel"])
 def test_folders_of_old_versions(
     serve: Callable[..., str], tiny_models: Path, tmp_path: Path, module_folder: str
@@ -44,6 +45,7 @@ def test_folders_of_old_versions(
     assert httpx.get(f"{url}/meta").json()["text_model"]["projection_dim"] == 16
 
 
+@pytest.mark.served_once
 def test_an_ordinary_text_model_beside_a_clip(serve: Callable[..., str], tiny_models: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_models / "clip", tmp_path / "clip")
     text_pipeline(tmp_path / "text")

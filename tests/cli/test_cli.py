@@ -24,7 +24,7 @@ DEMO = ROOT / "demo/models"
 
 
 def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [warm_python() if "compile" in arguments else sys.executable, "-m", "app", *map(str, arguments)]
+    command = [warm_python(), "-m", "app", *map(str, arguments)]
     environment = {**os.environ, "MODELS_DIR": str(DEMO), "COLUMNS": "200", **env}
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
 

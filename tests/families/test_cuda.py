@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from app.models.load import load_model
 from app.processors.padding import collate
 from app.settings import Settings
-from app.towers import LoadedModel
+from app.towers import LoadedModel, memory_of
 from tests.support.contract import check_contract
 from tests.support.vectors import TEXTS, ask, assert_same, pictures
 
@@ -47,7 +47,7 @@ def test_batches_under_way_do_not_disturb_each_other(model: LoadedModel, kind: s
     running: deque[tuple[list[int], Callable[[], np.ndarray]]] = deque()
     for number in range(200):
         pair = [number % len(inputs), (number + 1) % len(inputs)]
-        batch = collate([inputs[each] for each in pair], tower.padding, tower.empty)
+        batch = collate([inputs[each] for each in pair], tower.padding, memory_of(tower.session))
         running.append((pair, tower.session.start(batch)))
         del batch
         if len(running) == 3:
@@ -58,7 +58,7 @@ def test_batches_under_way_do_not_disturb_each_other(model: LoadedModel, kind: s
 def test_memory_of_a_batch_is_pinned_and_used_again(model: LoadedModel) -> None:
     addresses = set()
     for _ in range(5):
-        array = model.image.empty((8, 32, 32, 3), np.dtype(np.uint8))
+        array = memory_of(model.image.session)((8, 32, 32, 3), np.dtype(np.uint8))
         assert torch.from_numpy(array).is_pinned()
         addresses.add(array.ctypes.data)
         del array
@@ -67,7 +67,7 @@ def test_memory_of_a_batch_is_pinned_and_used_again(model: LoadedModel) -> None:
 
 def test_to_start_a_batch_of_pictures_waits_for_nothing(model: LoadedModel) -> None:
     tower = model.image
-    batch = collate([tower.processor(picture) for picture in pictures()], tower.padding, tower.empty)
+    batch = collate([tower.processor(picture) for picture in pictures()], tower.padding, memory_of(tower.session))
     tower.session.start(batch)()
     torch.cuda.set_sync_debug_mode("error")
     try:

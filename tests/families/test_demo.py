@@ -1,6 +1,7 @@
 """The bundled demo model, through the running service."""
 
 import base64
+import functools
 import io
 import random
 from collections.abc import Callable
@@ -38,9 +39,14 @@ def embed(url: str, texts: list[str], images: list[Image.Image]) -> tuple[np.nda
     return np.array(answer["textVectors"], np.float32), np.array(answer["imageVectors"], np.float32)
 
 
+@functools.cache
+def groups() -> list[list[tuple[Image.Image, str]]]:
+    return held_out(groups=8)
+
+
 def test_a_caption_finds_its_picture_among_fifty(demo: str) -> None:
     scores = []
-    for group in held_out():
+    for group in groups():
         images, captions = zip(*group, strict=True)
         text_vectors, image_vectors = embed(demo, list(captions), list(images))
         scores.append(top_1_accuracy(image_vectors, text_vectors))

@@ -4,7 +4,10 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,23 +120,6 @@ def test_a_certificate_of_ones_own(model: Path, tmp_path: Path) -> None:
         assert (folder_of(download(hub.url, tmp_path / "d", "someone/model", SSL_CERT_FILE=str(cert)))).is_dir()
 
 
-def test_without_the_storage_of_xet_the_ordinary_way_is_taken(model: Path, tmp_path: Path) -> None:
-    with serve_hub({"someone/model": model}) as hub, socket.create_server(("127.0.0.1", 0)) as silent:
-        for number, address in enumerate(("127.0.0.1:9", f"127.0.0.1:{silent.getsockname()[1]}")):
-            hub.xet = f"http://{address}"
-            started = time.monotonic()
-            result = download(hub.url, tmp_path / str(number), "someone/model", HF_HUB_DISABLE_XET="0")
-            assert (folder_of(result) / "model.safetensors").read_text() == "s"
-            assert "in the ordinary way" in result.stdout and "Traceback" not in result.stderr
-            assert time.monotonic() - started < 30
-        hub.failures = 1000  # of the ordinary way, too
-        result = download(
-            hub.url, tmp_path / "none", "someone/model", HF_HUB_DISABLE_XET="0", HF_HUB_ETAG_TIMEOUT="1"
-        )
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
-
-
 def test_a_hub_that_is_asked_too_often_is_given_the_time_it_asks_for(model: Path, tmp_path: Path) -> None:
     with serve_hub({"someone/model": model}) as hub:
         hub.failure, hub.failures, hub.retry_after = 429, 2, "2"
@@ -180,3 +166,40 @@ def test_weights_that_are_not_read_say_what_to_take_instead(tmp_path: Path, file
     for result in (of_the_hub, of_a_folder):
         error = result.stderr.splitlines()[-1]
         assert result.returncode == 1 and says in error and "take" in error and "download.py" not in error
+
+
+Timed = tuple[subprocess.CompletedProcess[str], float]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_xet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Future[Timed]]]:
+    """Downloads and their seconds where the storage of Xet refuses, is silent, and where the ordinary way fails too.
+
+    The other tests go on meanwhile, for nearly all of it is waiting.
+    """
+    folder = tmp_path_factory.mktemp("without-xet")
+    model = repository(folder / "one", **{"model.safetensors": "s"})
+
+    def take(xet: str, failures: int = 0, **env: str) -> Timed:
+        with serve_hub({"someone/model": model}) as hub:
+            hub.xet, hub.failures = f"http://{xet}", failures
+            started = time.monotonic()
+            place = Path(tempfile.mkdtemp(dir=folder))
+            result = download(hub.url, place, "someone/model", HF_HUB_DISABLE_XET="0", **env)
+            return result, time.monotonic() - started
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(3) as pool:
+        nobody, address = "127.0.0.1:9", f"127.0.0.1:{silent.getsockname()[1]}"
+        failing = pool.submit(take, nobody, 1000, HF_HUB_ETAG_TIMEOUT="1")
+        yield [pool.submit(take, nobody), pool.submit(take, address), failing]
+
+
+def test_without_the_storage_of_xet_the_ordinary_way_is_taken(without_xet: list[Future[Timed]]) -> None:
+    *others, failing = (each.result() for each in without_xet)
+    for result, seconds in others:
+        assert (folder_of(result) / "model.safetensors").read_text() == "s"
+        assert "in the ordinary way" in result.stdout and "Traceback" not in result.stderr
+        assert seconds < 30
+    result, _ = failing
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1

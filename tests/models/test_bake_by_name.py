@@ -20,6 +20,7 @@ from tests.support.hub import Hub, hub_environment, serve_hub
 from tests.support.load import wait_until
 from tests.support.server import ROOT, environment_of, free_port, wait_for_port, wait_for_ready
 from tests.support.tiny import clip_pair
+from tests.support.warm_python import warm_python
 
 NAMES = {"CLIP_MODEL_NAME": "someone/clip", "TEXT_MODEL_NAME": "someone/clip"}
 NOBODY = "http://127.0.0.1:9"
@@ -36,11 +37,22 @@ def hub(clip: Path) -> Iterator[Hub]:
         yield running
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a server starts to bake has loaded torch already; the server itself has not, unless it computes by it."""
+    folder = tmp_path_factory.mktemp("warm")
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.executable = {warm_python()!r}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        yield
+
+
 def start(models: Path, hub: str, port: int | None = None, **env: str) -> subprocess.Popen[str]:
     variables = environment_of(models, PORT=str(port or free_port()), **env)
     environment = {**variables, **hub_environment(hub, models.parent / "hub-home"), **variables, "HF_ENDPOINT": hub}
     environment.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, "-m", "app"]
+    is_warm = environment["PYTHONPATH"] and env.get("ENGINE") == "torch"
+    command = [warm_python() if is_warm else sys.executable, "-m", "app"]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -158,7 +170,7 @@ def test_a_stop_while_it_bakes_takes_two_seconds_and_the_next_start_goes_on(
     models = tmp_path / "models"
     if engine == "torch":  # which compiles nothing
         hub.gate.clear()
-    process = start(models, hub.url, ENGINE=engine, **NAMES)
+    process = start(models, hub.url, ENGINE=engine, PYTHONPATH="", **NAMES)  # with all its processes its own
     wait_until(lambda: process.poll() is not None or bool(list(models.glob(moment))), 100)
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)

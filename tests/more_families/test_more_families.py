@@ -151,7 +151,7 @@ def test_what_the_old_download_py_baked(
 ) -> None:
     models = tmp_path / "models"
     case.lay_out_as_before(hub, models)
-    env = {**offline, "HF_HOME": str(models / "home")}
+    env = {**offline, "HF_HOME": str(models / "home"), "ENGINE": "torch"}
     meta = assert_like_reference(case, hub, serve(models, **env))
     assert {"model_name", "model_config"} <= meta.keys() or meta["model_type"] in ("clip", "siglip")
 

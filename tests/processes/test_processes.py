@@ -128,6 +128,22 @@ def test_connections_that_a_front_has_not_taken_when_it_ends_go_to_another(serve
         assert [answer.result().status_code for answer in answers] == [200] * 12
 
 
+def test_connections_that_moved_to_another_front_end_when_it_ends_them(server: Server) -> None:
+    """The front that is started meanwhile has no copy that would keep them open."""
+    wait_until(lambda: server.metric("clip_fronts") == 3)
+    front = server.fronts()[0]
+    os.kill(front, signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10)) for _ in range(12)]
+        for client in clients:
+            client.sendall(b"GET /.well-known/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        time.sleep(0.5)
+        os.kill(front, signal.SIGKILL)
+        for client in clients:
+            assert b" 204 " in client.recv(1000)
+            assert client.recv(1000) == b""
+
+
 def connections_of(server: Server) -> list[int]:
     """How many connections of clients each front process has."""
     return [len(ports_of_clients(front)) for front in server.fronts()]

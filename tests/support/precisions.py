@@ -41,7 +41,13 @@ def load_in(models: Path, engine_name: str, precision: str) -> LoadedModel:
 
 @functools.lru_cache(maxsize=1)
 def _loaded(models: Path) -> TorchModel:
-    return find_family(models).load(models, False)
+    """With what was baked of it in float32 at hand, as if it had been converted here."""
+    family = find_family(models)
+    model = family.load(models, False)
+    baked = models / "compiled" / form_of(Settings(models_dir=models, precision="float32"), family).name
+    for path in baked.glob("*.xml"):
+        _converted[getattr(model, path.stem).module] = openvino.library().Core().read_model(path)
+    return model
 
 
 def _convert_once(module: Any, sample: Inputs, any_length: bool) -> Any:

@@ -1,4 +1,7 @@
-"""Tiny models with random weights, built through the real libraries."""
+"""Tiny models with random weights, built through the real libraries.
+
+Of one layer, for each takes its time to compile; those of tests.support.tiny_families have two.
+"""
 
 import json
 import shutil
@@ -44,7 +47,7 @@ def clip_pair(out: Path, seed: int = 0, width: int = 16) -> Path:
     """Write out/clip and out/text as sentence-transformers saves a CLIP; returns `out`."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(out / "work" / "tokenizer")
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPConfig(
         text_config={**shape, "vocab_size": len(tokenizer), "bos_token_id": 512, "eos_token_id": 513},
         vision_config={**shape, "image_size": 32, "patch_size": 8},
@@ -89,7 +92,7 @@ def text_pipeline(out: Path, width: int = 16) -> Path:
     (hub / "vocab.txt").write_text("\n".join(tokens))
     BertTokenizerFast(str(hub / "vocab.txt"), model_max_length=64).save_pretrained(hub)
     config = DistilBertConfig(
-        vocab_size=len(tokens), dim=24, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=64
+        vocab_size=len(tokens), dim=24, hidden_dim=48, n_layers=1, n_heads=2, max_position_embeddings=64
     )
     DistilBertModel(config).eval().save_pretrained(hub)
     transformer = modules.Transformer(str(hub), max_seq_length=64)

@@ -1,7 +1,9 @@
 """Texts and pictures to embed, and the comparison with a reference library."""
 
 import base64
+import functools
 import io
+import json
 import random
 from typing import Any
 
@@ -14,12 +16,18 @@ from app.towers import Tower, Vectors
 
 SIZES = [(32, 32), (64, 48), (31, 200), (500, 333), (7, 9), (1, 1), (1200, 900)]
 TEXTS = ["a", "", "a photo of a cat", "word " * 60, "word " * 500, "日本語のテキスト", "🙂" * 40]
+JSON = {"Content-Type": "application/json"}
+
+
+@functools.cache
+def _drawn() -> tuple[Image.Image, ...]:
+    rng = random.Random(0)
+    noise = [Image.frombytes("RGB", (12, 9), rng.randbytes(12 * 9 * 3)) for _ in SIZES]
+    return tuple(image.resize(size, Image.Resampling.BICUBIC) for image, size in zip(noise, SIZES, strict=True))
 
 
 def pictures() -> list[Image.Image]:
-    rng = random.Random(0)
-    noise = [Image.frombytes("RGB", (12, 9), rng.randbytes(12 * 9 * 3)) for _ in SIZES]
-    return [image.resize(size, Image.Resampling.BICUBIC) for image, size in zip(noise, SIZES, strict=True)]
+    return list(_drawn())
 
 
 def png(image: Image.Image) -> str:
@@ -41,9 +49,14 @@ def assert_same(got: list[list[float]], want: np.ndarray) -> None:
     assert ((vectors * want).sum(axis=1) / lengths[0] / lengths[1]).min() >= 0.99999
 
 
+@functools.cache
+def _request() -> bytes:
+    return json.dumps({"texts": TEXTS, "images": [png(picture) for picture in pictures()]}).encode()
+
+
 def ask(url: str) -> dict[str, list[list[float]]]:
-    payload = {"texts": TEXTS, "images": [png(picture) for picture in pictures()]}
-    response = httpx.post(f"{url}/vectorize", json=payload, timeout=60)
+    """The answer for TEXTS and pictures()."""
+    response = httpx.post(f"{url}/vectorize", content=_request(), headers=JSON, timeout=60)
     assert response.status_code == 200, response.text
     vectors: dict[str, list[list[float]]] = response.json()
     return vectors
