@@ -192,7 +192,7 @@ def test_a_client_that_leaves_costs_nothing_more(run_app: RunApp) -> None:
 
 
 def test_a_text_does_not_wait_behind_pictures_that_take_long_to_decode(run_app: RunApp) -> None:
-    running = run_app(fake_model(FakeSession()), threads=1, decode_timeout=4, **BATCH)
+    running = run_app(fake_model(FakeSession()), threads=1, decode_timeout=2, **BATCH)
     request = json.loads((Path(__file__).parents[1] / "cases" / "ccitt_request.json").read_text())
     with ThreadPoolExecutor(2) as pool:
         stuck = [
