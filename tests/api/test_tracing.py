@@ -213,7 +213,7 @@ def silent() -> Iterator[str]:
 
 
 def test_a_collector_that_is_not_there_delays_nothing(tiny_models: Path, silent: str, workers: int) -> None:
-    """Neither a request nor the stop: their time-outs are far beyond those here. It is said once."""
+    """Neither a request nor the stop: their time-outs are far beyond those here. Each process says it once."""
     for address, said in ((f"http://127.0.0.1:{free_port()}", "Connection refused"), (silent, "within 1 s")):
         variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": address,
@@ -230,7 +230,7 @@ def test_a_collector_that_is_not_there_delays_nothing(tiny_models: Path, silent:
         assert process.returncode == 0
         warnings = [line["message"] for line in map(json.loads, log.splitlines()) if line["level"] == "warning"]
         about = [line for line in warnings if "Span" in line or "spans" in line]
-        assert len(about) == len(warnings) <= 2 and any(said in line for line in about), warnings
+        assert len(about) == len(warnings) <= 2 * workers and any(said in line for line in about), warnings
 
 
 def test_what_keeps_spans_away_is_said_once_a_minute(

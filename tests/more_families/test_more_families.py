@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import run
@@ -20,8 +19,10 @@ from tests.support.compiled import without
 from tests.support.families import Case, as_hub_cache, assert_like_reference
 from tests.support.hub import serve_hub
 from tests.support.precisions import PRECISIONS, assert_precision
+from tests.support.server import ROOT
 from tests.support.transformers_families import CASES as TRANSFORMERS_CASES
 from tests.support.vectors import ask, assert_same, pictures
+from tests.support.warm_python import warm_python
 
 Serve = Callable[..., str]
 TEXT_TOWER = "someone/xlm-roberta-tiny"
@@ -172,11 +173,12 @@ def test_a_pair_of_name_and_weights(tmp_path: Path, serve: Serve) -> None:
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "tiny.json").write_text(json.dumps(tiny_families.OPEN_CLIP_CONFIG))
-    program = (
-        "import sys, open_clip, download;"
-        f"open_clip.add_model_config({str(configs)!r});"
-        "open_clip.pretrained._PRETRAINED['tiny'] = {'v1': {'hf_hub': 'someone/open-clip/'}};"
-        "sys.exit(download.main(sys.argv[1:]))"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, open_clip, download\n"
+        f"open_clip.add_model_config({str(configs)!r})\n"
+        "open_clip.pretrained._PRETRAINED['tiny'] = {'v1': {'hf_hub': 'someone/open-clip/'}}\n"
+        "sys.exit(download.main(sys.argv[1:]))\n"
     )
     models = tmp_path / "models"
     with serve_hub(hub) as running:
@@ -186,8 +188,9 @@ def test_a_pair_of_name_and_weights(tmp_path: Path, serve: Serve) -> None:
             "HF_ENDPOINT": running.url,
             "HF_HOME": str(tmp_path / "home"),
             "MODELS_DIR": str(models),
+            "PYTHONPATH": str(ROOT),
         }
-        result = run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+        result = run([warm_python(), str(program)], env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert sum(path.suffix == ".safetensors" for path in models.rglob("*")) == 1
     texts, images = open_clip_reference(hub)
