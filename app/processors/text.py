@@ -30,22 +30,30 @@ CHARACTERS_A_TOKEN = 8
 LONGER = 8
 # Letters of one word up to which its end has a say in its first tokens: of a longer one nobody knows the right ones.
 LONGEST_WORD = 2**18
-# Bytes of a text that are read at most, beside blanks before it, and by a tokenizer of another library, which reads
-# all that it is given.
+# Bytes of a text that are read at most, beside blanks before it; characters that are mended, at a megabyte a second;
+# and bytes for a tokenizer of another library, which reads all that it is given.
 MAX_BYTES = 8 * 2**20
+MAX_MENDED = 64 * 1024
 MAX_FOREIGN_BYTES = 2**20
 _QUICK_BYTES = 512
 # Where an Encoding has what the model takes.
 _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
-def clean_text(text: str, name: str) -> str:
-    """`name` is "" (leaves the text alone) or "open_clip." and one of lower, whitespace, canonicalize."""
-    if not name:
-        return text
+def mended(text: str) -> str:
+    """The text with wrong encodings mended, as far as MAX_MENDED: what is wrong shows only in a line as a whole."""
     import ftfy
 
-    text = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    beginning: str = ftfy.fix_text(text[:MAX_MENDED])
+    return beginning + text[MAX_MENDED:]
+
+
+def tidied(text: str, name: str) -> str:
+    """The cleaning `name`, after mending: "" (leaves the text alone) or "open_clip." and one of lower, whitespace,
+    canonicalize."""
+    if not name:
+        return text
+    text = " ".join(html.unescape(html.unescape(text)).split())
     if name == "open_clip.canonicalize":
         text = " ".join(text.translate(_PUNCTUATION).split())
     return text if name == "open_clip.whitespace" else text.lower()
@@ -63,7 +71,7 @@ class TextProcessor:
     """Tokenize with the `tokenizers` library, cut at `max_length` tokens with the end token kept.
 
     `names` are the arrays that the model takes. With `pad_id` each text is padded on the right to
-    `max_length`. `clean` names what comes first (see clean_text). With `has_legacy` LEGACY_TEXTS has a say (see
+    `max_length`. `clean` names what comes first (see tidied). With `has_legacy` LEGACY_TEXTS has a say (see
     legacy). Safe to call from several threads: nothing is changed after construction.
     """
 
@@ -127,13 +135,15 @@ class TextProcessor:
         if len(data) > MAX_BYTES:
             data = data.lstrip()[:MAX_BYTES]
         text = self.prompt + data.decode(errors="ignore")
+        if self.clean:
+            text = mended(text)
         length = self.short
         while length < len(text):
-            head = clean_text(text[:length], self.clean)
+            head = tidied(text[:length], self.clean)
             if self._is_enough(head):
                 return head
             length *= LONGER
-        return clean_text(text, self.clean)
+        return tidied(text, self.clean)
 
     def _is_enough(self, beginning: str) -> bool:
         """Whether the tokens that count are the same whatever follows."""
