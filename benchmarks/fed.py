@@ -96,6 +96,7 @@ def main() -> None:
     calls, far_end = spawn.Pipe()
     loop = spawn.Process(target=bare, args=(options.models, options.precision, far_end), daemon=True)
     loop.start()
+    far_end.close()  # or nobody would see that the process has ended
     calls.recv()
     bodies = {"images": image_bodies(), "texts": text_bodies()}
     rates: dict[tuple[str, str], list[float]] = {}
