@@ -73,7 +73,7 @@ def _panel(panel: Panel) -> Iterator[str]:
     yield f'<text class="title" x="{_LEFT - 42}" y="18">{escape(panel.title)}</text>'
     for tick in ticks:
         yield f'<path class="grid" d="M{_LEFT} {y(tick):.1f}H{WIDTH - _RIGHT}"/>'
-        yield f'<text x="{_LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:,.4g}</text>'
+        yield f'<text x="{_LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:,g}</text>'
     step = (WIDTH - _LEFT - _RIGHT) / len(panel.places)
     middles = [_LEFT + step * (number + 0.5) for number in range(len(panel.places))]
     for place, middle in zip(panel.places, middles, strict=True):
