@@ -217,8 +217,9 @@ class Computing:
         """Deliver the outcome of a batch, or try its halves, down to the item at fault."""
         seconds = time.monotonic() - self._started.pop(id(batch))
         if outcome is None:
-            middle = (len(batch) + 1) // 2
-            for half in (batch[:middle], batch[middle:]):
+            wanted = [item for item in batch if item.stage is not Stage.OVER]
+            middle = (len(wanted) + 1) // 2
+            for half in filter(None, (wanted[:middle], wanted[middle:])):
                 self._settle(half, self._outcome(half, self._start(half)))
         elif isinstance(outcome, EngineBroken):
             self._on_broken(str(outcome))
