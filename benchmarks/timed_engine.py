@@ -71,10 +71,10 @@ def main() -> int:
         file, supervisor = map(int, sys.argv[1:])
         return device.main(file, supervisor, load_for_device)
     settings = load_settings()
-    use_one_heap()
     sockets = listen(settings.host, settings.port)
+    use_one_heap()
+    raise_open_files()
     if settings.workers > 1:
-        raise_open_files()
         return Supervisor(settings, sockets, settings.workers, [settings], "benchmarks.timed_engine").run() or 0
     collect_garbage_less_often()
     make_server(create_app(settings, load_timed)).run(sockets)
