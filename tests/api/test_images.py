@@ -19,7 +19,7 @@ def test_extreme_shapes_equal_themselves_with_the_shape_known(server: str, size:
     image = scene(*size)
     payload = {"images": [base64.b64encode(encoded(image)).decode()]}
     with_alpha = {"images": [base64.b64encode(encoded(image.convert("RGBA"))).decode()]}
-    answers = [httpx.post(f"{server}/vectorize", json=each, timeout=30) for each in (payload, with_alpha)]
+    answers = [httpx.post(f"{server}/vectorize", json=each, timeout=60) for each in (payload, with_alpha)]
     vectors = [answer.json()["imageVectors"][0] for answer in answers]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-5, atol=1e-6)
 
@@ -29,7 +29,7 @@ def test_the_cap_and_the_time_of_a_picture_are_settings(serve: Callable[..., str
     for form in ("PNG", "TIFF"):
         for width, status in ((30, 200), (32, 422)):
             text = base64.b64encode(encoded(scene(width, 32), form)).decode()
-            assert httpx.post(f"{url}/vectorize", json={"images": [text]}, timeout=30).status_code == status
+            assert httpx.post(f"{url}/vectorize", json={"images": [text]}, timeout=60).status_code == status
 
 
 def test_a_decoder_that_does_not_end_costs_the_others_nothing(serve: Callable[..., str], tiny_models: Path) -> None:

@@ -193,7 +193,7 @@ def prometheus(serve: Callable[..., str], tmp_path_factory: pytest.TempPathFacto
         yield f"http://{url}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 # 1x1, red.

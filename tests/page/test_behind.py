@@ -56,7 +56,7 @@ def proxy(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..
     yield start
     for process in running:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_below_a_path_of_a_proxy(browser: Browser, demo: str, proxy: Callable[..., str], tmp_path: Path) -> None:

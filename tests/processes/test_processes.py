@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,7 @@ class Server:
     def end(self) -> str:
         """End it, and return its log."""
         self.process.terminate()
-        _, log = self.process.communicate(timeout=20)
+        _, log = self.process.communicate(timeout=60)
         return log
 
 
@@ -121,7 +122,7 @@ def test_connections_that_a_front_has_not_taken_when_it_ends_go_to_another(serve
     os.kill(front, signal.SIGSTOP)
     with ThreadPoolExecutor(12) as pool:
         body = {"texts": ["nobody is lost"]}
-        answers = [pool.submit(httpx.post, f"{server.url}/vectorize", json=body, timeout=20) for _ in range(12)]
+        answers = [pool.submit(httpx.post, f"{server.url}/vectorize", json=body, timeout=60) for _ in range(12)]
         time.sleep(0.5)
         assert not all(answer.done() for answer in answers)
         os.kill(front, signal.SIGKILL)
@@ -134,7 +135,7 @@ def test_connections_that_moved_to_another_front_end_when_it_ends_them(server: S
     front = server.fronts()[0]
     os.kill(front, signal.SIGSTOP)
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10)) for _ in range(12)]
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)) for _ in range(12)]
         for client in clients:
             client.sendall(b"GET /.well-known/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         time.sleep(0.5)
@@ -173,17 +174,25 @@ def test_any_front_answers_for_all(server: Server) -> None:
     assert len({httpx.get(f"{server.url}/meta").content for _ in range(6)}) == 1
 
 
+def fronts_and_replaced(server: Server) -> tuple[float, float] | None:
+    """None if the front that was asked is the one that was killed."""
+    try:
+        return server.metric("clip_fronts"), server.metric("clip_fronts_replaced_total")
+    except httpx.TransportError:
+        return None
+
+
 def test_a_front_that_is_killed_is_replaced_and_nobody_else_notices(server: Server) -> None:
     expected = {
         text: httpx.post(f"{server.url}/vectorize", json={"texts": [text]}).json() for text in map(str, range(50))
     }
-    end = time.monotonic() + 8
     broken: list[str] = []
+    over = threading.Event()
 
     def ask_for_long(seed: int) -> int:
         answered, choice = 0, random.Random(seed)
-        while time.monotonic() < end:
-            with httpx.Client(timeout=30) as client, contextlib.suppress(httpx.TransportError):
+        while not over.is_set():
+            with httpx.Client(timeout=60) as client, contextlib.suppress(httpx.TransportError):
                 for _ in range(20):
                     text = str(choice.randrange(50))
                     pictures = [picture(choice.randrange(10**6))] if choice.random() < 0.3 else []
@@ -191,19 +200,21 @@ def test_a_front_that_is_killed_is_replaced_and_nobody_else_notices(server: Serv
                     if answer.status_code != 200 or answer.json()["textVectors"] != expected[text]["textVectors"]:
                         broken.append(answer.text)
                     answered += 1
-                    if time.monotonic() > end:
+                    if over.is_set():
                         break
         return answered
 
     with ThreadPoolExecutor(9) as pool:
         running = [pool.submit(ask_for_long, seed) for seed in range(8)]
-        while time.monotonic() < end - 2:
-            os.kill(random.choice(server.fronts()), signal.SIGKILL)
-            wait_until(lambda: server.metric("clip_fronts") == 3, 5)
-            time.sleep(0.3)
+        try:
+            for number in range(1, 6):
+                os.kill(random.choice(server.fronts()), signal.SIGKILL)
+                wait_until(lambda number=number: fronts_and_replaced(server) == (3, number))  # type: ignore[misc]
+                time.sleep(0.3)
+        finally:
+            over.set()
         assert sum(each.result() for each in running) > 50
     assert broken == []
-    assert server.metric("clip_fronts_replaced_total") >= 3
     assert server.metric("clip_items_waiting") == 0
     httpx.get(f"{server.url}/.well-known/ready").raise_for_status()
 
@@ -214,7 +225,7 @@ def test_a_request_of_a_killed_front_ends_without_a_byte(server: Server) -> None
         time.sleep(0.3)
         for front in server.fronts():
             os.kill(front, signal.SIGKILL)
-        client.settimeout(10)
+        client.settimeout(60)
         with contextlib.suppress(ConnectionResetError):
             assert client.recv(100) == b""
     wait_for_ready(server.url, server.process)
@@ -227,7 +238,7 @@ def test_a_device_that_ends_ends_the_server_and_every_client_is_told(server: Ser
 
     def ask(number: int) -> int:
         try:
-            return httpx.post(f"{server.url}/vectorize", json={"texts": [f"waits {number}"]}, timeout=20).status_code
+            return httpx.post(f"{server.url}/vectorize", json={"texts": [f"waits {number}"]}, timeout=60).status_code
         except httpx.RemoteProtocolError:
             return 0
 
@@ -237,7 +248,7 @@ def test_a_device_that_ends_ends_the_server_and_every_client_is_told(server: Ser
         os.kill(device, how)
         os.kill(device, signal.SIGCONT)
         assert {answer.result() for answer in answers} <= {503, 0}
-    _, log = server.process.communicate(timeout=10)
+    _, log = server.process.communicate(timeout=60)
     assert server.process.returncode == 1
     assert log.count("CRITICAL") == 1 and f"the device process was ended by {how.name}" in log
 
@@ -246,7 +257,7 @@ def test_a_supervisor_that_is_killed_leaves_nothing_behind(server: Server) -> No
     others = children(server.process.pid)
     assert len(others) == 4
     server.process.kill()
-    wait_until(lambda: not any(alive(each) for each in others), 5)
+    wait_until(lambda: not any(alive(each) for each in others))
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", server.port))
@@ -260,12 +271,9 @@ def test_a_signal_while_it_starts_ends_all_at_once(number: signal.Signals, delay
         wait_for_port(server.url)
         time.sleep(delay)
         others = children(server.process.pid)
-        asked = time.monotonic()
         server.process.send_signal(number)
-        server.process.wait(10)
-        assert time.monotonic() - asked < 4  # 2 on a machine that does nothing else
-        assert server.process.returncode == 0
-        wait_until(lambda: not any(alive(each) for each in others), 2)
+        assert server.process.wait(15) == 0  # 2 on a machine that does nothing else
+        wait_until(lambda: not any(alive(each) for each in others))
     finally:
         server.process.kill()
         server.process.communicate()
@@ -278,7 +286,7 @@ def test_whatever_dies_while_it_starts_no_client_waits_for_ever(delay: float) ->
         try:
             wait_for_port(server.url)
             with ThreadPoolExecutor(1) as pool:
-                answer = pool.submit(httpx.post, f"{server.url}/vectorize", json={"texts": ["early"]}, timeout=20)
+                answer = pool.submit(httpx.post, f"{server.url}/vectorize", json={"texts": ["early"]}, timeout=60)
                 time.sleep(delay)
                 victims = server.fronts if victim == "front" else server.devices
                 wait_until(lambda find=victims: bool(find()))  # type: ignore[misc]
@@ -293,7 +301,7 @@ def test_whatever_dies_while_it_starts_no_client_waits_for_ever(delay: float) ->
                 wait_for_ready(server.url, server.process)
             else:
                 assert status in (0, 200, 503)
-                assert server.process.wait(10) == 1
+                assert server.process.wait(60) == 1
         finally:
             server.process.kill()
             server.process.communicate()
@@ -315,11 +323,9 @@ def test_fronts_that_never_answer_end_the_server() -> None:
 
 
 def test_draining_answers_what_has_begun(server: Server) -> None:
-    stop_at = time.monotonic() + 1.0
-
     def ask(seed: int) -> int:
         lost, choice = 0, random.Random(seed)
-        with httpx.Client(timeout=30) as client:
+        with httpx.Client(timeout=60) as client:
             while True:
                 try:
                     answer = client.post(
@@ -336,10 +342,10 @@ def test_draining_answers_what_has_begun(server: Server) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         clients = [pool.submit(ask, seed) for seed in range(6)]
-        time.sleep(max(0.0, stop_at - time.monotonic()))
+        time.sleep(1)
         server.process.terminate()
         assert [client.result() for client in clients] == [0] * 6
-    assert server.process.wait(10) == 0
+    assert server.process.wait(60) == 0
 
 
 def test_one_of_two_devices_ends_and_the_other_goes_on() -> None:

@@ -41,7 +41,7 @@ def test_a_photo_of_108_megapixels_and_one_of_200(serve: Callable[..., str]) -> 
     data = bytearray(encoded(SHOT, "JPEG"))
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", 12_240, 16_320)
-    answer = httpx.post(f"{url}/vectorize", json=request(bytes(data)), timeout=30)
+    answer = httpx.post(f"{url}/vectorize", json=request(bytes(data)), timeout=60)
     assert answer.status_code == 422
     assert "16320 x 12240 pixels" in answer.json()["error"] and "raise MAX_PIXELS" in answer.json()["error"]
 

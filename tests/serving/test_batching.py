@@ -46,13 +46,19 @@ def test_64_clients_get_their_own_vectors_in_order(run_app: RunApp) -> None:
 
 
 def test_single_item_requests_share_a_batch(run_app: RunApp) -> None:
-    engine = FakeSession(0.1)
-    url = run_app(fake_model(engine), **BATCH).url
+    engine = FakeSession()
+    running = run_app(fake_model(engine), **BATCH)
     engine.batches.clear()
+    engine.gate.clear()
     with ThreadPoolExecutor(9) as pool:
-        list(pool.map(lambda i: ask(url, [f"text {i}"]), range(9)))
-    assert len(engine.batches) <= 3
-    assert sum(map(len, engine.batches)) == 9
+        answers = [pool.submit(ask, running.url, ["text 0"])]
+        wait_until(lambda: engine.batches == [["text 0"]])
+        answers += [pool.submit(ask, running.url, [f"text {number}"]) for number in range(1, 9)]
+        wait_until(lambda: running.metric("clip_items_waiting") == 9)
+        engine.gate.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 9
+    # Those that were not prepared yet are not waited for.
+    assert len(engine.batches) < 6 and sum(map(len, engine.batches)) == 9
 
 
 def test_identical_items_are_computed_once(run_app: RunApp) -> None:
@@ -178,21 +184,22 @@ def test_a_device_that_hangs_ends_the_server(run_app: RunApp) -> None:
 
 
 def test_a_client_that_leaves_costs_nothing_more(run_app: RunApp) -> None:
-    engine = FakeSession(0.05)
+    engine = FakeSession()
     running = run_app(fake_model(engine), **BATCH)
+    engine.gate.clear()
     body = b'{"texts": [' + b", ".join(b'"gone %d"' % i for i in range(800)) + b"]}"
     with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
         client.sendall(b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         wait_until(lambda: any("gone" in item for batch in engine.batches for item in batch))
-    wait_until(lambda: running.metric("clip_items_dropped_total") > 700)
-    computed = sum("gone" in item for batch in engine.batches for item in batch)
-    assert computed < 100
-    assert running.metric("clip_items_waiting") == 0
+    wait_until(lambda: running.metric("clip_items_waiting") == 0)
+    assert running.metric("clip_items_dropped_total") == 800
+    engine.gate.set()
     assert ask(running.url, ["next"]).status_code == 200
+    assert sum("gone" in item for batch in engine.batches for item in batch) <= 8
 
 
 def test_a_text_does_not_wait_behind_pictures_that_take_long_to_decode(run_app: RunApp) -> None:
-    running = run_app(fake_model(FakeSession()), threads=1, decode_timeout=2, **BATCH)
+    running = run_app(fake_model(FakeSession()), threads=1, decode_timeout=4, **BATCH)
     request = json.loads((Path(__file__).parents[1] / "cases" / "ccitt_request.json").read_text())
     with ThreadPoolExecutor(2) as pool:
         stuck = [
@@ -221,6 +228,6 @@ def test_a_body_that_never_comes_is_given_up(run_app: RunApp) -> None:
     running = run_app(fake_model(FakeSession()), stall_timeout=0.3, **BATCH)
     with socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2]))) as client:
         client.sendall(b"POST /vectorize HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
-        client.settimeout(5)
+        client.settimeout(60)
         assert client.recv(100).startswith(b"HTTP/1.1 408")
     wait_until(lambda: set(running.used().values()) == {0})

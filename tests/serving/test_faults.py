@@ -122,7 +122,7 @@ class Preparer:
     def __call__(self, content: bytes) -> Inputs:
         if content == b"held":
             self.begun.set()
-            self.go_on.wait(20)
+            self.go_on.wait(60)
         if b"unprepared" in content:
             raise Panic("inside of the decoder")
         return prepare_text(content.decode())

@@ -57,7 +57,7 @@ def test_a_model_that_takes_too_long_is_not_waited_for() -> None:
     loaded = threading.Event()
 
     def slow(settings: Settings) -> LoadedModel:
-        loaded.wait(30)
+        loaded.wait(60)
         return fake_model(FakeSession())(settings)
 
     running = RunningApp(create_app(Settings(client_timeout=0.25, **BATCH), slow))

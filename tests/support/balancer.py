@@ -57,7 +57,7 @@ def balancer(*ports: int) -> Iterator[Balancer]:
         thread = threading.Thread(target=runner.run, args=(run(),))
         thread.start()
         try:
-            assert listening.wait(10)
+            assert listening.wait(60)
             yield balancer
         finally:
             loop.call_soon_threadsafe(over.set)

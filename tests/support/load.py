@@ -16,7 +16,7 @@ def ask(url: str, texts: list[str] | None = None, images: list[str] | None = Non
     return httpx.post(f"{url}/vectorize", json=payload, timeout=60)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -82,12 +82,12 @@ def wait_for_ready(url: str, process: subprocess.Popen[str] | None = None) -> No
 def wait_for_port(url: str) -> None:
     """Returns once somebody listens."""
     host, port = url.removeprefix("http://").rsplit(":", 1)
-    for _ in range(3000):
+    for _ in range(9000):
         with contextlib.suppress(OSError):
             socket.create_connection((host, int(port)), 1).close()
             return
         time.sleep(0.01)
-    raise AssertionError("nobody listens within 30 seconds")
+    raise AssertionError("nobody listens within 90 seconds")
 
 
 class RunningApp:
@@ -114,7 +114,7 @@ class RunningApp:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{self.url}/.well-known/ready").status_code == 204:
@@ -126,7 +126,7 @@ class RunningApp:
         self.server.handle_exit(signal.SIGINT, None)
         self.wait_for_end()
 
-    def wait_for_end(self, seconds: float = 20) -> None:
+    def wait_for_end(self, seconds: float = 60) -> None:
         """Returns once the server has ended."""
         self._thread.join(seconds)
         assert not self._thread.is_alive()

@@ -37,4 +37,4 @@ def started(models: Path) -> Iterator[Started]:
         yield Started(url, polls, idle, time.monotonic())
     finally:
         process.terminate()
-        assert process.wait(40) == 0
+        assert process.wait(60) == 0

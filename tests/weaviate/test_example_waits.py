@@ -171,9 +171,9 @@ def test_a_restart_under_an_import_loses_nothing(
         importing = threading.Event()
         once(3, importing.set)
         importer_ = importer.start("import_images.py", shapes / "pictures.csv", "--batch-size", "20")
-        assert importing.wait(30)
+        assert importing.wait(60)
         (servers[0].terminate if signal == "SIGTERM" else servers[0].kill)()
-        servers[0].wait(40)
+        servers[0].wait(60)
         servers.append(start_server(ROOT / "demo/models", PORT=str(port)))
         result = importer_.finish()
     finally:

@@ -37,7 +37,7 @@ def test_requests_that_wait_for_a_model_which_cannot_be_loaded_get_the_cause(sta
     with ThreadPoolExecutor(8) as pool:
         body = json.dumps({"texts": ["a"]}).encode()
         answers = [pool.submit(GoClient(url).send, "POST", "/vectorize", body) for _ in range(8)]
-    assert process.wait(30) == 1
+    assert process.wait(60) == 1
     assert process.stderr is not None
     log = process.stderr.read()
     for answer in answers:

@@ -26,7 +26,7 @@ def request_on(connection: socket.socket) -> bytes:
 def scripted() -> Iterator[Callable[..., str]]:
     """A server that gives each connection its answers, one a request, and then closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(60)
 
         def run(connections: tuple[list[bytes], ...]) -> None:
             for answers in connections:

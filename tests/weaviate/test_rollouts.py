@@ -30,7 +30,7 @@ def test_a_replica_is_replaced_under_load(first: str, start: Start) -> None:
             time.sleep(1)  # the time that a cluster takes to tell its balancers
             front.ports = [other_port]
         new_port, new = start(**env)
-        assert old.wait(40) == 0
+        assert old.wait(60) == 0
         wait_for_ready(f"http://127.0.0.1:{new_port}", new)
         front.ports = [other_port, new_port]
         load.wait_for(200)
