@@ -199,7 +199,7 @@ def test_without_the_storage_of_xet_the_ordinary_way_is_taken(without_xet: list[
     for result, seconds in others:
         assert (folder_of(result) / "model.safetensors").read_text() == "s"
         assert "in the ordinary way" in result.stdout and "Traceback" not in result.stderr
-        assert seconds < 30
+        assert seconds < 100
     result, _ = failing
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1

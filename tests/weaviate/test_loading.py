@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +12,11 @@ from tests.support.weaviate_start import Start
 
 
 def test_requests_while_loading_wait(start: Start) -> None:
-    port, process = start()
+    port, _ = start()
     url = f"http://127.0.0.1:{port}"
-    while (poll := GoClient(url).ready()).status is None:
-        assert process.poll() is None
-        time.sleep(0.01)
-    assert poll.status == 503, "it was ready before the first request"
+    wait_for_port(url)
+    status, _ = GoClient(url).send("GET", "/.well-known/ready")
+    assert status == 503, "it was ready before the first request"
     load = Load()
     with ThreadPoolExecutor(40) as pool:
         for number in range(40):
