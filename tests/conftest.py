@@ -44,9 +44,14 @@ _transports: Any = httpx._transports.default  # type: ignore[attr-defined]
 _transports.create_ssl_context = functools.cache(_transports.create_ssl_context)
 
 # A check of a change fails for the change, not for the example that was drawn that day; elsewhere new ones are drawn.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# How long an example takes is the machine's.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 # Folders whose tests are tried with each of WORKERS, but for those marked `served_once`; files that processes share
 # family by family; and the folders with the longest files.

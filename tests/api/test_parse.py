@@ -70,13 +70,13 @@ def check(body: bytes) -> None:
 
 
 @given(BODIES, st.booleans(), st.sampled_from([None, 1]))
-@settings(deadline=None, max_examples=times(200))
+@settings(max_examples=times(200))
 def test_json_of_any_kind_is_read(body: dict[str, object], ascii_only: bool, indent: int | None) -> None:
     check(json.dumps(body, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "replace"))
 
 
 @given(BODIES, st.booleans(), st.randoms())
-@settings(deadline=None, max_examples=times(400))
+@settings(max_examples=times(400))
 def test_what_is_no_json_is_refused(body: dict[str, object], ascii_only: bool, rng: random.Random) -> None:
     data = bytearray(json.dumps(body, ensure_ascii=ascii_only).encode("utf-8", "replace"))
     for _ in range(rng.randint(1, 3)):

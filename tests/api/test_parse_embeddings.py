@@ -34,7 +34,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_any_body_is_items_in_their_order_or_an_error(body: dict[str, object]) -> None:
     try:
         request = parse_embeddings(json.dumps(body).encode(), 5)
@@ -50,7 +50,7 @@ def test_any_body_is_items_in_their_order_or_an_error(body: dict[str, object]) -
 
 
 @given(st.lists(STRINGS, min_size=1, max_size=5))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_strings_are_as_many_items_under_each_key(strings: list[str]) -> None:
     objects = [{"content": [{"type": "text", "text": each}]} for each in strings]
     bodies = [{"input": strings}, {"inputs": strings}, {"inputs": objects}]

@@ -172,7 +172,7 @@ PIECES = st.one_of(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=times(30), deadline=None)
+@settings(max_examples=times(30))
 @given(pieces=st.lists(PIECES, min_size=1, max_size=8))
 def test_any_long_text(kind: str, pieces: list[str]) -> None:
     assert_as_whole(kind, "".join(pieces), short=400)

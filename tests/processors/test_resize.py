@@ -51,7 +51,7 @@ def test_every_orientation_of_every_shape(size: tuple[int, int], tag: int) -> No
         assert_same(each.prepare(stored(image, tag))["pixels"], as_libraries_do(image, each))
 
 
-@settings(deadline=None, max_examples=times(40))
+@settings(max_examples=times(40))
 @given(
     st.integers(1, 700),
     st.integers(1, 700),

@@ -34,7 +34,7 @@ def assert_as_the_library(width: int, height: int, longest: int, side: int, is_c
     assert want["pixel_attention_mask"].all() and got["attention_mask"].tolist() == [1, 1]
 
 
-@settings(deadline=None, max_examples=times(150))
+@settings(max_examples=times(150))
 @given(
     st.integers(1, 500),
     st.integers(1, 500),

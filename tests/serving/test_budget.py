@@ -128,7 +128,7 @@ def test_a_query_passes_a_full_budget() -> None:
     asyncio.run(check())
 
 
-@hypothesis_settings(max_examples=times(15), deadline=None)
+@hypothesis_settings(max_examples=times(15))
 @given(seed=st.integers(0, 2**32))
 def test_clients_that_leave_while_they_wait_cost_nobody_a_wake_up(seed: int) -> None:
     """Bodies that grow side by side, of which any leaves at any moment: the others are all read."""

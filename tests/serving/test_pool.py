@@ -58,7 +58,7 @@ class Shares(RuleBasedStateMachine):
 
 
 TestShares = Shares.TestCase
-TestShares.settings = settings(max_examples=times(100), stateful_step_count=40, deadline=None)
+TestShares.settings = settings(max_examples=times(100), stateful_step_count=40)
 
 
 def ask(pool: Pool, name: str, size: int, order: list[str]) -> Claim:

@@ -221,6 +221,4 @@ class _First:
 
 TestTurns = Machine.TestCase
 # Without shrinking, which takes minutes: the steps that are printed tell enough.
-TestTurns.settings = settings(
-    max_examples=times(100), stateful_step_count=50, deadline=None, phases=(Phase.reuse, Phase.generate)
-)
+TestTurns.settings = settings(max_examples=times(100), stateful_step_count=50, phases=(Phase.reuse, Phase.generate))
