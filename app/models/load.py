@@ -14,7 +14,7 @@ from app.models.compile import compiled_form
 from app.models.store import FORMAT, compiled_only, read_manifest
 from app.processors.registry import from_description
 from app.settings import Settings
-from app.towers import LoadedModel, Padding, Tower
+from app.towers import LoadedModel, Padding, TorchModel, TorchTower, Tower
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
     for tower in manifest["towers"].values():
         if "refused" in tower:
             raise NotCompiled(tower["refused"])
+    library: TorchModel | None = None
     towers: dict[str, Tower] = {}
     for name, tower in manifest["towers"].items():
         if tower["processor"] is not None:
@@ -104,7 +105,8 @@ def _load_compiled(folder: Path, settings: Settings, family: Family | None) -> L
         elif family is None:
             raise NotCompiled(f"the reference library prepares the inputs of the {name} tower")
         else:
-            own = getattr(family.load(settings.models_dir, settings.trust_remote_code), name)
+            library = library or family.load(settings.models_dir, settings.trust_remote_code)
+            own: TorchTower = getattr(library, name)
             own.module.to("meta")  # frees its weights
             processor = own.processor
         session = OPENVINO.open(folder / name, chosen_precision(settings), settings)
