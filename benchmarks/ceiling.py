@@ -4,8 +4,9 @@
 
 On a GPU the model is so fast that this decides. Prints texts a second at 16 connections and at 1, beside a plain
 FastAPI route that parses and answers the same (benchmarks/plain_route.py): medians of rounds in which the two take
-turns. Then pictures a second by size, exact and with FAST_IMAGES. The load comes from wrk (apt-get install wrk), for
-a client in Python takes more of the cores than the server.
+turns. Then both are held on one CPU: to wake a thread on another one, twice a batch, takes a virtual machine as long
+as half of our work for one text. Then pictures a second by size, exact and with FAST_IMAGES. The load comes from wrk
+(apt-get install wrk), for a client in Python takes more of the cores than the server.
 """
 
 import argparse
@@ -43,7 +44,13 @@ def by_wrk(port: int, bodies: Iterable[bytes], connections: int, seconds: float)
     return result
 
 
-def texts(ports: dict[str, int], seconds: float, rounds: int) -> None:
+def hold_on(cpus: set[int], pid: int) -> None:
+    """Let the threads of a process run on these CPUs alone."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cpus)
+
+
+def texts(ports: dict[str, int], seconds: float, rounds: int, where: str = "") -> None:
     """Texts a second of the two servers, ours first, and the ratio of each round."""
     bodies = list(islice(text_bodies(), 20_000))
     for connections in TEXT_CONNECTIONS:
@@ -56,7 +63,7 @@ def texts(ports: dict[str, int], seconds: float, rounds: int) -> None:
                 rates[name].append(got["per_second"])
         ratio = median(ours / plain for ours, plain in zip(*rates.values(), strict=True))
         shown = ", ".join(f"{name} {median(values):.0f}/s" for name, values in rates.items())
-        print(f"texts, {connections} connections: {shown}, ratio {ratio:.3f}", flush=True)
+        print(f"texts, {connections} connections{where}: {shown}, ratio {ratio:.3f}", flush=True)
 
 
 def main() -> None:
@@ -68,10 +75,15 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{os.cpu_count()} CPUs")
     for fast in ("0", "1"):
-        with server("benchmarks.timed_engine", options.models, {"FAST_IMAGES": fast}) as (port, _, _):
+        with server("benchmarks.timed_engine", options.models, {"FAST_IMAGES": fast}) as (port, ours, _):
             if fast == "0":
-                with server("benchmarks.plain_route", options.models, {}) as (plain, _, _):
-                    texts({"ours": port, "plain route": plain}, options.seconds, options.rounds)
+                with server("benchmarks.plain_route", options.models, {}) as (plain_port, plain, _):
+                    ports, cpus = {"ours": port, "plain route": plain_port}, os.sched_getaffinity(0)
+                    texts(ports, options.seconds, options.rounds)
+                    hold_on({min(cpus)}, plain)
+                    hold_on({min(cpus)}, ours)
+                    texts(ports, options.seconds, options.rounds, where=", on one CPU")
+                    hold_on(cpus, ours)
             for width, height in SIZES:
                 pictures = islice(picture_bodies(width, height, 16), 16)
                 got = by_wrk(port, pictures, options.connections, options.seconds)
