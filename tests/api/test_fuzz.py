@@ -28,7 +28,11 @@ def test_broken_requests_of_every_kind_get_an_answer(url: str) -> None:
 @pytest.mark.search
 def test_under_load_of_every_kind_each_answer_is_right_and_none_is_lost(url: str) -> None:
     soak = Soak(int(url.rpartition(":")[2]), process_of(url).pid)
-    asyncio.run(soak.run(times(4), clients=32))
-    assert soak.findings.wrong == []
-    assert soak.findings.answers.keys() == {"200", "422", "left"}
+    for _ in range(10):  # on a slow machine a few seconds may be too short for one of each kind
+        asyncio.run(soak.run(times(4), clients=32))
+        assert soak.findings.wrong == []
+        if soak.findings.answers.keys() == {"200", "422", "left"}:
+            break
+    else:
+        pytest.fail(f"not of each kind: {soak.findings.answers}")
     assert soak.samples[-1].files <= soak.samples[0].files
