@@ -151,7 +151,7 @@ def _serve() -> Iterator[Callable[..., str]]:
     for process in running:
         process.terminate()
     for process in running:
-        assert process.wait(60) == 0
+        assert process.wait(25) == 0
 
 
 @pytest.fixture(scope="session")

@@ -146,7 +146,7 @@ def test_the_drain_delay_goes_on_as_before(run_app: Callable[..., RunningApp]) -
 
 
 def test_interrupted_by_hand_it_does_not_wait(run_app: Callable[..., RunningApp]) -> None:
-    running = run_app(fake_model(FakeSession()), drain_delay=60, **BATCH)
+    running = run_app(fake_model(FakeSession()), drain_delay=600, **BATCH)
     stop(running, signal.SIGINT)
     running.wait_for_end()
 
@@ -154,7 +154,7 @@ def test_interrupted_by_hand_it_does_not_wait(run_app: Callable[..., RunningApp]
 def test_a_second_signal_ends_it_at_once(
     run_app: Callable[..., RunningApp], caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = run_app(fake_model(FakeSession()), drain_delay=60, **BATCH)
+    running = run_app(fake_model(FakeSession()), drain_delay=600, **BATCH)
     client = connect(running.url)
     client.sendall(HEAD)
     stop(running)

@@ -43,7 +43,7 @@ def test_uvicorn_starts_it_too(tiny_models: Path) -> None:
         assert httpx.post(f"http://127.0.0.1:{port}/vectorize", json={"texts": ["a"]}).status_code == 200
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(25)
 
 
 def test_uvicorn_without_a_model(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_user_without_a_home_and_a_plain_locale(tiny_models: Path, tmp_path: P
         assert httpx.get(f"{url}/meta").status_code == 200
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(25) == 0
 
 
 def test_meta_of_a_model_whose_configuration_json_libraries_refuse(copy: Path, serve: Callable[..., str]) -> None:

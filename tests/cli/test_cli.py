@@ -129,4 +129,4 @@ def test_serve_takes_settings_as_options() -> None:
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for_ready(f"http://127.0.0.1:{port}", process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(25) == 0

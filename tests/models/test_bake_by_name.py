@@ -66,7 +66,7 @@ def served(models: Path, hub: str, **env: str) -> Iterator[tuple[str, "subproces
         yield url, process
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(25) == 0
 
 
 def refusal(models: Path, hub: str, **env: str) -> str:
@@ -105,7 +105,7 @@ def test_a_named_model_is_baked_while_requests_wait_and_the_next_start_is_offlin
         maps = Path(f"/proc/{process.pid}/maps")
         assert not maps.exists() or "libtorch" not in maps.read_text(), "torch went away with what baked"
         process.terminate()
-        _, log = process.communicate(timeout=60)
+        _, log = process.communicate(timeout=25)
     assert "baking: downloading someone/clip" in log and "baking: OpenVINO on the CPU" in log
     assert len(compiled(models / "compiled")) == 1 and not (models / ".downloading").exists()
     before, downloads = state(models), len(hub.downloads)

@@ -108,7 +108,7 @@ def test_two_first_starts_at_once(serve: Serve, models: Path) -> None:
     finally:
         for process in processes:
             process.terminate()
-            assert process.wait(60) == 0
+            assert process.wait(25) == 0
     assert len(compiled(models / "compiled")) == 1
     assert not list((models / "compiled").glob(".making-*"))
 

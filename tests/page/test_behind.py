@@ -56,7 +56,7 @@ def proxy(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..
     yield start
     for process in running:
         process.terminate()
-        process.wait(60)
+        process.wait(25)
 
 
 def test_below_a_path_of_a_proxy(browser: Browser, demo: str, proxy: Callable[..., str], tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Server:
     def end(self) -> str:
         """End it, and return its log."""
         self.process.terminate()
-        _, log = self.process.communicate(timeout=60)
+        _, log = self.process.communicate(timeout=25)
         return log
 
 
@@ -345,7 +345,7 @@ def test_draining_answers_what_has_begun(server: Server) -> None:
         time.sleep(1)
         server.process.terminate()
         assert [client.result() for client in clients] == [0] * 6
-    assert server.process.wait(60) == 0
+    assert server.process.wait(25) == 0
 
 
 def test_one_of_two_devices_ends_and_the_other_goes_on() -> None:

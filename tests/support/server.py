@@ -126,8 +126,8 @@ class RunningApp:
         self.server.handle_exit(signal.SIGINT, None)
         self.wait_for_end()
 
-    def wait_for_end(self, seconds: float = 60) -> None:
-        """Returns once the server has ended."""
+    def wait_for_end(self, seconds: float = 25) -> None:
+        """Returns once the server has ended, sooner than GRACE_PERIOD would end it."""
         self._thread.join(seconds)
         assert not self._thread.is_alive()
 
