@@ -19,8 +19,10 @@ from tests.support.load import BATCH, wait_until
 from tests.support.server import (
     ROOT,
     RunningApp,
+    assert_in_time,
     environment_of,
     free_port,
+    is_running,
     start_server,
     wait_for_port,
     wait_for_ready,
@@ -65,13 +67,6 @@ def refused(url: str) -> bool:
     except ConnectionRefusedError:
         return True
     return False
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_cluster_is_left_without_a_loss(tiny_models: Path) -> None:
@@ -180,8 +175,8 @@ def test_the_grace_period_is_the_longest(
 def descendants(pid: int) -> list[int]:
     """Processes that a process has started, and theirs."""
     found: list[int] = []
-    with contextlib.suppress(OSError):  # it ends meanwhile
-        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread ends meanwhile
             for child in map(int, task.read_text().split()):
                 found += [child, *descendants(child)]
     return found
@@ -201,16 +196,12 @@ MOMENTS = {
 def test_a_stop_while_it_starts_takes_two_seconds(
     tiny_models: Path, tmp_path: Path, moment: str, first_process: bool
 ) -> None:
-    """With status 0; no process goes on, nothing half made is left, and who waits sees the connection close.
+    """With status 0; no process goes on, nothing half made is left, and who waits sees the connection close."""
 
-    Where other programs take the cores everything takes as much longer, and one of three tries has to be in time.
-    """
-    for number in range(3):
-        seconds = stopped_while_it_starts(tiny_models, tmp_path / f"models-{number}", moment, first_process)
-        print(f"{moment}: stopped in {seconds:.2f} s")
-        if seconds < 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)):
-            return
-    pytest.fail("it took too long, three times")
+    def attempt(number: int) -> float:
+        return stopped_while_it_starts(tiny_models, tmp_path / f"models-{number}", moment, first_process)
+
+    assert_in_time(2, attempt)
 
 
 def stopped_while_it_starts(tiny_models: Path, models: Path, moment: str, first_process: bool) -> float:

@@ -31,8 +31,7 @@ def test_under_load_of_every_kind_each_answer_is_right_and_none_is_lost(url: str
     for _ in range(10):  # on a slow machine a few seconds may be too short for one of each kind
         asyncio.run(soak.run(times(4), clients=32))
         assert soak.findings.wrong == []
-        if soak.findings.answers.keys() == {"200", "422", "left"}:
+        if len(soak.findings.answers) >= 3:
             break
-    else:
-        pytest.fail(f"not of each kind: {soak.findings.answers}")
+    assert soak.findings.answers.keys() == {"200", "422", "left"}
     assert soak.samples[-1].files <= soak.samples[0].files

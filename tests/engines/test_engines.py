@@ -17,7 +17,8 @@ from app.models.load import load_model
 from app.models.store import read_manifest
 from app.settings import Settings, load_settings
 from tests.support.compiled import assert_like_reference
-from tests.support.server import ROOT, RunningApp
+from tests.support.load import wait_until
+from tests.support.server import ROOT, RunningApp, is_running
 
 # Before OpenVINO's own export of a tower; `path` ends with the tower's name.
 # Not one that is forked from another process: what it starts ends with it.
@@ -175,10 +176,7 @@ def test_what_compiles_ends_with_the_process_that_waits(
     process.kill()
     process.wait()
     assert children
-    deadline = time.monotonic() + 60
-    while any(_runs(pid) for pid in children):
-        assert time.monotonic() < deadline, "it goes on"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(is_running, children)))
 
 
 def _with_argument(text: str) -> list[int]:
@@ -191,10 +189,3 @@ def _with_argument(text: str) -> list[int]:
         except OSError:
             continue
     return found
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -21,7 +21,16 @@ from PIL import Image
 
 from benchmarks.servers import ports_of_clients
 from tests.support.load import wait_until
-from tests.support.server import ROOT, environment_of, free_port, start_server, wait_for_port, wait_for_ready
+from tests.support.server import (
+    ROOT,
+    assert_in_time,
+    environment_of,
+    free_port,
+    is_running,
+    start_server,
+    wait_for_port,
+    wait_for_ready,
+)
 
 DEMO = ROOT / "demo" / "models"
 
@@ -35,12 +44,6 @@ def children(process: int) -> list[int]:
 def is_device(process: int) -> bool:
     with contextlib.suppress(OSError):  # it has ended
         return b"app.processes.device" in Path(f"/proc/{process}/cmdline").read_bytes()
-    return False
-
-
-def alive(process: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return False
 
 
@@ -257,7 +260,7 @@ def test_a_supervisor_that_is_killed_leaves_nothing_behind(server: Server) -> No
     others = children(server.process.pid)
     assert len(others) == 4
     server.process.kill()
-    wait_until(lambda: not any(alive(each) for each in others))
+    wait_until(lambda: not any(map(is_running, others)))
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", server.port))
@@ -266,17 +269,22 @@ def test_a_supervisor_that_is_killed_leaves_nothing_behind(server: Server) -> No
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("delay", [0.05, 0.3, 0.6, 0.9, 1.5])
 def test_a_signal_while_it_starts_ends_all_at_once(number: signal.Signals, delay: float) -> None:
-    server = Server()
-    try:
-        wait_for_port(server.url)
-        time.sleep(delay)
-        others = children(server.process.pid)
-        server.process.send_signal(number)
-        assert server.process.wait(15) == 0  # 2 on a machine that does nothing else
-        wait_until(lambda: not any(alive(each) for each in others))
-    finally:
-        server.process.kill()
-        server.process.communicate()
+    def stop(_: int) -> float:
+        server = Server()
+        try:
+            wait_for_port(server.url)
+            time.sleep(delay)
+            others = children(server.process.pid)
+            asked = time.monotonic()
+            server.process.send_signal(number)
+            assert server.process.wait(25) == 0
+            wait_until(lambda: not any(map(is_running, others)))
+            return time.monotonic() - asked
+        finally:
+            server.process.kill()
+            server.process.communicate()
+
+    assert_in_time(4, stop)
 
 
 @pytest.mark.parametrize("delay", [0.1, 0.4, 0.7, 1.0])
